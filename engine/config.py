@@ -1,0 +1,307 @@
+"""One recipe, one file: a stage's configuration, typed and checked, from YAML and ``key=value`` overrides.
+
+``--job_name J`` reads configs/J/config_stage{1,2}.yaml and owns results/J/. Unknown keys, wrong types and impossible
+values are refused with the file and the key. The resolved configuration is saved beside the weights.
+"""
+import argparse
+import dataclasses
+import difflib
+import os
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+CONFIGS = Path("configs")
+RESULTS = Path("results")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used: names the file, the key, and what is wrong."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network, see ``models.XYScanNet``."""
+    dim: int = 48                                   # channels at full resolution: 48 S, 72 mid, 144 P
+    num_blocks: tuple[int, int, int] = (3, 3, 6)    # blocks at levels 1, 2, 3
+    kl_gate: typing.Literal["elementwise", "image", "batch"] = "image"
+    scan_backend: typing.Literal["auto", "reference", "torch", "mamba_ssm"] = "auto"
+
+    def check(self) -> None:
+        _require(self.dim >= 2 and self.dim % 2 == 0, "dim", "must be even, at least 2")
+        _require(min(self.num_blocks) >= 1, "num_blocks", "must be at least 1 at each level")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pairs of images. A source is a folder in any known layout, or two: [blurred, sharp]."""
+    train: str | tuple[str, str]
+    val: str | tuple[str, str] | None = None
+    variant: typing.Literal["J", "R"] | None = None     # RealBlur: which of the two, where one folder holds both
+    patch_size: int = 252
+    batch_size: int = 16                                # images a step, over all processes together
+    workers: int = 4                                    # reading processes, for each training process
+    cache: typing.Literal["none", "memmap"] = "none"    # memmap: decode each image once, into one file a split
+    cache_dir: str = "datasets/.cache"
+
+    def check(self) -> None:
+        _require(self.patch_size >= 16, "patch_size", "must be at least 16")
+        _require(self.batch_size >= 1, "batch_size", "must be at least 1")
+        _require(self.workers >= 0, "workers", "must not be negative")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Charbonnier + edge_weight * edge + contrast_weight * contrast, see ``losses.DeblurLoss``."""
+    edge_weight: float = 0.05
+    contrast_weight: float = 0.0005
+
+    def check(self) -> None:
+        _require(self.edge_weight >= 0, "edge_weight", "must not be negative")
+        _require(self.contrast_weight >= 0, "contrast_weight", "must not be negative")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam, its learning rate on a cosine from lr to min_lr, by epoch or by iteration as the run's length is given."""
+    lr: float = 2.2e-4
+    min_lr: float = 1e-7
+    cosine_length: int | None = None    # epochs or iterations from lr to min_lr; the run's own length by default
+    cosine_start: int = 0               # where on that cosine this run begins
+
+    def check(self) -> None:
+        _require(0 <= self.min_lr <= self.lr and self.lr > 0, "lr", "needs 0 <= min_lr <= lr and lr > 0")
+        _require(self.cosine_start >= 0, "cosine_start", "must not be negative")
+        _require(self.cosine_length is None or self.cosine_length > self.cosine_start, "cosine_length",
+                 "must be beyond cosine_start")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how precisely, how often."""
+    epochs: int | None = None           # either epochs or iterations
+    iterations: int | None = None
+    start_from: str | None = None       # weights stage 2 begins with; its own stage 1's final_ by default
+    accumulate: int = 1                 # micro-steps a step; the batch stays what batch_size says
+    precision: typing.Literal["fp32", "bf16", "fp64"] = "fp32"    # bf16: autocast; fp64: to check numerics
+    ema_decay: float = 0.0              # of the averaged weights that are scored and released; 0: none
+    validate_every: int = 30            # epochs
+    save_every: int = 1                 # epochs
+    seed: int = 666
+
+    def check(self) -> None:
+        _require((self.epochs is None) != (self.iterations is None), "epochs", "give either epochs or iterations")
+        for name in ("epochs", "iterations", "accumulate", "validate_every", "save_every"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "must be at least 1")
+        _require(0 <= self.ema_decay < 1, "ema_decay", "must be in [0, 1)")
+        _require(0 <= self.seed < 2**32, "seed", "must be in [0, 2^32)")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One stage of one job."""
+    job_name: str
+    stage: int
+    data: DataConfig
+    train: TrainConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    @property
+    def weights_to_start_from(self) -> Path:
+        """Where stage 2 goes on from: its own stage 1's final weights, unless the recipe names others."""
+        if self.train.start_from is not None:
+            return Path(self.train.start_from)
+        return models_dir(self.job_name) / "final_XYScanNet_stage1.pth"
+
+
+def results_dir(job_name: str) -> Path:
+    return RESULTS / job_name
+
+
+def models_dir(job_name: str) -> Path:
+    return results_dir(job_name) / "models"
+
+
+def config_path(job_name: str, stage: int) -> Path:
+    """configs/J/config_stageN.yaml; ConfigError naming what there is where it is missing."""
+    path = CONFIGS / job_name / f"config_stage{stage}.yaml"
+    if not path.is_file():
+        stages = sorted(found.name for found in path.parent.glob("config_stage*.yaml"))
+        there = f"{path.parent} has {', '.join(stages)}" if stages else f"the jobs there are: {', '.join(_jobs())}"
+        raise ConfigError(f"{path}: no such file; {there}")
+    return path
+
+
+def load_config(job_name: str, stage: int, overrides: typing.Sequence[str] = ()) -> Config:
+    """The configuration of a job's stage, its ``section.key=value`` overrides applied."""
+    path = config_path(job_name, stage)
+    return _build({"job_name": job_name, "stage": stage, **_read_yaml(path)}, str(path), overrides)
+
+
+def model_options(job_name: str, stage: int) -> dict:
+    """What a trained job's weights do not tell of its network: from the run's own record, else its recipe."""
+    record = results_dir(job_name) / f"config_stage{stage}.yaml"
+    if not record.is_file() and not (CONFIGS / job_name / f"config_stage{stage}.yaml").is_file():
+        return {}
+    path = record if record.is_file() else config_path(job_name, stage)
+    model = _section(ModelConfig, _read_yaml(path).get("model", {}), str(path), "model")
+    return {"kl_gate": model.kl_gate, "scan_backend": model.scan_backend}
+
+
+def save_config(config: Config, path: Path, **facts: object) -> None:
+    """Write the resolved configuration as YAML, ``facts`` (versions, git hash) as comments above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = "".join(f"# {name}: {value}\n" for name, value in facts.items())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(header + to_yaml(config))
+    os.replace(temporary, path)
+
+
+def to_yaml(config: Config) -> str:
+    return yaml.safe_dump(_plain(config), sort_keys=False)
+
+
+def parse_stage_config(stage: int, description: str, argv: typing.Sequence[str] | None = None
+                       ) -> tuple[Config, argparse.Namespace]:
+    """The command line of a training script: (resolved configuration, --device and --dry_run)."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="sections and keys: engine/config.py, or --dry_run to see them resolved")
+    parser.add_argument("--job_name", required=True, help=f"reads configs/JOB_NAME/config_stage{stage}.yaml, "
+                                                          "writes results/JOB_NAME/")
+    parser.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU where there is one")
+    parser.add_argument("--dry_run", action="store_true", help="print configuration, data and size of the run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value",
+                        help="change the recipe for this run, for example data.batch_size=8")
+    arguments = parser.parse_args(argv)
+    try:
+        return load_config(arguments.job_name, stage, arguments.overrides), arguments
+    except ConfigError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _jobs() -> list[str]:
+    return sorted(path.name for path in CONFIGS.glob("*") if any(path.glob("config_stage*.yaml")))
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold sections (model, data, …), not {type(content).__name__}")
+    content.pop("job_name", None), content.pop("stage", None)     # a saved record names them; the caller knows them
+    return content
+
+
+def _build(content: dict, source: str, overrides: typing.Sequence[str]) -> Config:
+    origins = {}
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        section, dot, key = dotted.partition(".")
+        if not equals or not dot:
+            raise ConfigError(f"command line: {override!r} is not of the form section.key=value")
+        if section not in _fields(Config) or not isinstance(content.setdefault(section, {}), dict):
+            raise ConfigError(f"command line: {dotted}: no section {section!r}{_suggest(section, _fields(Config))}")
+        content[section][key] = yaml.safe_load(text)
+        origins[dotted] = "command line"
+    return _section(Config, content, source, "", origins)
+
+
+def _section(cls, content: object, source: str, prefix: str, origins: dict[str, str] | None = None):
+    """An instance of the dataclass ``cls`` from a mapping; ``origins`` says which keys came from elsewhere."""
+    origins = origins or {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: {prefix or 'top level'}: must be a section of keys, not {content!r}")
+    types, values = typing.get_type_hints(cls), {}
+    for key, value in content.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        where = f"{origins.get(name, source)}: {name}"
+        if key not in types:
+            raise ConfigError(f"{where}: unknown key{_suggest(str(key), types)}")
+        if dataclasses.is_dataclass(types[key]):
+            values[key] = _section(types[key], value, source, name, origins)
+        else:
+            values[key] = _convert(value, types[key], where)
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values
+               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise ConfigError(f"{source}: {f'{prefix}.' if prefix else ''}{missing[0]}: must be given")
+    section = cls(**values)
+    if hasattr(section, "check"):
+        try:
+            section.check()
+        except _Impossible as error:
+            name = f"{prefix}.{error.key}"
+            raise ConfigError(f"{origins.get(name, source)}: {name}: {error.why}, "
+                              f"not {getattr(section, error.key)!r}") from None
+    return section
+
+
+def _convert(value: object, wanted: object, where: str) -> object:
+    """``value`` as the annotated type ``wanted``, strictly; only, PyYAML reads 1e-4 as text, which is a number here."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{where}: must be one of {', '.join(map(str, arguments))}, not {value!r}")
+    if origin is tuple:
+        if isinstance(value, (list, tuple)) and len(value) == len(arguments):
+            return tuple(_convert(item, kind, where) for item, kind in zip(value, arguments, strict=True))
+        raise ConfigError(f"{where}: must be a list of {len(arguments)}, not {value!r}")
+    if arguments:                               # a union
+        for kind in arguments:
+            try:
+                return _convert(value, kind, where)
+            except ConfigError:
+                continue
+        raise ConfigError(f"{where}: must be {_describe(wanted)}, not {value!r}")
+    if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is int):
+        return value
+    raise ConfigError(f"{where}: must be {_describe(wanted)}, not {value!r}")
+
+
+def _describe(kind: object) -> str:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {len(arguments)}"
+    if arguments:
+        return " or ".join(_describe(argument) for argument in arguments)
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}[kind]
+
+
+def _fields(cls) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)]
+
+
+def _suggest(key: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+class _Impossible(Exception):
+    def __init__(self, key: str, why: str):
+        self.key, self.why = key, why
+
+
+def _require(condition: bool, key: str, why: str) -> None:
+    if not condition:
+        raise _Impossible(key, why)

@@ -1,0 +1,106 @@
+"""One process or many: the few calls the loops need, all of them no-ops in a single process.
+
+Started by ``torchrun``, every process finds its place in RANK, LOCAL_RANK and WORLD_SIZE.
+"""
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+# A rank may spend long on its own (building a cache, scoring whole images) before the others hear from it again.
+TIMEOUT = datetime.timedelta(hours=2)
+
+
+class DeviceError(ValueError):
+    """A device that is not there."""
+
+
+@contextlib.contextmanager
+def process_group(device_name: str | None = None) -> Iterator[None]:
+    """Join the group that torchrun has started (NCCL on GPUs, Gloo on CPUs); leave it at the end."""
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    chosen = device(device_name)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def device(name: str | None = None) -> torch.device:
+    """The device called ``name``; without one this process's own GPU, or the CPU where there is none."""
+    if name is None or name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(name)
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise DeviceError(f"device {name!r} is asked for, but PyTorch finds no CUDA device; use --device cpu")
+        if chosen.index is None:
+            chosen = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    return chosen
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and talks to the user."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if is_distributed():
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Let each node's first process do something once, a download say, before its neighbours find it done."""
+    if local_rank() != 0:
+        barrier()
+    yield
+    if local_rank() == 0:
+        barrier()
+
+
+def gather(obj: object) -> list:
+    """Every rank's ``obj``, in rank order, on every rank."""
+    if not is_distributed():
+        return [obj]
+    gathered = [None] * world_size()
+    dist.all_gather_object(gathered, obj)
+    return gathered
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of every rank's ``tensor``; the argument itself stays as it is."""
+    if not is_distributed():
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is true on any rank; the same answer on all."""
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device))) if is_distributed() else flag

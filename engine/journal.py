@@ -1,0 +1,73 @@
+"""What a run tells: a progress bar on a terminal, one line an epoch in the log, everything in TensorBoard."""
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from .memory import peak_memory
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The main process's records of a run; on every other rank all calls do nothing."""
+
+    def __init__(self, folder: Path, stage: int, total: int, start: int, active: bool):
+        self.active, self.total, self.start = active, total, start
+        self.began = time.perf_counter()
+        self.last_score: str = ""
+        if not active:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = logging.FileHandler(folder / f"train_stage{stage}.log")
+        self.file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logging.getLogger().addHandler(self.file)
+        self.board = SummaryWriter(folder / "logs" / f"stage{stage}", purge_step=start)
+        self.bar = tqdm(total=total, initial=start, desc=f"stage {stage}", unit="step", dynamic_ncols=True,
+                        disable=not sys.stderr.isatty())
+
+    def step(self, loss: float) -> None:
+        if self.active:
+            self.bar.set_postfix_str(f"loss {loss:.4f}{self.last_score}", refresh=False)
+            self.bar.update()
+
+    def scalars(self, values: dict[str, float], iteration: int) -> None:
+        if self.active:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, iteration)
+
+    def score(self, scores: dict[str, float], pictures: list[torch.Tensor], iteration: int) -> None:
+        """A validation's means, and (3, H, W) pictures in [0, 1] (blurred, restored and sharp side by side)."""
+        if self.active:
+            self.last_score = f", PSNR {scores['psnr']:.2f} dB"
+            self.scalars({f"validation/{name}": value for name, value in scores.items()}, iteration)
+            for k, picture in enumerate(pictures):
+                self.board.add_image(f"blurred, restored, sharp/{k}", picture, iteration)
+
+    def epoch(self, epoch: str, loss: float, images_per_second: float, iteration: int, device: torch.device) -> None:
+        """One line for the log; on a terminal the bar says the same."""
+        if self.active:
+            seconds = (time.perf_counter() - self.began) / (iteration - self.start) * (self.total - iteration)
+            line = (f"epoch {epoch}  step {iteration}/{self.total}  loss {loss:.5f}{self.last_score}  "
+                    f"{images_per_second:.1f} images/s  {peak_memory(device) / 2**30:.1f} GiB  "
+                    f"{_hours(seconds)} left")
+            (self._file_only if sys.stderr.isatty() else logger.info)(line)
+
+    def _file_only(self, line: str) -> None:
+        self.file.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None))
+
+    def close(self) -> None:
+        if self.active:
+            self.bar.close()
+            self.board.close()
+            logging.getLogger().removeHandler(self.file)
+            self.file.close()
+
+
+def _hours(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,344 @@
+"""The training loop: one network, one loss, one Adam, one cosine; on one device or many, stopped and resumed."""
+import contextlib
+import dataclasses
+import itertools
+import logging
+import subprocess
+import time
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from datasets.cache import cached_reader
+from datasets.images import read_rgb
+from datasets.layouts import LayoutError, Pair, find_pairs
+from datasets.paired import PairedCrops, WholePairs, check_headers, worker_init
+from datasets.stream import BatchStream, epoch_of, iterations_for
+from losses import DeblurLoss
+from models import XYScanNet, load_weights
+
+from . import distributed
+from .checkpoint import CheckpointError, load_state, random_state, save_atomic, save_state, set_random_state
+from .config import Config, ConfigError, models_dir, results_dir, save_config, to_yaml
+from .guard import NonFiniteError, first_nonfinite
+from .journal import Journal
+from .memory import peak_memory
+from .schedule import cosine
+from .signals import stop_requests
+from .validation import Validation
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY = 50      # steps between two points in TensorBoard
+
+
+class Trainer:
+    """One stage of one job, from its configuration."""
+
+    def __init__(self, config: Config, device_name: str | None = None):
+        self.config, self.device = config, distributed.device(device_name)
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        torch.manual_seed(config.train.seed)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+
+        # Data.
+        self.train_pairs = find_pairs(config.data.train, "train", variant=config.data.variant)
+        self.val_pairs = (find_pairs(config.data.val, "test", variant=config.data.variant) if config.data.val else [])
+        alone = [pair.blurred for pair in self.train_pairs + self.val_pairs if pair.sharp is None]
+        if alone:
+            raise LayoutError(f"{alone[0]} and {len(alone) - 1} more have no sharp image to learn from or compare with")
+        self.iterations = config.train.iterations or iterations_for(
+            config.train.epochs, len(self.train_pairs), config.data.batch_size)
+
+        shares = self.world_size * config.train.accumulate
+        if config.data.batch_size % shares:
+            raise ConfigError(f"data.batch_size: {config.data.batch_size} images cannot be shared equally by "
+                              f"{self.world_size} processes x {config.train.accumulate} micro-steps (train.accumulate)")
+
+        # Network, optimiser, weights' average.
+        self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
+        self.network = XYScanNet(**dataclasses.asdict(config.model)).to(self.device, self.dtype)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, betas=(0.9, 0.999))
+        self.ema = (AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay))
+                    if config.train.ema_decay else None)
+        self.iteration = 0
+        self.best = {"psnr": float("-inf"), "epoch": 0}
+
+    def describe(self) -> str:
+        """The resolved configuration, the data found and the size of the run."""
+        config, parameters = self.config, sum(p.numel() for p in self.network.parameters())
+        share = config.data.batch_size // (self.world_size * config.train.accumulate)
+        return (f"{to_yaml(config)}\n"
+                f"data: {len(self.train_pairs)} training pairs, {len(self.val_pairs)} validation pairs\n"
+                f"network: {parameters:,} parameters, {config.train.precision}, on {self.device}\n"
+                f"run: {self.iterations:,} iterations of {config.data.batch_size} images "
+                f"({self.world_size} processes x {config.train.accumulate} micro-steps x {share}), "
+                f"{self.iterations * config.data.batch_size / len(self.train_pairs):,.1f} epochs")
+
+    # Weights and states.
+
+    def _path(self, kind: str):
+        return models_dir(self.config.job_name) / f"{kind}_XYScanNet_stage{self.config.stage}.pth"
+
+    def load_weights(self, path) -> None:
+        """Begin with the weights in ``path`` (released or our own), strictly."""
+        load_weights(self.network, path)
+        if self.ema:
+            self.ema.module.load_state_dict(self.network.state_dict())
+        logger.info("starting from %s", path)
+
+    def resume(self) -> bool:
+        """Go on from the last training state, exactly; False where there is none."""
+        state = load_state(self._path("last"))
+        if state is None:
+            return False
+        for what, now in self._identity().items():
+            if state["identity"][what] != now:
+                raise CheckpointError(f"{self._path('last')} was made with {what} {state['identity'][what]}, this run "
+                                      f"has {now}: the order of images would change. Set it back, or use another "
+                                      "--job_name")
+        self.network.load_state_dict(state["model_state"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema_state"] or self.ema.state_dict())
+        self.iteration, self.best = state["iteration"], state["best"]
+        set_random_state(state["random_state"][self.rank % len(state["random_state"])])
+        logger.info("resuming from %s at step %d of %d", self._path("last"), self.iteration, self.iterations)
+        return True
+
+    def save(self) -> None:
+        """Write last_: everything that the rest of the run depends on."""
+        random_states = distributed.gather(random_state())
+        if distributed.is_main():
+            save_state({"epoch": self._epoch(self.iteration), "iteration": self.iteration, "identity": self._identity(),
+                        "model_state": self.network.state_dict(), "optimizer_state": self.optimizer.state_dict(),
+                        "ema_state": self.ema.state_dict() if self.ema else None,
+                        "best": self.best, "random_state": random_states}, self._path("last"))
+
+    def _identity(self) -> dict[str, int]:
+        """What fixes which images come next."""
+        return {"data.batch_size": self.config.data.batch_size, "train.seed": self.config.train.seed,
+                "number of training pairs": len(self.train_pairs)}
+
+    @property
+    def released(self) -> XYScanNet:
+        """The network whose weights are scored and released: the average where there is one."""
+        return self.ema.module if self.ema else self.network
+
+    def _release(self, kind: str) -> None:
+        if distributed.is_main():
+            save_atomic(self.released.state_dict(), self._path(kind))
+
+    # The run.
+
+    def fit(self) -> None:
+        """Train to the end, or to a request to stop; then the state is saved and the same command goes on."""
+        config = self.config
+        self._prepare()
+        self.journal = Journal(results_dir(config.job_name), config.stage, self.iterations, self.iteration,
+                               distributed.is_main())
+        try:
+            with stop_requests() as request:
+                if self._train(request):
+                    self._release("final")
+                    logger.info("finished: %s", self._path("final"))
+                else:
+                    logger.info("stopped by %s at step %d; the same command goes on from there",
+                                request.received or "another rank", self.iteration)
+        finally:
+            self.journal.close()
+
+    def _prepare(self) -> None:
+        """Check every image's header, record the configuration, and load what training needs but resuming does not."""
+        config = self.config
+        if distributed.is_main():
+            check_headers(self.train_pairs, config.data.patch_size, progress=True)
+            check_headers(self.val_pairs, progress=True)
+            save_config(config, results_dir(config.job_name) / f"config_stage{config.stage}.yaml",
+                        git=_git_hash(), torch=torch.__version__, processes=self.world_size, device=self.device)
+        distributed.barrier()
+        with distributed.main_first():
+            self.loss = DeblurLoss(config.loss.edge_weight, config.loss.contrast_weight).to(self.device, self.dtype)
+        self.batches = self._batches()
+        self.validation = None
+        if self.val_pairs:
+            images = WholePairs(self.val_pairs, self._reader(self.val_pairs))
+            self.validation = Validation(images, min(config.data.workers, 2), self.device)
+        self.parallel = (DistributedDataParallel(self.network, broadcast_buffers=False,
+                                                 device_ids=[self.device.index] if self.device.type == "cuda" else None)
+                         if distributed.is_distributed() else self.network)
+
+    def _reader(self, pairs: list[Pair]):
+        if self.config.data.cache == "none":
+            return read_rgb
+        return cached_reader(pairs, self.config.data.cache_dir, progress=distributed.is_main())
+
+    def _batches(self):
+        """Endless micro-batches of this rank, decoded ahead by worker processes."""
+        data = self.config.data
+        crops = PairedCrops(self.train_pairs, data.patch_size, self.config.train.seed, self._reader(self.train_pairs))
+        return DataLoader(crops, batch_sampler=self._stream(self.iteration, self.iterations),
+                          num_workers=data.workers, worker_init_fn=worker_init, pin_memory=self.device.type == "cuda", prefetch_factor=4 if data.workers else None,
+                          generator=torch.Generator())     # its own: the global generator stays what the run makes it
+
+    def _stream(self, start: int, stop: int) -> BatchStream:
+        """Which images this rank sees in the steps from ``start`` to ``stop``, a list a micro-batch."""
+        return BatchStream(len(self.train_pairs), self.config.data.batch_size, self.config.train.seed, start, stop,
+                           self.rank, self.world_size, self.config.train.accumulate)
+
+    def _epoch(self, iteration: int) -> int:
+        return epoch_of(iteration, len(self.train_pairs), self.config.data.batch_size)
+
+    def _learning_rate(self) -> float:
+        """The cosine's value: by epoch where the run's length is given in epochs, else by iteration."""
+        train, optim = self.config.train, self.config.optim
+        position = self._epoch(self.iteration) if train.epochs else self.iteration
+        length = optim.cosine_length or optim.cosine_start + (train.epochs or train.iterations)
+        return cosine(optim.cosine_start + position, length, optim.lr, optim.min_lr)
+
+    def _train(self, request) -> bool:
+        """Step until the end (True) or until any rank is asked to stop (False)."""
+        self.network.train()
+        batches, meter = iter(self.batches), Meter(self.device)
+        while self.iteration < self.iterations:
+            micro_batches = list(itertools.islice(batches, self.config.train.accumulate))
+            meter.add(self.train_step(micro_batches), self.config.data.batch_size)
+            self.iteration += 1
+            self.journal.step(meter.last_loss)
+            epoch_ended = self._epoch(self.iteration) > self._epoch(self.iteration - 1)
+            last = self.iteration == self.iterations
+            if self.iteration % LOG_EVERY == 0 or epoch_ended or last:
+                self._log(meter, epoch_ended or last)
+            stop = distributed.any_rank(request.received is not None, self.device)
+            if self._due(self.config.train.validate_every) or last:
+                self._validate()
+            if self._due(self.config.train.save_every) or last or stop:
+                self.save()
+            if stop and not last:
+                return False
+        return True
+
+    def _due(self, every: int) -> bool:
+        """Whether the step just made has completed an epoch whose number is a multiple of ``every``."""
+        return self._epoch(self.iteration) // every > self._epoch(self.iteration - 1) // every
+
+    def train_step(self, micro_batches: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Forward, loss, backward for each micro-batch, then one step of Adam. Returns the loss's terms, averaged."""
+        shares = [[self._to_device(image) for image in batch] for batch in micro_batches]
+        mask_sum = self._mean_mask_sum(shares)
+        sums: dict[str, torch.Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for k, (blurred, sharp) in enumerate(shares):
+            # Gradients are exchanged between ranks with the last micro-batch only.
+            last = k == len(shares) - 1 or self.parallel is self.network
+            with contextlib.nullcontext() if last else self.parallel.no_sync():
+                total, terms = self._losses(self.parallel, blurred, sharp, mask_sum)
+                (total / len(shares)).backward()
+            for name, term in {"loss": total, **terms}.items():
+                sums[name] = sums.get(name, 0) + term.detach() / len(shares)
+
+        # An infinite bound clips nothing: this is the gradients' norm, in one pass.
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), float("inf"))
+        if not torch.isfinite(norm + sums["loss"]):
+            self._stop_at_nonfinite(shares, mask_sum)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update_parameters(self.network)
+        return {**sums, "gradient norm": norm}
+
+    def _losses(self, network, blurred, sharp, mask_sum):
+        with self._autocast():
+            restored = network(blurred)
+        return self.loss(restored, sharp, blurred, mask_sum)
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def _to_device(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 images travel to the device; there they become numbers in [-0.5, 0.5]."""
+        return image.to(self.device, non_blocking=True).to(self.dtype) / 255 - 0.5
+
+    def _mean_mask_sum(self, shares) -> torch.Tensor:
+        """The contrast term's sum(mask) of the global batch, by share: one loss however the batch is split."""
+        own = sum(self.loss.mask_sum(sharp, blurred) for blurred, sharp in shares)
+        return distributed.sum_over_ranks(own) / (self.world_size * len(shares))
+
+    def _validate(self) -> None:
+        """Score whole images; the best network so far is kept."""
+        if self.validation is None:
+            return
+        scores, pictures = self.validation(self.released, self._autocast)
+        epoch = self._epoch(self.iteration)
+        self.journal.score(scores, pictures, self.iteration)
+        logger.info("epoch %d: validation PSNR %.3f dB, ssim_matlab_rgb %.4f (%d images)", epoch, scores["psnr"],
+                    scores["ssim_matlab_rgb"], len(self.val_pairs))
+        if scores["psnr"] > self.best["psnr"]:
+            self.best = {"psnr": scores["psnr"], "epoch": epoch}
+            self._release("best")
+
+    def _log(self, meter: "Meter", epoch_ended: bool) -> None:
+        terms, speed = meter.means()
+        facts = {"learning rate": self._learning_rate(), "images per second": speed,
+                 "peak memory GiB": peak_memory(self.device) / 2**30}
+        self.journal.scalars({f"train/{name}": value for name, value in {**terms, **facts}.items()}, self.iteration)
+        if epoch_ended:
+            epochs = self.config.train.epochs
+            self.journal.epoch(f"{self._epoch(self.iteration)}{f'/{epochs}' if epochs else ''}", terms["loss"], speed,
+                               self.iteration, self.device)
+
+    def _stop_at_nonfinite(self, shares, mask_sum) -> None:
+        """Every rank comes here together, for gradients are shared; one whose own batch fails saves it."""
+        reports = []
+        for k, (blurred, sharp) in enumerate(shares):
+            culprit = first_nonfinite(
+                self.network, lambda b=blurred, s=sharp: self._losses(self.network, b, s, mask_sum))
+            if culprit:
+                path = results_dir(self.config.job_name) / f"nonfinite_stage{self.config.stage}_rank{self.rank}.pt"
+                keys = list(self._stream(self.iteration, self.iteration + 1))[k]
+                names = [self.train_pairs[index].name for _, index in keys]
+                save_atomic({"blurred": blurred, "sharp": sharp, "names": names, "iteration": self.iteration}, path)
+                reports.append(f"rank {self.rank}: {culprit}; images {', '.join(names)}; batch kept in {path}")
+                break
+        everywhere = [report for reports in distributed.gather(reports) for report in reports]
+        first = everywhere[0] if everywhere else "the failure does not repeat on the same batch"
+        raise NonFiniteError(f"step {self.iteration}: the loss or a gradient is not finite. {first}. The state before "
+                             "is kept; try a lower optim.lr or train.precision=fp32")
+
+
+class Meter:
+    """Means of the loss's terms and images per second since they were last asked for."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps, self.images, self.began = 0, 0, time.perf_counter()
+
+    def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + term.double()
+        self.last_loss = float(terms["loss"])
+        self.steps, self.images = self.steps + 1, self.images + images
+
+    def means(self) -> tuple[dict[str, float], float]:
+        """(mean of each term over steps and ranks, images per second over all ranks); starts anew."""
+        stacked = distributed.sum_over_ranks(torch.stack(list(self.sums.values())))
+        values = (stacked / (self.steps * distributed.world_size())).tolist()
+        result = dict(zip(self.sums, values, strict=True)), self.images / (time.perf_counter() - self.began)
+        self._reset()
+        return result
+
+
+def _git_hash() -> str:
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
+                              check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,51 @@
+"""Scores on whole validation images, each scored once, by whichever rank has it."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Subset
+
+from datasets.paired import WholePairs, worker_init
+from metrics import psnr_torch, ssim_matlab_rgb_torch
+
+from . import distributed
+
+PICTURES = 3            # shown in TensorBoard
+PICTURE_WIDTH = 1536    # pixels at most, three images side by side
+
+
+class Validation:
+    """PSNR and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks."""
+
+    def __init__(self, images: WholePairs, workers: int, device: torch.device):
+        mine = Subset(images, range(distributed.rank(), len(images), distributed.world_size()))
+        self.device = device
+        self.loader = DataLoader(mine, batch_size=None, num_workers=workers, worker_init_fn=worker_init,
+                                 pin_memory=device.type == "cuda")
+
+    @torch.inference_mode()
+    def __call__(self, network: torch.nn.Module, autocast) -> tuple[dict[str, float], list[torch.Tensor]]:
+        """(mean scores over all ranks, this rank's first few pictures (3, H, W) in [0, 1])."""
+        network.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)      # PSNR, SSIM, images
+        pictures: list[torch.Tensor] = []
+        dtype = next(network.parameters()).dtype
+        for blurred, sharp, _ in self.loader:
+            blurred, sharp = (t.to(self.device, dtype)[None] / 255 for t in (blurred, sharp))
+            with autocast():
+                restored = network(blurred - 0.5).to(dtype) + 0.5
+            restored = (restored.clamp(0, 1) * 255).round() / 255
+            scores = [psnr_torch(restored, sharp).mean(), ssim_matlab_rgb_torch(restored, sharp).mean()]
+            totals += torch.stack([*scores, torch.ones_like(scores[0])]).double()
+            if len(pictures) < PICTURES:
+                pictures.append(_side_by_side((blurred, restored, sharp)))
+        network.train()
+        psnr, ssim, count = distributed.sum_over_ranks(totals).tolist()
+        return {"psnr": psnr / count, "ssim_matlab_rgb": ssim / count}, pictures
+
+
+def _side_by_side(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    row = torch.cat(list(images), dim=3).float()
+    if row.shape[3] > PICTURE_WIDTH:
+        row = F.interpolate(row, scale_factor=PICTURE_WIDTH / row.shape[3], mode="area")
+    return row[0].cpu()

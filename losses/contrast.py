@@ -1,0 +1,92 @@
+"""Contrast loss: pull the restored image towards the sharp one and away from the blurred one, in VGG19's features.
+
+The paper's perceptual term (Section 4.1, after DeblurDiNAT), only where the image is blurred at all. Features are
+VGG19's (Simonyan & Zisserman 2015) up to the ReLU after conv3_1, with torchvision's ImageNet weights, frozen; images
+go in as they are, in [-0.5, 0.5], without ImageNet's normalisation.
+"""
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import VGG19_Weights
+
+BLUR_THRESHOLD = 0.01       # mean absolute difference of sharp and blurred above which a pixel counts as blurred
+EPSILON = 1e-7
+VGG19_FILE = Path("models") / "vgg19-dcbb9e9d.pth"
+
+
+class ContrastLoss(nn.Module):
+    """sum(ratio * mask) / sum(mask), ratio = |f(restored) - f(sharp)| / |f(restored) - f(blurred)| by feature pixel.
+
+    Args:
+        features: a frozen (B, 3, H, W) -> (B, 256, H/4, W/4) network; VGG19's first twelve layers by default.
+    """
+
+    def __init__(self, features: nn.Module | None = None):
+        super().__init__()
+        self.features = (vgg19_features() if features is None else features).eval().requires_grad_(False)
+
+    def forward(self, restored: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor,
+                mask_sum: torch.Tensor | None = None) -> torch.Tensor:
+        """A scalar for images (B, 3, H, W) in [-0.5, 0.5]; 0 where nothing is blurred.
+
+        Args:
+            mask_sum: what to divide by instead of this batch's own sum(mask). A batch split into equal shares has
+                one loss however it is split if each share divides by the mean of all the shares' sums, and the
+                shares' losses are averaged.
+        """
+        mask = blur_mask(sharp, blurred)
+        with torch.no_grad():
+            f_sharp, f_blurred = self.features(sharp), self.features(blurred)
+        f_restored = self.features(restored)
+        d_pos = (f_restored - f_sharp).abs().mean(dim=1, keepdim=True)
+        d_neg = (f_restored - f_blurred).abs().mean(dim=1, keepdim=True)
+        ratio = d_pos / (d_neg + EPSILON)
+        total = (ratio * mask).sum()
+        mask_sum = mask.sum() if mask_sum is None else mask_sum
+        return torch.where(mask_sum > 0, total / mask_sum.clamp(min=EPSILON), total * 0)
+
+
+@torch.no_grad()
+def blur_mask(sharp: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H/4, W/4) in [0, 1]: 1 where sharp and blurred differ, shrunk bilinearly to the features' size."""
+    mask = ((sharp - blurred).abs().mean(dim=1, keepdim=True) > BLUR_THRESHOLD).to(sharp.dtype)
+    size = (sharp.shape[-2] // 4, sharp.shape[-1] // 4)
+    return F.interpolate(mask, size=size, mode="bilinear", align_corners=False)
+
+
+def vgg19_features(path: Path = VGG19_FILE) -> nn.Sequential:
+    """torchvision's VGG19.features[0..11] with ImageNet weights, from ``path``, else downloaded and cached.
+
+    Raises:
+        FileNotFoundError: the file is not there and cannot be downloaded; says both ways out.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else _download()
+    layers = vgg19_layers()
+    layers.load_state_dict({name: state[f"features.{name}"] for name in layers.state_dict()})
+    return layers
+
+
+def vgg19_layers() -> nn.Sequential:
+    """The first twelve layers of VGG19.features, named as there: two, two and one convolutions, pooled between."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in (64, 64, None, 128, 128, None, 256):
+        if width is None:
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+    return nn.Sequential(*layers)
+
+
+def _download() -> dict[str, torch.Tensor]:
+    weights = VGG19_Weights.IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:      # no network, no space, a broken proxy: all mean that the file is not to be had now
+        raise FileNotFoundError(
+            f"the contrast loss needs VGG19's weights: {VGG19_FILE} is not there, and {weights.url} cannot be "
+            f"downloaded ({error}). Either put the file there by hand, or train without this term: "
+            "loss.contrast_weight=0") from error

@@ -1,0 +1,56 @@
+"""KLFF: cross-level feature fusion weighted by KL divergence (paper, Section 3.4, Figure 4 b, Equation 6)."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+KL_GATES = ("elementwise", "image", "batch")
+
+
+class KLFF(nn.Module):
+    """Fuse the current level's features with two other levels' into (B, dim, H, W) of the current level.
+
+    Args:
+        dim: the current level's channels; other_dims: the two other levels', in the order they are given to forward.
+        kl_gate: what Sigmoid(KL) is taken of. "elementwise": each element's KL, Eq. 6 as written. "image": the mean
+            over each image, one gate an image; equals the released code for one image. "batch": the mean over the
+            whole batch, the released code to the letter: an image's result depends on its neighbours.
+    """
+
+    def __init__(self, dim: int, other_dims: Sequence[int], kl_gate: str = "image"):
+        super().__init__()
+        if kl_gate not in KL_GATES:
+            raise ValueError(f"kl_gate {kl_gate!r} is unknown; choose one of {', '.join(KL_GATES)}")
+        self.kl_gate = kl_gate
+        self.conv = nn.Conv2d(dim, dim, 1, bias=False)
+        self.conv_n1 = nn.Conv2d(other_dims[0], dim, 1, bias=False)
+        self.conv_n2 = nn.Conv2d(other_dims[1], dim, 1, bias=False)
+        self.fuse_out1 = nn.Conv2d(2 * dim, dim, 1, bias=False)
+
+    def forward(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> torch.Tensor:
+        # A 1x1 convolution and nearest resizing commute; convolving first does the work at the smaller size going up.
+        size = current.shape[-2:]
+        current = self.conv(current)
+        other1 = _resize(self.conv_n1, other1, size)
+        other2 = _resize(self.conv_n2, other2, size)
+        others = self.gate(current, other1) * other1 + self.gate(current, other2) * other2
+        return self.fuse_out1(torch.cat([current, others], dim=1))
+
+    def gate(self, current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Sigmoid[KL(other, current)], KL = p (log p - log q) with p = sigmoid(current), q = sigmoid(other)."""
+        dtype_in = current.dtype
+        current, other = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (current, other))
+        kl = current.sigmoid() * (F.logsigmoid(current) - F.logsigmoid(other))
+        if self.kl_gate == "image":
+            kl = kl.mean(dim=(1, 2, 3), keepdim=True)
+        elif self.kl_gate == "batch":
+            kl = kl.mean()
+        return kl.sigmoid().to(dtype_in)
+
+
+def _resize(conv: nn.Conv2d, features: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """1x1 convolution and nearest-neighbour resizing to ``size``, in the cheaper order."""
+    if features.shape[-1] > size[-1]:
+        return conv(F.interpolate(features, size=size, mode="nearest"))
+    return F.interpolate(conv(features), size=size, mode="nearest")

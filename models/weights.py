@@ -1,0 +1,73 @@
+"""Weights from files: the released checkpoints' forms and ours, read safely, checked strictly."""
+from pathlib import Path
+
+import torch
+
+from .xyscannet import XYScanNet
+
+
+class WeightsError(ValueError):
+    """A file that holds no XYScanNet weights, or another network's."""
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict in ``path``: bare or inside a training state, with or without DataParallel's ``module.``.
+
+    Raises:
+        WeightsError: missing, damaged, or not a state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:      # torch.load raises anything from EOFError to UnpicklingError on a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path}: cannot be read as PyTorch weights ({reason})") from error
+    if isinstance(content, dict) and isinstance(content.get("model_state"), dict):
+        content = content["model_state"]
+    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
+        raise WeightsError(f"{path}: holds no state dict; expected one, bare or under the key 'model_state'")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> None:
+    """Load ``path`` into ``network``, every name and shape as they must be.
+
+    Raises:
+        WeightsError: with the first missing, unexpected and misshapen key.
+    """
+    state, expected = read_weights(path), network.state_dict()
+    problems = []
+    for what, names in (("missing", [name for name in expected if name not in state]),
+                        ("unexpected", [name for name in state if name not in expected])):
+        if names:
+            problems.append(f"{len(names)} {what}, the first {names[0]}")
+    misshapen = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    if misshapen:
+        name = misshapen[0]
+        problems.append(f"{len(misshapen)} misshapen, the first {name}: {tuple(state[name].shape)} in the file, "
+                        f"{tuple(expected[name].shape)} in the network")
+    if problems:
+        raise WeightsError(f"{path}: these weights are another network's; keys " + "; ".join(problems))
+    network.load_state_dict(state)
+
+
+def load_network(path: str | Path, **options) -> XYScanNet:
+    """The network whose weights ``path`` holds, its size read off them, in evaluation mode on the CPU.
+
+    Args:
+        options: what weights do not tell, such as ``kl_gate``; see ``XYScanNet``.
+    Raises:
+        WeightsError: as ``load_weights``, and where the file is of no XYScanNet at all.
+    """
+    state = read_weights(path)
+    embedding = state.get("patch_embed.proj.weight")
+    depths = [len({name.split(".")[1] for name in state if name.startswith(f"decoder_level{level}.")})
+              for level in (1, 2, 3)]
+    if embedding is None or not all(depths):
+        raise WeightsError(f"{path}: not XYScanNet weights; its first key is {next(iter(state))}, "
+                           "and patch_embed.proj.weight or a decoder level is missing")
+    network = XYScanNet(dim=len(embedding), num_blocks=depths, **options)
+    load_weights(network, path)
+    return network.eval()

@@ -1,0 +1,104 @@
+"""XYScanNet: a three-level U-Net with slice-and-scan modules in its decoder (paper, Section 3; Figure 3)."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .blocks import DecoderBlock, EncoderBlock, PatchEmbed, Rescale
+from .fusion import KLFF
+
+MULTIPLE = 4    # two halvings: height and width inside are multiples of it
+MIN_SIZE = 8
+
+
+class XYScanNet(nn.Module):
+    """(B, 3, H, W) blurred images in [-0.5, 0.5] -> the restored images, same shape and range (not clamped).
+
+    Args:
+        dim: channels at full resolution; 2 dim and 4 dim at the two levels below. A multiple of 2.
+        num_blocks: blocks at levels 1, 2, 3, in the encoder and in the decoder alike.
+        kl_gate: how KLFF averages the divergence, see ``fusion.KLFF``: elementwise | image | batch.
+        scan_backend: what computes the scans, see ``selective_scan``.
+    """
+
+    def __init__(self, dim: int = 48, num_blocks: Sequence[int] = (3, 3, 6), kl_gate: str = "image",
+                 scan_backend: str = "auto"):
+        super().__init__()
+        if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 1:
+            raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
+        self.dim, self.num_blocks, self.kl_gate = dim, tuple(num_blocks), kl_gate
+        dim1, dim2, dim3 = dim, 2 * dim, 4 * dim
+
+        def encoder(width: int, depth: int) -> nn.Sequential:
+            return nn.Sequential(*[EncoderBlock(width) for _ in range(depth)])
+
+        def decoder(width: int, depth: int) -> nn.Sequential:
+            return nn.Sequential(*[DecoderBlock(width, scan_backend) for _ in range(depth)])
+
+        # Embedding.
+        self.patch_embed = PatchEmbed(dim1)
+
+        # Encoder.
+        self.encoder_level1 = encoder(dim1, num_blocks[0])
+        self.down1_2 = Rescale(dim1, dim2, 0.5)
+        self.encoder_level2 = encoder(dim2, num_blocks[1])
+        self.down2_3 = Rescale(dim2, dim3, 0.5)
+        self.encoder_level3 = encoder(dim3, num_blocks[2])
+
+        # Decoder, with cross-level feature fusion where the encoder's features join.
+        self.decoder_level3 = decoder(dim3, num_blocks[2])
+        self.up3_2 = Rescale(dim3, dim2, 2)
+        self.clff_level2 = KLFF(dim2, (dim1, dim3), kl_gate)
+        self.reduce_chan_level2 = nn.Conv2d(2 * dim2, dim2, 1, bias=False)
+        self.decoder_level2 = decoder(dim2, num_blocks[1])
+        self.up2_1 = Rescale(dim2, dim1, 2)
+        self.clff_level1 = KLFF(dim1, (dim2, dim3), kl_gate)
+        self.reduce_chan_level1 = nn.Conv2d(2 * dim1, dim1, 1, bias=False)
+        self.decoder_level1 = decoder(dim1, num_blocks[0])
+        self.output = nn.Conv2d(dim1, 3, 3, padding=1, bias=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = _pad(image)
+        height, width = image.shape[-2:]
+        return (x + self.residual(x))[..., :height, :width]
+
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        """What is to be added to the blurred image; sides are multiples of 4."""
+        # Channels last in memory: norms and 1x1 convolutions run over contiguous channels, and rows are slices.
+        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+
+        # Encoder.
+        level1 = self.encoder_level1(x)
+        level2 = self.encoder_level2(self.down1_2(level1))
+        level3 = self.encoder_level3(self.down2_3(level2))
+
+        # Decoder.
+        x = self.decoder_level3(level3)
+        x = torch.cat([self.up3_2(x), self.clff_level2(level2, level1, level3)], dim=1)
+        x = self.decoder_level2(self.reduce_chan_level2(x))
+        x = torch.cat([self.up2_1(x), self.clff_level1(level1, level2, level3)], dim=1)
+        x = self.decoder_level1(self.reduce_chan_level1(x))
+        return self.output(x)
+
+
+def _pad(image: torch.Tensor) -> torch.Tensor:
+    if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < MIN_SIZE:
+        raise ValueError(f"images must be (B, 3, H, W) with H, W >= {MIN_SIZE}, got {tuple(image.shape)}")
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="reflect")
+
+
+def xyscannet_s(**options) -> XYScanNet:
+    """XYScanNet-S, 7.30 M parameters: the paper's ablations (Tables 5 to 8)."""
+    return XYScanNet(dim=48, **options)
+
+
+def xyscannet(**options) -> XYScanNet:
+    """The released mid size, 16.2 M parameters."""
+    return XYScanNet(dim=72, **options)
+
+
+def xyscannetp(**options) -> XYScanNet:
+    """XYScanNetP, 63.5 M parameters: the released GoPro and RealBlur checkpoints (Tables 1 to 4)."""
+    return XYScanNet(dim=144, **options)

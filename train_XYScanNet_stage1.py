@@ -1,0 +1,28 @@
+"""Stage 1: train XYScanNet from scratch on small crops (the released recipe: 252 x 252, batch 16, 4000 epochs).
+
+    python train_XYScanNet_stage1.py --job_name xyscannetp_gopro
+    torchrun --nproc_per_node=8 train_XYScanNet_stage1.py --job_name xyscannetp_gopro
+
+Reads configs/JOB_NAME/config_stage1.yaml, writes results/JOB_NAME/. The same command again resumes.
+"""
+from engine import distributed
+from engine.config import parse_stage_config
+from engine.console import readable_errors
+from engine.trainer import Trainer
+
+
+def main() -> None:
+    config, arguments = parse_stage_config(stage=1, description=__doc__)
+    with readable_errors(), distributed.process_group(arguments.device):
+        trainer = Trainer(config, arguments.device)     # data, network, Adam, cosine schedule
+        if arguments.dry_run:
+            print(trainer.describe())
+            return
+        if not trainer.resume():                        # from last_XYScanNet_stage1.pth
+            if config.train.start_from:
+                trainer.load_weights(config.train.start_from)
+        trainer.fit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Stage 2: go on on larger crops (the released recipe: 320 x 320, batch 8, 4000 epochs) from stage 1's final weights.
+
+    python train_XYScanNet_stage2.py --job_name xyscannetp_gopro
+    torchrun --nproc_per_node=8 train_XYScanNet_stage2.py --job_name xyscannetp_gopro
+
+Reads configs/JOB_NAME/config_stage2.yaml, writes results/JOB_NAME/. The same command again resumes.
+"""
+from engine import distributed
+from engine.config import parse_stage_config
+from engine.console import readable_errors
+from engine.trainer import Trainer
+
+
+def main() -> None:
+    config, arguments = parse_stage_config(stage=2, description=__doc__)
+    with readable_errors(), distributed.process_group(arguments.device):
+        trainer = Trainer(config, arguments.device)     # data, network, Adam, cosine schedule
+        if arguments.dry_run:
+            print(trainer.describe())
+            return
+        if not trainer.resume():                        # from last_XYScanNet_stage2.pth
+            trainer.load_weights(config.weights_to_start_from)
+        trainer.fit()
+
+
+if __name__ == "__main__":
+    main()
