@@ -1,4 +1,5 @@
 """When a number stops being one: find the first module that produced it, keep the batch, stop."""
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -33,7 +34,9 @@ def first_nonfinite(network: nn.Module, losses: Callable[[], tuple[torch.Tensor,
         for name, term in terms.items():
             if not _finite(term):
                 return f"the loss's term {name}"
-        total.backward()
+        with warnings.catch_warnings():     # that the image itself needs no gradient is as it should be
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            total.backward()
     finally:
         for hook in hooks:
             hook.remove()

@@ -3,7 +3,6 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import subprocess
 import time
 
 import torch
@@ -25,6 +24,7 @@ from .config import Config, ConfigError, models_dir, results_dir, save_config, t
 from .guard import NonFiniteError, first_nonfinite
 from .journal import Journal
 from .memory import peak_memory
+from .provenance import git_hash, versions
 from .schedule import cosine
 from .signals import stop_requests
 from .validation import Validation
@@ -158,7 +158,7 @@ class Trainer:
             check_headers(self.train_pairs, config.data.patch_size, progress=True)
             check_headers(self.val_pairs, progress=True)
             save_config(config, results_dir(config.job_name) / f"config_stage{config.stage}.yaml",
-                        git=_git_hash(), torch=torch.__version__, processes=self.world_size, device=self.device)
+                        git=git_hash(), **versions(), processes=self.world_size, device=self.device)
         distributed.barrier()
         with distributed.main_first():
             self.loss = DeblurLoss(config.loss.edge_weight, config.loss.contrast_weight).to(self.device, self.dtype)
@@ -181,7 +181,8 @@ class Trainer:
         data = self.config.data
         crops = PairedCrops(self.train_pairs, data.patch_size, self.config.train.seed, self._reader(self.train_pairs))
         return DataLoader(crops, batch_sampler=self._stream(self.iteration, self.iterations),
-                          num_workers=data.workers, worker_init_fn=worker_init, pin_memory=self.device.type == "cuda", prefetch_factor=4 if data.workers else None,
+                          num_workers=data.workers, worker_init_fn=worker_init,
+                          pin_memory=self.device.type == "cuda", prefetch_factor=4 if data.workers else None,
                           generator=torch.Generator())     # its own: the global generator stays what the run makes it
 
     def _stream(self, start: int, stop: int) -> BatchStream:
@@ -334,11 +335,3 @@ class Meter:
         result = dict(zip(self.sums, values, strict=True)), self.images / (time.perf_counter() - self.began)
         self._reset()
         return result
-
-
-def _git_hash() -> str:
-    try:
-        return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
-                              check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -43,7 +43,9 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
     """The backend that ``backend`` means on ``device``; one asked for by name that cannot run raises ValueError."""
     if backend == "auto":
-        return _choose(device.type, dtype)
+        name, why = choose(device.type, dtype)
+        _say_once(f"selective scan on {device.type} ({dtype}): backend {name}, {why}")
+        return name
     if backend not in BACKENDS:
         raise ValueError(f"scan backend {backend!r} is unknown; choose one of auto, {', '.join(BACKENDS)}")
     if backend == "mamba_ssm":
@@ -54,18 +56,20 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype = tor
     return backend
 
 
-@functools.cache
-def _choose(device_type: str, dtype: torch.dtype) -> str:
+def choose(device_type: str, dtype: torch.dtype = torch.float32) -> tuple[str, str]:
+    """(the backend that "auto" means, why)."""
     if device_type != "cuda":
-        name, why = "torch", f"the fastest on {device_type}"
-    elif dtype == torch.float64:
-        name, why = "torch", "CUDA kernels have no float64"
-    elif why_missing():
-        name, why = "torch", f"mamba_ssm cannot run: {why_missing()}"
-    else:
-        name, why = "mamba_ssm", "its CUDA kernel is installed"
-    logger.info("selective scan on %s (%s): backend %s, %s", device_type, dtype, name, why)
-    return name
+        return "torch", f"the fastest on {device_type}"
+    if dtype == torch.float64:
+        return "torch", "CUDA kernels have no float64"
+    if why_missing():
+        return "torch", f"mamba_ssm cannot run: {why_missing()}"
+    return "mamba_ssm", "its CUDA kernel is installed"
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.info(message)
 
 
 def _check_shapes(u, delta, A, B, C) -> None:

@@ -1,0 +1,27 @@
+# make demo   the whole job in miniature on shipped photographs, ending in a picture (minutes on two cores)
+# make test   the whole test suite
+#
+# PYTHON=python3.12   makes the virtual environment with another interpreter
+# VENV=               uses the interpreter as it is, packages included
+PYTHON ?= python3
+VENV ?= .venv
+
+ifeq ($(strip $(VENV)),)
+run := $(PYTHON)
+installed :=
+else
+run := $(VENV)/bin/python
+installed := $(VENV)/installed
+endif
+
+.PHONY: demo test
+demo: $(installed)
+	$(run) -m engine.demo
+
+test: $(installed)
+	$(run) -m pytest
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(run) -m pip install --quiet -e .[test]
+	touch $@

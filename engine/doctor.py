@@ -1,0 +1,84 @@
+"""What is here and what would run: ``python -m engine.doctor``."""
+import importlib
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import torch
+
+from datasets.layouts import LayoutError, find_pairs
+from models.selective_scan import choose
+from models.selective_scan.mamba_kernel import INSTALL, has_causal_conv, why_missing
+
+from .config import CONFIGS, RESULTS
+from .provenance import git_hash, versions
+
+DATA_SETS = {"GoPro": ("train", "test"), "HIDE": ("test",), "RealBlur_J": ("train", "test"),
+             "RealBlur_R": ("train", "test"), "RWBI": ("test",)}
+
+
+def main() -> None:
+    for title, lines in (("versions", _versions()), ("devices", _devices()), ("selective scan", _backends()),
+                         ("data sets in datasets/", _data_sets()), ("weights", _weights())):
+        print(f"{title}\n" + "\n".join(f"    {line}" for line in lines))
+
+
+def _versions() -> list[str]:
+    found = {"system": platform.platform(), "git": git_hash(), **versions(), "CUDA of torch": torch.version.cuda}
+    for package in ("torchvision", "einops", "tensorboard", "mamba-ssm", "causal-conv1d"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return [f"{name:<15}{version or 'none'}" for name, version in found.items()]
+
+
+def _devices() -> list[str]:
+    lines = [f"CPU, {torch.get_num_threads()} threads"]
+    for k in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(k)
+        lines.append(f"cuda:{k} {facts.name}, {facts.total_memory / 2**30:.0f} GiB, "
+                     f"capability {facts.major}.{facts.minor}")
+    return lines if len(lines) > 1 else [*lines, "no CUDA device that PyTorch can use"]
+
+
+def _backends() -> list[str]:
+    missing = why_missing()
+    lines = ["reference   can run (slow: to read and to test against)", "torch       can run"]
+    lines.append(f"mamba_ssm   cannot run: {missing}" if missing else
+                 f"mamba_ssm   can run, {'fused with' if has_causal_conv() else 'without'} causal-conv1d")
+    if missing and torch.cuda.is_available():
+        lines.append(f"            to install it: {INSTALL}")
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        name, why = choose(device)
+        lines.append(f"auto on {device} picks {name}: {why}")
+    return lines
+
+
+def _data_sets() -> list[str]:
+    lines = []
+    for name, splits in DATA_SETS.items():
+        folder, found = Path("datasets") / name, []
+        if not folder.is_dir():
+            lines.append(f"{name:<12}not there")
+            continue
+        for split in splits:
+            try:
+                found.append(f"{split} {len(find_pairs(folder, split, variant=name[-1] if 'Blur_' in name else None))}")
+            except LayoutError as error:
+                found.append(f"{split}: {str(error).splitlines()[0]}")
+        lines.append(f"{name:<12}{'; '.join(found)} (python -m datasets.check {folder} looks closer)")
+    return lines
+
+
+def _weights() -> list[str]:
+    files = sorted(RESULTS.glob("*/models/*_XYScanNet_stage*.pth"))
+    lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
+    vgg = Path("models") / "vgg19-dcbb9e9d.pth"
+    jobs = ", ".join(sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+    return [*(lines or [f"none in {RESULTS}/*/models (jobs: {jobs})"]),
+            f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}"]
+
+
+if __name__ == "__main__":
+    main()

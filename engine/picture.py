@@ -1,0 +1,80 @@
+"""One picture to look at: blurred | restored | sharp, with the same crop enlarged under each, PSNR in the captions."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from metrics import psnr
+
+PANEL = 360         # pixels across one of the three panels
+CROP = 72           # pixels of the image across an enlarged crop
+GAP, CAPTION = 8, 28
+ORANGE, BLACK = (230, 120, 0), (20, 20, 20)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of three kinds, uint8 RGB (H, W, 3), all of one size."""
+
+    name: str
+    blurred: np.ndarray
+    restored: np.ndarray
+    sharp: np.ndarray
+
+
+def save_comparison(examples: Sequence[Example], path: Path) -> None:
+    """A row for each example, saved as PNG."""
+    rows = [_row(example) for example in examples]
+    canvas = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        canvas.paste(row, (0, top))
+        top += row.height
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+
+
+def _row(example: Example) -> Image.Image:
+    y, x = where_blur_hurts(example.blurred, example.sharp)
+    captions = (f"blurred, {psnr(example.blurred, example.sharp):.2f} dB",
+                f"restored, {psnr(example.restored, example.sharp):.2f} dB", f"sharp ({example.name})")
+    panels = [_panel(image, caption, y, x) for image, caption in
+              zip((example.blurred, example.restored, example.sharp), captions, strict=True)]
+    row = Image.new("RGB", (len(panels) * (PANEL + GAP) + GAP, panels[0].height + GAP), "white")
+    for k, panel in enumerate(panels):
+        row.paste(panel, (GAP + k * (PANEL + GAP), GAP))
+    return row
+
+
+def _panel(image: np.ndarray, caption: str, y: int, x: int) -> Image.Image:
+    """The whole image with the crop's frame, and the crop below it at the same width."""
+    height, width = image.shape[:2]
+    scale = PANEL / width
+    whole = Image.fromarray(image).resize((PANEL, round(height * scale)), Image.Resampling.LANCZOS)
+    crop_height, crop_width = min(CROP, height), min(CROP, width)
+    frame = [round(v * scale) for v in (x, y, x + crop_width, y + crop_height)]
+    ImageDraw.Draw(whole).rectangle(frame, outline=ORANGE, width=2)
+    crop = Image.fromarray(image[y:y + crop_height, x:x + crop_width])
+    crop = crop.resize((PANEL, round(PANEL * crop_height / crop_width)), Image.Resampling.NEAREST)
+
+    panel = Image.new("RGB", (PANEL, CAPTION + whole.height + GAP + crop.height), "white")
+    draw = ImageDraw.Draw(panel)
+    draw.text((2, 4), caption, fill=BLACK, font=ImageFont.load_default(size=17))
+    panel.paste(whole, (0, CAPTION))
+    panel.paste(crop, (0, CAPTION + whole.height + GAP))
+    top = CAPTION + whole.height + GAP
+    draw.rectangle((0, top, PANEL - 1, top + crop.height - 1), outline=ORANGE, width=2)
+    return panel
+
+
+def where_blur_hurts(blurred: np.ndarray, sharp: np.ndarray) -> tuple[int, int]:
+    """Upper left corner (y, x) of the CROP x CROP window where blurred and sharp differ most."""
+    error = np.square(blurred.astype(np.float32) - sharp).mean(axis=2)
+    height, width = min(CROP, error.shape[0]), min(CROP, error.shape[1])
+    sums = cv2.boxFilter(error, -1, (width, height), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    inside = sums[:error.shape[0] - height + 1, :error.shape[1] - width + 1]
+    y, x = np.unravel_index(np.argmax(inside), inside.shape)
+    return int(y), int(x)

@@ -1,0 +1,73 @@
+"""Training states on disk: never half-written, the last two kept, every random generator restored."""
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from engine import checkpoint
+from engine.checkpoint import CheckpointError, load_state, previous, random_state, save_state, set_random_state
+
+
+def test_the_last_two_states_are_kept(tmp_path):
+    path = tmp_path / "models" / "last.pth"
+    assert load_state(path) is None
+    for step in range(3):
+        save_state({"step": step}, path)
+    assert load_state(path)["step"] == 2
+    assert torch.load(previous(path), weights_only=True)["step"] == 1
+    assert sorted(file.name for file in path.parent.iterdir()) == ["last.pth", "previous_last.pth"]
+
+
+@pytest.mark.parametrize("failing", ["save", "link", "replace"])
+def test_a_crash_at_any_point_leaves_a_state_to_go_on_from(tmp_path, monkeypatch, failing):
+    path = tmp_path / "last.pth"
+    save_state({"step": 0}, path), save_state({"step": 1}, path)
+
+    def crash(*arguments, **options):
+        if failing == "save":
+            arguments[1].write(b"half a fi")
+        raise SystemExit("killed")
+    monkeypatch.setattr(torch if failing == "save" else checkpoint.os, failing, crash)
+    with pytest.raises(SystemExit):
+        save_state({"step": 2}, path)
+    monkeypatch.undo()
+    assert load_state(path)["step"] == 1
+    save_state({"step": 3}, path)
+    assert load_state(path)["step"] == 3
+
+
+def test_no_links_on_this_file_system(tmp_path, monkeypatch):
+    path = tmp_path / "last.pth"
+    monkeypatch.setattr(checkpoint.os, "link", lambda *_: (_ for _ in ()).throw(OSError("not supported")))
+    save_state({"step": 0}, path), save_state({"step": 1}, path)
+    assert load_state(path)["step"] == 1 and torch.load(previous(path), weights_only=True)["step"] == 0
+
+
+def test_damaged_states(tmp_path, caplog):
+    path = tmp_path / "last.pth"
+    save_state({"step": 0}, path), save_state({"step": 1}, path)
+    path.write_bytes(path.read_bytes()[:100])
+    assert load_state(path)["step"] == 0
+    assert "last.pth is damaged" in caplog.text and "previous_last.pth" in caplog.text
+    previous(path).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="last.pth is damaged.*previous_last.pth is damaged.*to start anew"):
+        load_state(path)
+
+
+def test_a_state_of_another_program_is_not_resumed(tmp_path):
+    torch.save({"epoch": 3, "model_state": {}, "optimizer_state": {}, "scheduler_state": {}}, tmp_path / "last.pth")
+    with pytest.raises(CheckpointError, match="of another program.*train.start_from"):
+        load_state(tmp_path / "last.pth")
+
+
+def test_random_generators_continue_where_they_were(tmp_path):
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item(), random.gauss(0, 1), np.random.randn()
+
+    draw()
+    save_state({"random": random_state()}, tmp_path / "last.pth")
+    expected = draw()
+    draw()
+    set_random_state(load_state(tmp_path / "last.pth")["random"])
+    assert draw() == expected

@@ -1,0 +1,96 @@
+"""Configurations: typed, strict, with errors that name file and key; the schedule they describe."""
+import pytest
+import yaml
+
+from engine.config import ConfigError, load_config, model_options, save_config
+from engine.schedule import cosine
+from tests.workplace import make_config
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_config(tmp_path)
+    return tmp_path
+
+
+def test_values_and_overrides(place):
+    config = load_config("tiny", 1, ["optim.lr=1e-4", "data.train=[a, b]", "model.num_blocks=[1,2,3]", "data.val=null"])
+    assert config.optim.lr == 1e-4 and config.data.train == ("a", "b") and config.model.num_blocks == (1, 2, 3)
+    assert config.data.val is None and config.train.epochs == 2 and config.train.seed == 666
+    assert config.optim.min_lr == 1e-7 and config.model.kl_gate == "image"
+
+
+def test_text_that_is_a_number_is_a_number(place):
+    """PyYAML reads 1e-4, without a point, as text."""
+    assert yaml.safe_load("1e-4") == "1e-4"
+    make_config(place, "text", optim={"lr": "1e-4"})
+    assert load_config("text", 1).optim.lr == 1e-4
+
+
+@pytest.mark.parametrize("section, key, value, words", [
+    ("model", "dims", 48, "config_stage1.yaml: model.dims: unknown key; did you mean dim?"),
+    ("model", "dim", "48", "model.dim: must be a whole number, not '48'"),
+    ("model", "dim", 47, "model.dim: must be even, at least 2, not 47"),
+    ("model", "dim", True, "model.dim: must be a whole number, not True"),
+    ("model", "num_blocks", [3, 3], "model.num_blocks: must be a list of 3"),
+    ("model", "kl_gate", "pixel", "model.kl_gate: must be one of elementwise, image, batch, not 'pixel'"),
+    ("data", "patch_size", 8, "data.patch_size: must be at least 16, not 8"),
+    ("data", "train", 3, "data.train: must be text or a list of 2, not 3"),
+    ("optim", "lr", "fast", "optim.lr: must be a number, not 'fast'"),
+    ("optim", "lr", 1e-9, "optim.lr: needs 0 <= min_lr <= lr"),
+    ("optim", "lr", -1.0, "optim.lr: needs 0 <= min_lr <= lr"),
+    ("train", "iterations", 5, "train.epochs: give either epochs or iterations"),
+    ("train", "ema_decay", 1.0, "train.ema_decay: must be in [0, 1)"),
+    ("sheduler", "x", 1, "sheduler: unknown key"),
+])
+def test_mistakes_name_file_and_key(place, section, key, value, words):
+    make_config(place, "wrong", **{section: {key: value}})
+    with pytest.raises(ConfigError) as error:
+        load_config("wrong", 1)
+    assert words in str(error.value) and "configs/wrong/config_stage1.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize("override, words", [
+    ("epochs=3", "'epochs=3' is not of the form section.key=value"),
+    ("trian.epochs=3", "no section 'trian'; did you mean train?"),
+    ("train.epochs=many", "command line: train.epochs: must be whole number or nothing"),
+    ("train.epochs=0", "command line: train.epochs: must be at least 1, not 0"),
+])
+def test_mistakes_on_the_command_line_are_called_so(place, override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config("tiny", 1, [override])
+    assert words.replace("must be whole", "must be a whole") in str(error.value)
+
+
+def test_missing_files_say_what_there_is(place):
+    with pytest.raises(ConfigError, match="configs/tini/config_stage1.yaml: no such file; the jobs there are: tiny"):
+        load_config("tini", 1)
+    with pytest.raises(ConfigError, match="configs/tiny has config_stage1.yaml"):
+        load_config("tiny", 2)
+    (place / "configs/tiny/config_stage2.yaml").write_text("- a list")
+    with pytest.raises(ConfigError, match="must hold sections"):
+        load_config("tiny", 2)
+    (place / "configs/tiny/config_stage2.yaml").write_text("model: {dim: 8}")
+    with pytest.raises(ConfigError, match="config_stage2.yaml: data: must be given"):
+        load_config("tiny", 2)
+
+
+def test_saved_record_reads_back_the_same(place):
+    config = load_config("tiny", 1, ["model.kl_gate=elementwise", "data.train=[a, b]"])
+    save_config(config, place / "configs" / "again" / "config_stage1.yaml", git="abc")
+    again = load_config("again", 1)
+    assert again.model == config.model and again.data == config.data and again.train == config.train
+
+
+def test_options_of_a_trained_network_come_from_its_own_record(place):
+    assert model_options("nothing", 2) == {}
+    assert model_options("tiny", 1)["kl_gate"] == "image"
+    save_config(load_config("tiny", 1, ["model.kl_gate=batch"]), place / "results" / "tiny" / "config_stage1.yaml")
+    assert model_options("tiny", 1)["kl_gate"] == "batch"
+
+
+@pytest.mark.parametrize("epoch, expected", [
+    (0, 2.2e-4), (1, 2.19999966e-4), (1000, 1.87796390e-4), (2000, 1.1005e-4), (3999, 1.00033914e-7), (4000, 1e-7)])
+def test_schedule_is_the_released_one(epoch, expected):
+    assert cosine(epoch, 4000, 2.2e-4, 1e-7) == pytest.approx(expected, rel=1e-8)

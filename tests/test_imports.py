@@ -1,0 +1,48 @@
+"""Who may import whom: scripts -> engine -> models | datasets | losses | metrics; nothing imports the leaves."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = ("models", "datasets", "losses", "metrics")
+LEAVES = ("analysis", "benchmarks", "tests")
+ALLOWED = {"engine": {"engine", *CORE}, **{name: {name} for name in CORE}}
+OURS = {"engine", *CORE, *LEAVES}
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level names of our own packages that a file imports absolutely."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names & OURS
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_keep_to_their_place(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = {str(file.relative_to(ROOT)): extra for file in files if (extra := imported(file) - ALLOWED[package])}
+    assert not wrong
+
+
+def test_scripts_are_over_the_engine_and_short():
+    scripts = [file for file in ROOT.glob("*.py") if file.name != "setup.py"]
+    assert len(scripts) >= 8
+    for script in scripts:
+        assert imported(script) <= {"engine"}, script
+        assert len(script.read_text().splitlines()) <= 45, script
+
+
+def test_importing_needs_no_cuda_package():
+    """The heavy optional extra is imported by nobody until it is asked for."""
+    code = ("import sys, engine.trainer, engine.predictor; "
+            "print(sorted({'mamba_ssm', 'causal_conv1d'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

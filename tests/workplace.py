@@ -1,0 +1,69 @@
+"""A folder to run the real scripts in: small images laid out as GoPro, a small recipe, stand-in VGG19 weights."""
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import yaml
+
+from losses.contrast import vgg19_layers
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "model": {"dim": 8, "num_blocks": [1, 1, 1]},
+    "data": {"train": "datasets/GoPro", "val": "datasets/GoPro", "patch_size": 32, "batch_size": 4, "workers": 0},
+    "loss": {"contrast_weight": 0},
+    "optim": {"lr": 1e-3},
+    "train": {"epochs": 2},
+}
+
+
+def make_pairs(root: Path, train: int = 5, test: int = 3, size: tuple[int, int] = (48, 64), seed: int = 0) -> None:
+    """Smooth random images and their horizontal blur, as root/{train,test}/{blur,sharp}/*.png."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("test", test)):
+        for kind in ("blur", "sharp"):
+            (root / split / kind).mkdir(parents=True, exist_ok=True)
+        for k in range(count):
+            coarse = rng.integers(0, 256, (size[0] // 4, size[1] // 4, 3), dtype=np.uint8)
+            sharp = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(root / split / "sharp" / f"{k:03d}.png"), sharp)
+            cv2.imwrite(str(root / split / "blur" / f"{k:03d}.png"), cv2.blur(sharp, (7, 1)))
+
+
+def make_config(folder: Path, job: str = "tiny", stage: int = 1, **sections: dict) -> None:
+    """configs/JOB/config_stageN.yaml under ``folder``: TINY with changes by section."""
+    content = {name: {**TINY.get(name, {}), **sections.get(name, {})} for name in {**TINY, **sections}}
+    path = folder / "configs" / job / f"config_stage{stage}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content))
+
+
+def make_vgg19(folder: Path) -> None:
+    """models/vgg19-dcbb9e9d.pth with random weights of the right shapes, to exercise the contrast term."""
+    torch.manual_seed(0)
+    (folder / "models").mkdir(exist_ok=True)
+    state = {f"features.{name}": value for name, value in vgg19_layers().state_dict().items()}
+    torch.save(state, folder / "models" / "vgg19-dcbb9e9d.pth")
+
+
+def command(script: str, *arguments: str, processes: int = 1) -> list[str]:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [*launcher, str(ROOT / script), *arguments]
+
+
+def run(folder: Path, script: str, *arguments: str, processes: int = 1, code: int = 0) -> str:
+    """Run a script in ``folder``, expect its exit code, return what it printed."""
+    done = subprocess.run(command(script, *arguments, processes=processes), cwd=folder, capture_output=True, text=True,
+                          timeout=240)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def weights(folder: Path, job: str = "tiny", kind: str = "final", stage: int = 1) -> dict[str, torch.Tensor]:
+    path = folder / "results" / job / "models" / f"{kind}_XYScanNet_stage{stage}.pth"
+    return torch.load(path, weights_only=True)
