@@ -8,7 +8,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from .memory import peak_memory
+from .memory import GIB, peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Journal:
         if self.active:
             seconds = (time.perf_counter() - self.began) / (iteration - self.start) * (self.total - iteration)
             line = (f"epoch {epoch}  step {iteration}/{self.total}  loss {loss:.5f}{self.last_score}  "
-                    f"{images_per_second:.1f} images/s  {peak_memory(device) / 2**30:.1f} GiB  "
+                    f"{images_per_second:.1f} images/s  {(peak_memory(device) or 0) / GIB:.1f} GiB  "
                     f"{_hours(seconds)} left")
             (self._file_only if sys.stderr.isatty() else logger.info)(line)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from .distributed import DeviceError
+
 try:
     import resource
 except ImportError:  # Windows has none; there the CPU's high-water mark and limits are unknown
@@ -18,8 +20,8 @@ MARGIN = 0.8  # of the free memory is planned with: allocators round up and leav
 GIB = 2**30
 
 
-class OutOfMemory(RuntimeError):
-    """Memory does not suffice, or would not; the message names the tile that fits."""
+class OutOfMemory(DeviceError):
+    """The device's memory does not suffice, or would not; the message names the tile that fits."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

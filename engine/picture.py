@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from metrics import psnr
 
 PANEL = 360         # pixels across one of the three panels
-CROP = 72           # pixels of the image across an enlarged crop
+CROP = (48, 96)     # height and width of the enlarged crop in the image's pixels
 GAP, CAPTION = 8, 28
 ORANGE, BLACK = (230, 120, 0), (20, 20, 20)
 
@@ -54,7 +54,7 @@ def _panel(image: np.ndarray, caption: str, y: int, x: int) -> Image.Image:
     height, width = image.shape[:2]
     scale = PANEL / width
     whole = Image.fromarray(image).resize((PANEL, round(height * scale)), Image.Resampling.LANCZOS)
-    crop_height, crop_width = min(CROP, height), min(CROP, width)
+    crop_height, crop_width = min(CROP[0], height), min(CROP[1], width)
     frame = [round(v * scale) for v in (x, y, x + crop_width, y + crop_height)]
     ImageDraw.Draw(whole).rectangle(frame, outline=ORANGE, width=2)
     crop = Image.fromarray(image[y:y + crop_height, x:x + crop_width])
@@ -71,9 +71,9 @@ def _panel(image: np.ndarray, caption: str, y: int, x: int) -> Image.Image:
 
 
 def where_blur_hurts(blurred: np.ndarray, sharp: np.ndarray) -> tuple[int, int]:
-    """Upper left corner (y, x) of the CROP x CROP window where blurred and sharp differ most."""
+    """Upper left corner (y, x) of the window of CROP's size where blurred and sharp differ most."""
     error = np.square(blurred.astype(np.float32) - sharp).mean(axis=2)
-    height, width = min(CROP, error.shape[0]), min(CROP, error.shape[1])
+    height, width = min(CROP[0], error.shape[0]), min(CROP[1], error.shape[1])
     sums = cv2.boxFilter(error, -1, (width, height), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
     inside = sums[:error.shape[0] - height + 1, :error.shape[1] - width + 1]
     y, x = np.unravel_index(np.argmax(inside), inside.shape)

@@ -23,7 +23,7 @@ from .checkpoint import CheckpointError, load_state, random_state, save_atomic, 
 from .config import Config, ConfigError, models_dir, results_dir, save_config, to_yaml
 from .guard import NonFiniteError, first_nonfinite
 from .journal import Journal
-from .memory import peak_memory
+from .memory import GIB, peak_memory
 from .provenance import git_hash, versions
 from .schedule import cosine
 from .signals import stop_requests
@@ -285,7 +285,7 @@ class Trainer:
     def _log(self, meter: "Meter", epoch_ended: bool) -> None:
         terms, speed = meter.means()
         facts = {"learning rate": self._learning_rate(), "images per second": speed,
-                 "peak memory GiB": peak_memory(self.device) / 2**30}
+                 "peak memory GiB": (peak_memory(self.device) or 0) / GIB}
         self.journal.scalars({f"train/{name}": value for name, value in {**terms, **facts}.items()}, self.iteration)
         if epoch_ended:
             epochs = self.config.train.epochs

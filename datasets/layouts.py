@@ -1,0 +1,306 @@
+"""Finds the (blurred, sharp) pairs of a data set in whichever of the field's folder layouts it lies.
+
+    GoPro      {train,test}/<scene>/{blur,sharp}/*        as downloaded; blur_gamma is not looked at
+    by kind    {train,test}/{blur,sharp}/**
+    A/B        {train,test}/{trainA,trainB | testA,testB}/**
+    HIDE       test/{test-close-ups,test-long-shot}/* with GT/* beside or inside test, flat or in the same two folders
+    RealBlur   RealBlur_{J,R}_{train,test}_list.txt, each line: sharp path, blurred path, relative to the list's folder
+               or, without a list, <scene>/{blur/blur_N,gt/gt_N}
+    blurred    one folder of images with no sharp ones, such as RWBI
+    any two folders
+
+Pairs are made by name, never by sort order: the relative path without suffix, `blur_` and `gt_` prefixes dropped.
+"""
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.images import IMAGE_SUFFIXES
+
+SPLITS = ("train", "test")
+AB_FOLDERS = {"trainA": "trainB", "testA": "testB"}
+HIDE_FOLDERS = ("test-close-ups", "test-long-shot")
+LIST_NAME = re.compile(r"RealBlur_([JR])_(train|test)_list\.txt")
+VARIANT_NAME = re.compile(r"RealBlur[-_]?([JR])(?![A-Za-z])")
+# Folders that hold sharp images in layouts that are not known here: their images must not be taken for blurred ones.
+SHARP_NAMES = {"sharp", "gt", "groundtruth", "ground_truth", "target", "targets", "clean", "hr", "trainb", "testb"}
+LOOKED_FOR = """looked for
+  {train,test}/<scene>/{blur,sharp}                      GoPro as downloaded
+  {train,test}/{blur,sharp}                              sorted by kind
+  {train,test}/{trainA,trainB | testA,testB}             A/B
+  test/{test-close-ups,test-long-shot} with GT           HIDE
+  RealBlur_{J,R}_{train,test}_list.txt                   RealBlur with its lists
+  <scene>/{blur,gt}                                      RealBlur without
+  a folder of images                                     blurred images only
+Any other arrangement can be given as two folders, blurred and sharp."""
+
+
+class LayoutError(ValueError):
+    """A folder whose layout is not known, or whose blurred and sharp images do not match. The message says where."""
+
+
+class AmbiguityError(LayoutError):
+    """A folder with several splits or variants, of which one must be chosen: `what` and the `choices` there are."""
+
+    def __init__(self, root: Path, what: str, choices: list[str]) -> None:
+        super().__init__(f"{root}: has {' and '.join(choices)}; say which {what} is meant")
+        self.what, self.choices = what, choices
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A blurred image and its sharp one, if there is one.
+
+    name: the blurred image's relative path without suffix and without the folder that says `blur`; unique in its data
+        set, and the path that its results get.
+    """
+    name: str
+    blurred: Path
+    sharp: Path | None
+
+
+def name_of(pair: Pair) -> str:
+    """The relative path of a pair's result, such as GOPR0384_11_00/000001.png."""
+    return f"{pair.name}.png"
+
+
+def find_pairs(source: str | os.PathLike | Iterable[str | os.PathLike], split: str | None = None, *,
+               variant: str | None = None) -> list[Pair]:
+    """Finds a data set's pairs.
+
+    source: a data set's root, a split's folder, any folder of images, or two folders [blurred, sharp].
+    split: "train" or "test"; None where the folder is a split itself or has only one.
+    variant: "J" or "R", where RealBlur's two data sets lie in one folder.
+    Returns: the pairs, sorted by name.
+    Raises: LayoutError for an unknown layout and for images without partner; AmbiguityError, which is one, where split
+        or variant must be said.
+    """
+    if split not in (None, *SPLITS) or variant not in (None, "J", "R"):
+        raise ValueError(f"split is 'train', 'test' or None, variant 'J', 'R' or None, not {split!r} and {variant!r}")
+    if not isinstance(source, (str, os.PathLike)):
+        blurred, sharp = _two_folders(source)
+        return _match(f"{blurred} and {sharp}", _named(blurred), _named(sharp))
+    root = _folder(source)
+    pairs = _known_layout(root, split, variant)
+    children = _subfolders(root)
+    if pairs is None and len(children) == 1 and not any(_is_image(entry.name) for entry in os.scandir(root)):
+        pairs = _known_layout(children[0], split, variant)  # An archive unpacked into a folder of its own.
+    if pairs is None:
+        pairs = _blurred_only(root)
+    if not pairs:
+        raise LayoutError(f"{root}: no images in a layout that is known here\n{LOOKED_FOR}\nfound\n{_contents(root)}")
+    return sorted(pairs, key=lambda pair: pair.name)
+
+
+# Which folder of a data set
+
+
+def _known_layout(root: Path, split: str | None, variant: str | None) -> list[Pair] | None:
+    """The pairs below a root, or None where nothing but loose images can be there."""
+    lists = {match.groups(): entry for entry in sorted(root.iterdir()) if (match := LIST_NAME.fullmatch(entry.name))}
+    if lists:
+        variant = _choose(root, "variant", variant, sorted({key[0] for key in lists}))
+        split = _choose(root, "split", split, sorted({key[1] for key in lists if key[0] == variant}))
+        return _listed(lists[variant, split])
+    splits = [name for name in SPLITS if (root / name).is_dir()]
+    if splits:
+        root = root / _choose(root, "split", split, splits)
+    else:
+        variants = {m[1]: child for child in _subfolders(root) if (m := VARIANT_NAME.match(child.name))}
+        if variants:
+            return _known_layout(variants[_choose(root, "variant", variant, sorted(variants))], split, variant)
+    return _by_kind(root, split) or _hide(root) or _scenes(root)
+
+
+def _choose(root: Path, what: str, wanted: str | None, there: list[str]) -> str:
+    """The wanted split or variant, or the only one there. Raises LayoutError where that is not one."""
+    if wanted in there:
+        return wanted
+    if wanted is None and len(there) == 1:
+        return there[0]
+    if wanted is None:
+        raise AmbiguityError(root, what, there)
+    raise LayoutError(f"{root}: has no {what} {wanted!r}, only {' and '.join(there)}")
+
+
+def _two_folders(source: Iterable[str | os.PathLike]) -> list[Path]:
+    folders = [_folder(folder) for folder in source]
+    if len(folders) != 2:
+        raise LayoutError(f"{len(folders)} folders given: give one, or two as [blurred, sharp]")
+    return folders
+
+
+def _folder(path: str | os.PathLike) -> Path:
+    if not Path(path).is_dir():
+        raise LayoutError(f"{path}: no such folder")
+    return Path(path)
+
+
+# The layouts. Each returns None (or no pair) where it does not apply.
+
+
+def _by_kind(folder: Path, split: str | None) -> list[Pair] | None:
+    """{blur,sharp}, {blur,gt}, {trainA,trainB} or {testA,testB}. Without the second folder: blurred images only."""
+    if (folder / "blur").is_dir():
+        blurred, sharp = folder / "blur", _sharp_beside_blur(folder)
+    else:
+        there = {name[:-1]: name for name in AB_FOLDERS if (folder / name).is_dir()}
+        if not there:
+            return None
+        # The folder test may hold trainA: the split decides only between two.
+        name = there[_choose(folder, "split", split, sorted(there))] if len(there) > 1 else next(iter(there.values()))
+        blurred, sharp = folder / name, folder / AB_FOLDERS[name]
+    if sharp is None or not sharp.is_dir():
+        return _blurred_only(blurred)
+    return _match(str(folder), _named(blurred), _named(sharp))
+
+
+def _sharp_beside_blur(folder: Path) -> Path | None:
+    return next((folder / name for name in ("sharp", "gt") if (folder / name).is_dir()), None)
+
+
+def _hide(folder: Path) -> list[Pair] | None:
+    """Blurred images in the folder's own subfolders (or loose, as HIDE's train), sharp ones in GT inside or beside."""
+    inside = (folder / "GT").is_dir()
+    gt = folder / "GT" if inside else folder.parent / "GT"
+    if not gt.is_dir() or not (inside or folder.name in SPLITS):
+        return None
+    blurred = {name: path for name, path in _named(folder).items() if gt not in path.parents}
+    nested = any((gt / name).is_dir() for name in HIDE_FOLDERS)
+    # A GT folder beside the splits holds the sharp images of both.
+    return _match(str(folder), blurred, _named(gt), key=_key if nested else _last_key, spare_sharp=not inside)
+
+
+def _scenes(folder: Path) -> list[Pair] | None:
+    """<scene>/{blur,sharp}/* or <scene>/{blur,gt}/*."""
+    scenes = [child for child in _subfolders(folder) if (child / "blur").is_dir() or _sharp_beside_blur(child)]
+    blurred, sharp = {}, {}
+    for scene in scenes:
+        if (scene / "blur").is_dir():
+            blurred |= _named(scene / "blur", f"{scene.name}/")
+        if beside := _sharp_beside_blur(scene):
+            sharp |= _named(beside, f"{scene.name}/")
+    if not blurred:
+        return None
+    if not sharp:
+        return [Pair(name, path, None) for name, path in blurred.items()]
+    return _match(str(folder), blurred, sharp)
+
+
+def _listed(file: Path) -> list[Pair]:
+    """One of RealBlur's list files. Names are <scene>/<blurred image>, without the folder that all images share."""
+    rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    wrong = next((row for row in rows if len(row) != 2), None)
+    if wrong is not None:
+        raise LayoutError(f"{file}: a line holds a sharp and a blurred path, not {' '.join(wrong)!r}")
+    parts = [[part for part in Path(blurred).with_suffix("").parts if part != "blur"] for _, blurred in rows]
+    while parts and min(map(len, parts)) > 2 and len({part[0] for part in parts}) == 1:
+        parts = [part[1:] for part in parts]
+    pairs = [Pair("/".join(part), file.parent / blurred, file.parent / sharp)
+             for part, (sharp, blurred) in zip(parts, rows, strict=True)]
+    missing = [str(path) for pair in pairs for path in (pair.blurred, pair.sharp) if not path.is_file()]
+    if missing:
+        raise LayoutError(f"{file}: {len(missing)} of the images it lists are not there: {_first(missing)}")
+    if len({pair.name for pair in pairs}) < len(pairs):
+        raise LayoutError(f"{file}: lists an image twice")
+    return pairs
+
+
+def _blurred_only(folder: Path) -> list[Pair] | None:
+    """Every image below the folder, unless a folder there seems to hold sharp ones."""
+    paths = list_images(folder)
+    if any(part.lower() in SHARP_NAMES for path in paths for part in Path(path).parts[:-1]):
+        return None
+    stems = [os.path.splitext(path)[0] for path in paths]
+    times = Counter(stems)
+    # photo.jpg beside photo.png: both keep their suffix in the name, so that neither's result overwrites the other's.
+    names = [path if times[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+    return [Pair(name, folder / path, None) for name, path in zip(names, paths, strict=True)]
+
+
+# Files and names
+
+
+def _key(name: str) -> str:
+    folder, slash, stem = name.rpartition("/")
+    return folder + slash + stem.removeprefix("blur_").removeprefix("gt_")
+
+
+def _last_key(name: str) -> str:
+    return _key(name.rpartition("/")[2])
+
+
+def _match(where: str, blurred: dict[str, Path], sharp: dict[str, Path], *, key: Callable[[str], str] = _key,
+           spare_sharp: bool = False) -> list[Pair]:
+    """Pairs two sets of named images by key; spare_sharp: sharp images without a blurred one are no error."""
+    blurred_of, sharp_of = _by_key(where, blurred, key), _by_key(where, sharp, key)
+    alone = [str(blurred[name]) for k, name in blurred_of.items() if k not in sharp_of]
+    spare = [] if spare_sharp else [str(sharp[name]) for k, name in sharp_of.items() if k not in blurred_of]
+    complaints = []
+    if alone:
+        complaints.append(f"{len(alone)} of {len(blurred)} blurred images have no sharp partner: {_first(alone)}")
+    if spare:
+        complaints.append(f"{len(spare)} of {len(sharp)} sharp images have no blurred partner: {_first(spare)}")
+    if complaints:
+        raise LayoutError(f"{where}: {'; '.join(complaints)}")
+    return [Pair(name, blurred[name], sharp[sharp_of[k]]) for k, name in blurred_of.items()]
+
+
+def _by_key(where: str, named: dict[str, Path], key: Callable[[str], str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for name, path in named.items():
+        other = names.setdefault(key(name), name)
+        if other != name:
+            raise LayoutError(f"{where}: {named[other]} and {path} have the same name, so pairing is ambiguous")
+    return names
+
+
+def _named(folder: Path, prefix: str = "") -> dict[str, Path]:
+    """The images below a folder by name: prefix + relative path without suffix."""
+    named: dict[str, Path] = {}
+    for path in list_images(folder):
+        name = prefix + os.path.splitext(path)[0]
+        if name in named:
+            raise LayoutError(f"{folder}: {named[name].name} and {Path(path).name} have the same name")
+        named[name] = folder / path
+    return named
+
+
+def list_images(folder: Path) -> list[str]:
+    """Relative paths, with forward slashes, of all images below a folder, sorted. Hidden files are skipped."""
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if _is_visible(name)]
+        relative = os.path.relpath(parent, folder).replace(os.sep, "/")
+        prefix = "" if relative == "." else relative + "/"
+        found += [prefix + name for name in files if _is_image(name)]
+    return sorted(found)
+
+
+def _is_visible(name: str) -> bool:
+    """Archives made on a Mac bring .DS_Store, ._name.png and __MACOSX along."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _is_image(name: str) -> bool:
+    return _is_visible(name) and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if _is_visible(entry.name) and entry.is_dir())
+
+
+def _first(items: list[str], count: int = 3) -> str:
+    return ", ".join(items[:count]) + (", …" if len(items) > count else "")
+
+
+def _contents(folder: Path, branches: int = 4, depth: int = 3) -> str:
+    """What lies in a folder, in its first subfolders, and down the first branch of each."""
+    entries = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    lines = [f"  {folder}: {_first(entries, 6) or 'nothing'}"]
+    if depth > 0:
+        lines += [_contents(child, 1, depth - 1) for child in _subfolders(folder)[:branches]]
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""Which image of which epoch goes into which batch: an endless stream of seeded permutations, cut into full batches.
+
+The stream is the concatenation of one permutation per epoch, and batch k of global size B is its positions
+[k B, (k + 1) B). So every image is seen exactly once an epoch, every batch is full (a batch may straddle two epochs),
+and a global batch holds the same samples however it is split over processes and accumulation steps. A resumed run
+starts at any iteration without replaying the ones before. The workers never stop at an epoch's end, where restarting
+them and refilling their queues would starve the GPU.
+"""
+from collections.abc import Iterator
+
+import numpy as np
+
+Key = tuple[int, int]  # epoch, index of the image
+
+
+class BatchStream:
+    """Yields lists of (epoch, index) keys: a DataLoader's batch_sampler.
+
+    For each iteration k from start_iteration to stop_iteration - 1 there are `accumulate` lists of
+    b = batch_size / (world_size * accumulate) keys; list a of rank r is positions k B + (a world_size + r) b onwards.
+
+    batch_size: global, over all ranks and accumulation steps.
+    Raises: ValueError for a batch size that cannot be split evenly, and for numbers out of range.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, start_iteration: int, stop_iteration: int,
+                 rank: int = 0, world_size: int = 1, accumulate: int = 1) -> None:
+        share = world_size * accumulate
+        if num_images < 1 or batch_size < 1 or accumulate < 1 or not 0 <= rank < world_size:
+            raise ValueError(f"impossible stream: {num_images} images, batch size {batch_size}, "
+                             f"rank {rank} of {world_size}, accumulation {accumulate}")
+        if batch_size % share:
+            below = batch_size // share * share
+            fitting = f"{below} or {below + share}" if below else str(share)
+            raise ValueError(f"batch size {batch_size} does not split over {world_size} processes x {accumulate} "
+                             f"accumulation steps; {fitting} does")
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.start_iteration, self.stop_iteration = start_iteration, stop_iteration
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        self.micro_batch_size = batch_size // share
+
+    def __len__(self) -> int:
+        return max(0, self.stop_iteration - self.start_iteration) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        orders: dict[int, np.ndarray] = {}
+        for iteration in range(self.start_iteration, self.stop_iteration):
+            for step in range(self.accumulate):
+                part = step * self.world_size + self.rank
+                begin = iteration * self.batch_size + part * self.micro_batch_size
+                yield [self._key(position, orders) for position in range(begin, begin + self.micro_batch_size)]
+
+    def _key(self, position: int, orders: dict[int, np.ndarray]) -> Key:
+        epoch, place = divmod(position, self.num_images)
+        if epoch not in orders:
+            for passed in [other for other in orders if other < epoch]:
+                del orders[passed]
+            orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+        return epoch, int(orders[epoch][place])
+
+
+def epoch_of(iteration: int, num_images: int, batch_size: int) -> int:
+    """The epoch, from 0, that an iteration's first sample belongs to."""
+    return iteration * batch_size // num_images
+
+
+def iterations_for(epochs: int, num_images: int, batch_size: int) -> int:
+    """The fewest iterations that show every image `epochs` times."""
+    return -(-epochs * num_images // batch_size)

@@ -1,0 +1,271 @@
+"""Makes pairs of blurred and sharp images, in GoPro's layout, from sharp photographs or from a fast video.
+
+    python -m datasets.synthesize PHOTOS OUT --pairs_per_photo 8 --size 256     random camera shake over photographs
+    python -m datasets.synthesize VIDEO OUT                                     averages of 7 to 13 neighbouring frames
+    python -m datasets.synthesize FRAMES OUT --frames                           the same, frames as images in a folder
+
+OUT/{train,test}/<photograph or clip>/{blur,sharp}/NNNNNN.png. Whole photographs and clips are held out for test. OUT
+appears when everything is made; the same seed makes the same files with any number of workers.
+
+From photographs the scene is still and flat and the camera moves with six degrees of freedom (see trajectory.py); many
+warped frames are averaged in linear light and get shot and read noise. From a video frames are averaged as GoPro's
+authors did (Nah et al., CVPR 2017), the centre frame being the sharp image; --gamma 1 averages the frames as they are
+(GoPro's `blur`), 2.2 in linear light (its `blur_gamma`).
+"""
+import argparse
+import os
+import shutil
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
+from datasets.images import ImageError, read_rgb, read_size, write_png
+from datasets.layouts import list_images
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+LINEAR_LIGHT = 2.2
+
+
+def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pairs_per_photo: int = 8, size: int = 256,
+                      strength: float = 12.0, noise: float = 1.0, gamma: float = LINEAR_LIGHT, test_every: int = 5,
+                      test_photos: Sequence[str] | None = None, seed: int = 0, workers: int | None = None,
+                      progress: bool = False) -> dict[str, int]:
+    """Makes pairs from a folder of sharp photographs by random camera shake.
+
+    out: a folder that does not exist yet or is empty.
+    size: height and width of the images. strength: mean blur length in pixels. noise: standard deviation of the sensor
+        noise in 8-bit levels at mid-grey. gamma: tone curve; frames are averaged as value ** gamma.
+    test_every: every Nth photograph is held out for test (0: none); test_photos: these instead, by name.
+    workers: threads, None for one a core.
+    Returns: {"train": pairs, "test": pairs}.
+    Raises: ImageError for a photograph that is unreadable or smaller than size; ValueError for impossible numbers and
+        unknown names; FileExistsError where out holds something.
+    """
+    if pairs_per_photo < 1 or size < 8 or strength < 0 or noise < 0 or gamma <= 0:
+        raise ValueError("pairs_per_photo >= 1, size >= 8, strength >= 0, noise >= 0 and gamma > 0 are needed")
+    photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
+    if not photos:
+        raise ImageError(f"{source}: holds no photographs")
+    for path in photos.values():
+        if min(read_size(path)) < size:
+            raise ImageError(f"{path}: smaller than the {size}x{size} crop; choose a smaller size or leave it out")
+    splits = _held_out(list(photos), test_every, test_photos)
+
+    def make(name: str, folder: Path) -> Iterator[None]:
+        photo = linear_photo(read_rgb(photos[name]), size, gamma)
+        for index in range(pairs_per_photo):
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
+            blurred, sharp = shaken_pair(photo, size, strength, rng)
+            blurred = add_noise(blurred, noise, gamma, rng)
+            _write_pair(folder, index + 1, to_8_bit(blurred, gamma), to_8_bit(sharp, gamma))
+            yield
+
+    return _make_all(make, splits, Path(out), workers, progress, len(photos) * pairs_per_photo)
+
+
+def synthesize_frames(source: str | os.PathLike, out: str | os.PathLike, *, fewest: int = 7, most: int = 13,
+                      gamma: float = 1.0, test_every: int = 5, test_photos: Sequence[str] | None = None, seed: int = 0,
+                      workers: int | None = None, progress: bool = False) -> dict[str, int]:
+    """Makes pairs from high-frame-rate video: averages of neighbouring frames, the centre frame being the sharp image.
+
+    source: a video file, a folder of frames (in the order of their names), or a folder of several of either.
+    fewest, most: a random odd number of frames in this range makes one blurred image; no frame is used twice.
+    The rest as in synthesize_photos, clips in the place of photographs.
+    Raises: ImageError for a clip that is unreadable or has fewer frames than an average needs.
+    """
+    counts = [count for count in range(fewest, most + 1) if count % 2]
+    if fewest < 3 or not counts or gamma <= 0:
+        raise ValueError(f"3 <= fewest <= most with an odd number between and gamma > 0 are needed, "
+                         f"not {fewest}, {most}, {gamma}")
+    clips = _clips(Path(source))
+    splits = _held_out(list(clips), test_every, test_photos)
+
+    def make(name: str, folder: Path) -> Iterator[None]:
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        frames = _read_frames(clips[name])
+        begin, window = 0, []
+        count = rng.choice(counts)
+        for frame in frames:
+            window.append(frame)
+            if len(window) == count:
+                _write_pair(folder, begin + count // 2, average(window, gamma), window[count // 2])
+                begin, window, count = begin + count, [], rng.choice(counts)
+                yield
+        if begin == 0:
+            raise ImageError(f"{clips[name]}: {len(window)} frames, fewer than the {count} of an average")
+
+    return _make_all(make, splits, Path(out), workers, progress, None)
+
+
+def _write_pair(folder: Path, number: int, blurred: np.ndarray, sharp: np.ndarray) -> None:
+    write_png(folder / "blur" / f"{number:06d}.png", blurred)
+    write_png(folder / "sharp" / f"{number:06d}.png", sharp)
+
+
+# All pairs
+
+
+def _make_all(make: Callable[[str, Path], Iterator[None]], splits: dict[str, str], out: Path, workers: int | None,
+              progress: bool, total: int | None) -> dict[str, int]:
+    """Runs make(name, folder) for every scene in threads: NumPy and OpenCV release the lock. Counts pairs."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # One thread a worker; OpenCV's own would compete.
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    try:
+        with (_new_folder(out) as folder,
+              tqdm(desc="Making pairs", total=total, unit="pair", disable=not progress) as bar):
+
+            def run(name: str) -> int:
+                pairs = 0
+                for _ in make(name, folder / splits[name] / name):
+                    pairs += 1
+                    bar.update()
+                return pairs
+
+            made = dict(zip(splits, pool.map(run, splits), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
+    return {split: sum(pairs for name, pairs in made.items() if splits[name] == split) for split in ("train", "test")}
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that gets its name when it is complete. Raises FileExistsError where the name holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: already holds something; choose another folder or remove it first")
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _held_out(names: list[str], test_every: int, test_photos: Sequence[str] | None) -> dict[str, str]:
+    """The split of each photograph or clip."""
+    if test_photos is None:
+        return {name: "test" if test_every and (place + 1) % test_every == 0 else "train"
+                for place, name in enumerate(names)}
+    unknown = sorted(set(test_photos) - set(names))
+    if unknown:
+        raise ValueError(f"held out, but not there: {', '.join(unknown)}; there are {', '.join(names[:20])}")
+    return {name: "test" if name in test_photos else "train" for name in names}
+
+
+def _scene_names(paths: Sequence[str]) -> dict[str, str]:
+    """Relative paths by scene name: without suffix unless two would be alike, subfolders joined by a dash."""
+    stems = [os.path.splitext(path)[0] for path in paths]
+    times = Counter(stems)
+    return {(path if times[stem] > 1 else stem).replace("/", "-"): path
+            for path, stem in zip(paths, stems, strict=True)}
+
+
+def _folder(source: str | os.PathLike) -> Path:
+    if not Path(source).is_dir():
+        raise ImageError(f"{source}: no such folder")
+    return Path(source)
+
+
+# Clips
+
+
+def _clips(source: Path) -> dict[str, Path]:
+    """Clips by name: the source itself, or what lies in it."""
+    if source.is_file():
+        return {source.stem: source}
+    inside = sorted(_folder(source).iterdir())
+    clips = {path.stem: path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES}
+    clips |= {path.name: path for path in inside if path.is_dir() and list_images(path)}
+    if not clips and list_images(source):
+        return {source.resolve().name: source}
+    if not clips:
+        raise ImageError(f"{source}: holds neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames")
+    return clips
+
+
+def _read_frames(clip: Path) -> Iterator[np.ndarray]:
+    """The frames of a video file or of a folder of images, uint8 (H, W, 3) RGB."""
+    if clip.is_dir():
+        shape = None
+        for path in list_images(clip):
+            frame = read_rgb(clip / path)
+            if frame.shape != (shape or frame.shape):
+                raise ImageError(f"{clip / path}: {frame.shape} differs from the frames before it, {shape}")
+            shape = frame.shape
+            yield frame
+        return
+    video = cv2.VideoCapture(str(clip))
+    try:
+        if not video.isOpened():
+            raise ImageError(f"{clip}: cannot be opened as a video")
+        while True:
+            more, frame = video.read()
+            if not more:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        video.release()
+
+
+# Command line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 where the source cannot be used."""
+    options = vars(_parser().parse_args(arguments))
+    source, out, frames = options.pop("source"), options.pop("out"), options.pop("frames")
+    frames = frames or source.is_file()
+    misplaced = set(options) & ({"pairs_per_photo", "size", "strength", "noise"} if frames else {"fewest", "most"})
+    if misplaced:
+        _parser().error(f"--{misplaced.pop()} is for {'photographs' if frames else 'frames (see --frames)'}")
+    try:
+        counts = (synthesize_frames if frames else synthesize_photos)(source, out, progress=True, **options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{out}: {counts['train']} pairs for train, {counts['test']} for test")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Options that are not given are left out, so that each way of making pairs keeps its own defaults."""
+    parser = argparse.ArgumentParser("python -m datasets.synthesize", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     argument_default=argparse.SUPPRESS)
+    parser.add_argument("source", type=Path, help="folder of photographs, video file, or folder of frames or clips")
+    parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
+    parser.add_argument("--frames", action="store_true", default=False, help="the source is video: average its frames")
+    parser.add_argument("--gamma", type=float,
+                        help="average value ** gamma; default 2.2 (linear light) for photographs, 1 for frames")
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument("--test_every", type=int, metavar="N",
+                      help="hold out every Nth photograph or clip; default 5, 0: none")
+    held.add_argument("--test_photos", nargs="+", metavar="NAME", help="hold out these, names without suffix")
+    parser.add_argument("--seed", type=int, help="default 0")
+    parser.add_argument("--workers", type=int, help="threads; default one a core")
+    photos = parser.add_argument_group("photographs")
+    photos.add_argument("--pairs_per_photo", type=int, help="default 8")
+    photos.add_argument("--size", type=int, help="height and width of the images; default 256")
+    photos.add_argument("--strength", type=float, help="mean blur length in pixels; default 12")
+    photos.add_argument("--noise", type=float, help="sensor noise, 8-bit levels at mid-grey; default 1")
+    frames = parser.add_argument_group("frames")
+    frames.add_argument("--fewest", type=int, help="fewest frames averaged; default 7")
+    frames.add_argument("--most", type=int, help="most frames averaged; default 13")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

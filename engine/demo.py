@@ -1,0 +1,75 @@
+"""``make demo``: the whole job in miniature, from sharp photographs to a table and a picture.
+
+Blur is synthesised over the shipped photographs; a small network is trained in both stages on most of them; the others,
+never trained on, are restored and scored. Everything lies in results/demo/.
+"""
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from datasets.images import read_rgb
+from datasets.layouts import find_pairs
+from datasets.synthesize import synthesize_photos
+
+from .config import results_dir
+from .picture import Example, save_comparison
+from .predictor import PredictSpec, predict
+
+JOB = "demo"
+FOLDER = results_dir(JOB)
+HELD_OUT = ("astronaut", "bridge", "citrus", "pagoda")
+SPEC = PredictSpec(name="held-out photographs", folder=str(FOLDER / "data"), images="images", weights="final")
+
+
+def main() -> None:
+    started = time.perf_counter()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+    say("1/4  blur the shipped photographs by random camera shake")
+    counts = synthesize_photos(Path("datasets") / "samples", FOLDER / "data", pairs_per_photo=12, size=256, strength=5,
+                               test_photos=HELD_OUT, progress=True)
+    print(f"{counts['train']} pairs to train on; {counts['test']} held out, of {', '.join(HELD_OUT)}")
+
+    for stage in (1, 2):
+        say(f"{1 + stage}/4  train stage {stage}")
+        run(f"train_XYScanNet_stage{stage}.py", "--job_name", JOB)
+
+    say("4/4  restore and score the held-out photographs")
+    predict(SPEC, ["--job_name", JOB])
+
+    picture = draw()
+    results = json.loads((FOLDER / "images.json").read_text())["results"]
+    gain = results["psnr"] - results["blurred_psnr"]
+    print(f"\nblurred {results['blurred_psnr']:.2f} dB -> restored {results['psnr']:.2f} dB: {gain:+.2f} dB over "
+          f"{results['images_scored']} images never trained on, {time.perf_counter() - started:.0f} s in all")
+    print(picture)
+
+
+def say(what: str) -> None:
+    print(f"\n{what}", flush=True)
+
+
+def run(script: str, *arguments: str) -> None:
+    """Run one of the repository's scripts as a user would, showing the command."""
+    print(f"$ python {' '.join((script, *arguments))}", flush=True)
+    done = subprocess.run([sys.executable, script, *arguments])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def draw() -> Path:
+    """Blurred, restored and sharp, of the first pair of each held-out photograph."""
+    pairs = find_pairs(FOLDER / "data", "test")
+    first = {pair.name.split("/")[0]: pair for pair in reversed(pairs)}
+    examples = [Example(name, read_rgb(pair.blurred), read_rgb(FOLDER / "images" / f"{pair.name}.png"),
+                        read_rgb(pair.sharp)) for name, pair in sorted(first.items())]
+    picture = FOLDER / "comparison.png"
+    save_comparison(examples, picture)
+    return picture
+
+
+if __name__ == "__main__":
+    main()

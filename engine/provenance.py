@@ -1,0 +1,26 @@
+"""What made a result: the versions of the code and of the libraries under it."""
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def git_hash() -> str | None:
+    """The commit of this code, ending in -dirty where files differ from it; None outside a git repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+            "opencv": cv2.__version__}

@@ -1,0 +1,161 @@
+"""The scores of a folder of restored images, row by row as they are made, and the record of what made them.
+
+    results/J/images/        the restored images
+    results/J/images.csv     one row an image, sorted by name
+    results/J/images.json    the record: weights, precision, tiles, versions; at the end the means
+    results/J/images.csv.0   rows of rank 0 that are not in the table yet; only a stopped run leaves it behind
+
+A row is written after its image, so what has both is done, and a stopped run goes on from there.
+"""
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from .config import ConfigError
+
+
+class ScoreSheetError(ConfigError):
+    """The folder holds results made in another way, or a file beside it is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image's scores on its saved 8-bit values, PSNR in dB; None without a sharp image."""
+
+    name: str
+    psnr: float | None
+    ssim_matlab_rgb: float | None
+    ssim_per_channel: float | None
+    blurred_psnr: float | None
+    seconds: float  # the network's, see Restorer.restore
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+class ScoreSheet:
+    """The table and the record beside a folder of restored images.
+
+    Args:
+        images: the folder of restored images; need not exist yet.
+        rank: this process's place among those that share the images; each keeps its new rows in a file of its own.
+    """
+
+    def __init__(self, images: Path, rank: int = 0):
+        self.images = images
+        self.table, self.record = Path(f"{images}.csv"), Path(f"{images}.json")
+        self.journal = Path(f"{images}.csv.{rank}")
+        self._lock = threading.Lock()
+
+    def image(self, name: str) -> Path:
+        """Where the restored image of that name lies."""
+        return self.images / f"{name}.png"
+
+    def begin(self, record: dict[str, object], decisive: Iterable[str], overwrite: bool) -> None:
+        """Makes ready for the run that `record` describes; one process calls it, before the others read or write.
+
+        Raises ScoreSheetError where the folder holds results whose record differs in one of the `decisive` entries, or
+        images without a record. With `overwrite` the earlier results are removed instead.
+        """
+        self.table.parent.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            self._remove_results()
+        elif self.record.is_file():
+            before = self._read_record()
+            differing = [key for key in decisive if before.get(key) != record[key]]
+            if differing:
+                changes = "".join(f"    {key}: {before.get(key)} then, {record[key]} now\n" for key in differing)
+                raise ScoreSheetError(f"{self.images} holds results made in another way (so says {self.record}):\n"
+                                      f"{changes}Use --overwrite to redo them, or another --output to keep them")
+        elif any(self.images.glob("**/*.png")):
+            raise ScoreSheetError(f"{self.images} holds images, but there is no {self.record} to say what made them. "
+                                  "Use --overwrite to write over them, or another --output")
+        _write(self.record, json.dumps(record, indent=2) + "\n")
+        self.merge()
+
+    def append(self, row: Row) -> None:
+        """Adds a row to this process's journal, in one piece; from any thread."""
+        with self._lock, self.journal.open("a", newline="", encoding="utf-8") as file:
+            file.write(_line(astuple(row)))
+
+    def merge(self) -> None:
+        """Brings the new rows of all processes into the table; one process calls it, while none appends."""
+        journals = self._journals()
+        rows = self.rows() | {row.name: row for journal in journals for row in _read_rows(journal)}
+        _write(self.table, _line(COLUMNS) + "".join(_line(astuple(rows[name])) for name in sorted(rows)))
+        for journal in journals:
+            journal.unlink()
+
+    def rows(self) -> dict[str, Row]:
+        """The table's rows by name."""
+        return {row.name: row for row in _read_rows(self.table)} if self.table.is_file() else {}
+
+    def done(self) -> set[str]:
+        """The names that have a row in the table and an image."""
+        return {name for name in self.rows() if self.image(name).is_file()}
+
+    def conclude(self, results: dict[str, object]) -> None:
+        """Adds the run's results to its record."""
+        _write(self.record, json.dumps(self._read_record() | {"results": results}, indent=2) + "\n")
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.table.parent.glob(f"{self.table.name}.[0-9]*"))
+
+    def _read_record(self) -> dict[str, object]:
+        try:
+            return dict(json.loads(self.record.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, TypeError, ValueError) as error:
+            raise ScoreSheetError(f"{self.record}: not a record of a prediction ({error}). Use --overwrite to redo the "
+                                  "images, or another --output") from error
+
+    def _remove_results(self) -> None:
+        """Removes the images that the table and the journals name, damaged rows' too, and then these files."""
+        for table in [self.table, *self._journals()]:
+            if table.is_file():
+                for line in _whole_lines(table):
+                    self.image(line[0]).unlink(missing_ok=True)
+                table.unlink()
+        self.record.unlink(missing_ok=True)
+
+
+def _line(values: Iterable[str | float | None]) -> str:
+    """One line of CSV; numbers to six digits after the point."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(
+        f"{value:.6f}" if isinstance(value, float) else value for value in values)
+    return text.getvalue()
+
+
+def _read_rows(path: Path) -> list[Row]:
+    """The rows of a table or a journal. Raises ScoreSheetError, with file and line, for what is no row."""
+    rows = []
+    for line in _whole_lines(path):
+        try:
+            name, *scores, seconds = line
+            psnr, volume, per_channel, blurred = (float(score) if score else None for score in scores)
+            rows.append(Row(name, psnr, volume, per_channel, blurred, float(seconds)))
+        except ValueError as error:
+            raise ScoreSheetError(f"{path}: {','.join(line)!r} is no row of {', '.join(COLUMNS)}; "
+                                  "use --overwrite to redo the images, or another --output") from error
+    return rows
+
+
+def _whole_lines(path: Path) -> list[list[str]]:
+    """The fields of each line but the header and a last one that a kill cut short."""
+    text = path.read_text(encoding="utf-8")
+    lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
+    return [line for line in lines if line and tuple(line) != COLUMNS]
+
+
+def _write(path: Path, text: str) -> None:
+    """Wholly or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, path)

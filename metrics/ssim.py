@@ -1,0 +1,110 @@
+"""Structural similarity as MATLAB computes it (Wang et al., IEEE TIP 2004; the paper's Tables 1 and 2 used MATLAB).
+
+MATLAB's ssim(A, ref) takes an H x W x 3 array for a volume: its window is an 11 x 11 x 11 Gaussian, which smooths
+across the colours as well. That is `ssim_matlab_rgb`, the paper's "SSIM"; `ssim_per_channel` treats each colour as an
+image of its own, as most Python code does, and is lower. Settings are MATLAB's defaults: sigma 1.5, replicated borders,
+K = (0.01, 0.03), peak 255, population variances, mean over the whole map, double precision.
+https://www.mathworks.com/help/images/ref/ssim.html
+"""
+from __future__ import annotations
+
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+
+from .checks import check_rgb_pair, to_levels
+
+Values = TypeVar("Values", np.ndarray, torch.Tensor)
+
+RADIUS = 5
+C1 = (0.01 * 255.0) ** 2
+C2 = (0.03 * 255.0) ** 2
+BAND = 64  # rows computed at a time: they stay in the processor's cache, and memory does not grow with the image
+
+
+def _gaussian() -> np.ndarray:
+    """The 11 taps of the Gaussian window along one axis, summing to 1."""
+    taps = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / 1.5) ** 2)
+    return taps / taps.sum()
+
+
+def _across_colours() -> np.ndarray:
+    """The same window along the axis of three colours with replicated borders: a 3 x 3 matrix (out, in)."""
+    matrix = np.zeros((3, 3))
+    for out in range(3):
+        for offset, tap in zip(range(-RADIUS, RADIUS + 1), _gaussian(), strict=True):
+            matrix[out, min(max(out + offset, 0), 2)] += tap
+    return matrix
+
+
+TAPS = _gaussian()
+ACROSS_COLOURS = _across_colours()
+
+
+def ssim_matlab_rgb(restored: np.ndarray, sharp: np.ndarray) -> float:
+    """MATLAB's ssim of two uint8 RGB images (H, W, 3) taken as volumes: the paper's SSIM. 1 for equal images.
+
+    Raises ValueError for another dtype or shape, or for two different shapes.
+    """
+    return _mean_ssim(restored, sharp, volume=True)
+
+
+def ssim_per_channel(restored: np.ndarray, sharp: np.ndarray) -> float:
+    """MATLAB's ssim of each colour of two uint8 RGB images (H, W, 3), averaged: not the paper's. 1 for equal images.
+
+    Raises ValueError for another dtype or shape, or for two different shapes.
+    """
+    return _mean_ssim(restored, sharp, volume=False)
+
+
+def _mean_ssim(restored: np.ndarray, sharp: np.ndarray, volume: bool) -> float:
+    check_rgb_pair(restored, sharp)
+    height = restored.shape[0]
+    total = 0.0
+    for top in range(0, height, BAND):
+        # The band's neighbours, as far as the window reaches, go with it; where the image ends, the filter replicates.
+        bottom = min(top + BAND, height)
+        first, last = max(top - RADIUS, 0), min(bottom + RADIUS, height)
+        ssim_map = _ssim_map(restored[first:last].astype(np.float64), sharp[first:last].astype(np.float64), volume)
+        total += float(ssim_map[top - first : bottom - first].sum())
+    return total / restored.size
+
+
+def _ssim_map(x: np.ndarray, y: np.ndarray, volume: bool) -> np.ndarray:
+    """The similarity of every value of two float64 images (H, W, 3)."""
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        values = cv2.sepFilter2D(values, cv2.CV_64F, TAPS, TAPS, borderType=cv2.BORDER_REPLICATE)
+        return cv2.transform(values, ACROSS_COLOURS) if volume else values
+
+    # Only the sum of the two variances enters the formula, so their squares share one filtering.
+    return _similarity(smooth(x), smooth(y), smooth(x * x + y * y), smooth(x * y))
+
+
+def _similarity(mean_x: Values, mean_y: Values, mean_square: Values, mean_product: Values) -> Values:
+    """The formula, from the local means of x, y, x^2 + y^2 and x y, all of one shape."""
+    means_squared, means_product = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
+    numerator = (2 * means_product + C1) * (2 * (mean_product - means_product) + C2)
+    return numerator / ((means_squared + C1) * (mean_square - means_squared + C2))
+
+
+def ssim_matlab_rgb_torch(restored: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:
+    """`ssim_matlab_rgb` of each image of two batches (B, 3, H, W), floating in [0, 1] or uint8: shape (B,), float64.
+
+    On any device that knows float64. Raises ValueError for another shape or range.
+    """
+    x, y = to_levels(restored, sharp)
+    ssim_map = _similarity(_smooth_torch(x), _smooth_torch(y), _smooth_torch(x * x + y * y), _smooth_torch(x * y))
+    return ssim_map.mean(dim=(1, 2, 3))
+
+
+def _smooth_torch(images: torch.Tensor) -> torch.Tensor:
+    """The volumetric window over a batch (B, 3, H, W)."""
+    height, width = images.shape[2:]
+    padded = torch.nn.functional.pad(images, (RADIUS, RADIUS, RADIUS, RADIUS), mode="replicate")
+    # Sums of shifted images, for convolutions in double precision are slow on many devices and inexact under TF32.
+    rows = sum(float(tap) * padded[:, :, k : k + height] for k, tap in enumerate(TAPS))
+    smooth = sum(float(tap) * rows[:, :, :, k : k + width] for k, tap in enumerate(TAPS))
+    return torch.einsum("oc,bchw->bohw", images.new_tensor(ACROSS_COLOURS), smooth)

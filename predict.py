@@ -1,0 +1,39 @@
+"""Restore one's own photographs; no data set is needed.
+
+    python predict.py photograph.jpg
+    python predict.py holiday/ --output holiday_sharp/
+
+A result lies under its photograph's relative path, as PNG, in restored/ unless --output says otherwise. 16 bits, grey,
+transparency, colour profile and EXIF are kept. The weights are those of --job_name, or the file given with --weights.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from engine import distributed
+from engine.console import readable_errors
+from engine.photograph import find_photographs, restore_photographs
+from engine.restorer import Restorer, add_flags, check_flags, find_weights
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--output", type=Path, default=Path("restored"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--job_name", default="xyscannetp_gopro",
+                        help="whose best_ stage-2 weights to use (default %(default)s)")
+    add_flags(parser)
+    arguments = parser.parse_args()
+    check_flags(parser, arguments)
+
+    with readable_errors():
+        photographs = find_photographs(arguments.input, arguments.output)
+        weights = find_weights(arguments.weights, arguments.job_name, "best")
+        restorer = Restorer(weights, arguments.job_name, distributed.device(arguments.device), arguments.precision,
+                            arguments.tile, arguments.overlap)
+        failed = restore_photographs(restorer, photographs, arguments.overwrite)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Images read and written: against Pillow as the oracle, and damaged files of each kind."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.images import IMAGE_SUFFIXES, ImageError, read_rgb, read_size, write_png
+from tests.datasets.conftest import textured
+
+
+def pillow_saved(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_reads_what_pillow_reads(tmp_path: Path, suffix: str) -> None:
+    path = pillow_saved(tmp_path / f"a{suffix}", Image.fromarray(textured(21, 34, 0)))
+    expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    image = read_rgb(path)
+    assert image.dtype == np.uint8
+    assert np.abs(image - expected).max() <= (3 if suffix in (".jpg", ".jpeg", ".webp") else 0)
+    assert read_size(path) == (21, 34)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_other_modes_become_8_bit_rgb(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        values = np.arange(6 * 5, dtype=np.uint16).reshape(6, 5) * 2000
+        path = pillow_saved(tmp_path / "a.png", Image.fromarray(values))
+        expected = np.repeat((values >> 8)[..., None], 3, axis=2)
+    else:
+        source = Image.fromarray(textured(6, 5, 1)).convert(mode)
+        path = pillow_saved(tmp_path / "a.png", source)
+        expected = np.asarray(source.convert("RGB"))
+    assert np.abs(read_rgb(path).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_size_agrees_with_pixels_where_exif_turns_them(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = pillow_saved(tmp_path / f"a{suffix}", Image.fromarray(textured(20, 30, 2)), exif=exif)
+    assert read_size(path) == read_rgb(path).shape[:2]
+
+
+@pytest.mark.parametrize("lost", [1, 12, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_truncated_file_is_named(tmp_path: Path, suffix: str, lost: float) -> None:
+    """A copy that stopped. A TIFF's last bytes may be its directory, whose loss only the decoder is sure to see."""
+    path = pillow_saved(tmp_path / f"a{suffix}", Image.fromarray(textured(64, 64, 3)))
+    data = path.read_bytes()
+    path.write_bytes(data[:len(data) - (int(len(data) * lost) if lost < 1 else int(lost))])
+    if not (suffix in (".tif", ".tiff") and lost >= 1):
+        with pytest.raises(ImageError, match="a" + suffix):
+            read_size(path)
+    with pytest.raises(ImageError, match="a" + suffix):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all"])
+def test_empty_and_alien_files_are_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.png"
+    path.write_bytes(content)
+    for read in (read_rgb, read_size):
+        with pytest.raises(ImageError, match="odd.png"):
+            read(path)
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    for read in (read_rgb, read_size):
+        with pytest.raises(ImageError, match="gone.png.*No such file"):
+            read(tmp_path / "gone.png")
+        with pytest.raises(ImageError, match=tmp_path.name):
+            read(tmp_path)
+
+
+def test_jpeg_with_data_after_its_end_is_whole(tmp_path: Path) -> None:
+    """Phones append videos to their photographs."""
+    path = pillow_saved(tmp_path / "motion.jpg", Image.fromarray(textured(16, 24, 4)))
+    path.write_bytes(path.read_bytes() + bytes(10_000))
+    assert read_size(path) == (16, 24) == read_rgb(path).shape[:2]
+
+
+def test_png_survives_the_round_trip(tmp_path: Path) -> None:
+    image = textured(11, 13, 5)
+    write_png(tmp_path / "new" / "folder" / "a.png", image)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "folder" / "a.png")), image)
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["a.png"]
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    old, new = textured(4, 4, 6), textured(4, 4, 7)
+    write_png(path, old)
+
+    def full(self: Path, data: bytes) -> None:
+        with open(self, "wb") as file:
+            file.write(bytes(data)[:10])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_png(path, new)
+    assert np.array_equal(read_rgb(path), old)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)])
+def test_only_8_bit_rgb_is_written(tmp_path: Path, wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a.png.*uint8"):
+        write_png(tmp_path / "a.png", wrong)

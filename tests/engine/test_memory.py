@@ -1,0 +1,46 @@
+"""What is free, what is used, what is needed."""
+import pytest
+import torch
+
+from engine.memory import bytes_per_pixel, free_memory, is_out_of_memory, largest_tile, peak_memory
+
+CPU = torch.device("cpu")
+
+
+def test_bytes_per_pixel_of_known_networks():
+    def lean(images):  # one map of 100 channels at a time, and the result
+        for _ in range(3):
+            torch.empty(1, 100, *images.shape[-2:])
+        return torch.empty_like(images)
+
+    def greedy(images):  # three at once
+        return [torch.empty(1, 100, *images.shape[-2:]) for _ in range(3)]
+
+    assert bytes_per_pixel(lean, CPU) == pytest.approx(400, rel=0.02)
+    assert bytes_per_pixel(greedy, CPU) == pytest.approx(1200, rel=0.02)
+
+
+def test_largest_tile_keeps_a_margin():
+    tile = largest_tile(per_pixel=1000, free=10**9)
+    assert tile % 8 == 0 and 0.7 * 10**9 < tile**2 * 1000 <= 0.8 * 10**9
+    assert largest_tile(per_pixel=1000, free=1000) == 0
+
+
+def test_what_counts_as_out_of_memory():
+    try:
+        torch.empty(2**60, dtype=torch.uint8)
+    except RuntimeError as error:
+        assert is_out_of_memory(error)  # what PyTorch's own allocator says
+    else:
+        pytest.fail("2^60 bytes were allocated")
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("size mismatch"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_memory_of_this_process():
+    before = peak_memory(CPU)
+    block = torch.ones(32 * 2**20)
+    assert peak_memory(CPU) >= before and peak_memory(CPU) > block.nbytes
+    assert 0 < free_memory(CPU) < 2**50

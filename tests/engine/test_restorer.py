@@ -1,0 +1,166 @@
+"""Images of any size through a network: padding, tiles, precision, levels, and what happens without memory."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from engine import restorer as restorer_module
+from engine.memory import OutOfMemory
+from engine.restorer import MissingWeights, Restorer, find_weights, from_levels, pad_by_reflection, to_levels
+from models import XYScanNet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), path)
+    return path
+
+
+def images_of(height: int, width: int, count: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) - 0.5
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (2, 3), (5, 16), (8, 8), (21, 30)])
+def test_padding_reflects_as_numpy_does(height, width):
+    image = images_of(height, width)
+    padded = pad_by_reflection(image)
+    widths = ((0, 0), (0, 0), (0, -height % 8), (0, -width % 8))
+    assert np.array_equal(padded.numpy(), np.pad(image.numpy(), widths, mode="reflect"))
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (3, 5), (7, 8), (9, 17), (24, 40)])
+def test_any_size_comes_back_in_its_size(weights, height, width):
+    restored, seconds = Restorer(weights, "none", CPU).restore(images_of(height, width))
+    assert restored.shape == (1, 3, height, width) and restored.abs().max() <= 0.5 and seconds > 0
+
+
+def test_equals_the_network_on_the_padded_image(weights):
+    restorer, image = Restorer(weights, "none", CPU), images_of(21, 30)
+    with torch.no_grad():
+        expected = restorer.network(F.pad(image, (0, 2, 0, 3), mode="reflect"))[..., :21, :30].clamp(-0.5, 0.5)
+    assert torch.allclose(restorer.restore(image)[0], expected, atol=1e-6)
+
+
+def test_tiles_that_cover_the_image_change_nothing(weights):
+    image = images_of(21, 30)
+    whole, _ = Restorer(weights, "none", CPU).restore(image)
+    assert torch.equal(Restorer(weights, "none", CPU, tile=32, overlap=8).restore(image)[0], whole)
+    tiled, _ = Restorer(weights, "none", CPU, tile=16, overlap=8).restore(image)
+    assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
+
+
+def test_bf16_is_near_fp32_and_not_the_same(weights):
+    image = images_of(16, 24)
+    whole, _ = Restorer(weights, "none", CPU).restore(image)
+    half, _ = Restorer(weights, "none", CPU, precision="bf16").restore(image)
+    assert half.dtype == torch.float32
+    assert 0 < (half - whole).abs().max() < 0.05
+
+
+def test_levels_there_and_back():
+    every = np.arange(65536, dtype=np.uint16).reshape(64, 1024, 1).repeat(3, axis=2)
+    for image in (every, (every // 256).astype(np.uint8)):
+        tensor = from_levels([image, image])
+        assert tensor.shape == (2, 3, 64, 1024) and tensor.min() == -0.5 and tensor.max() == 0.5
+        assert np.array_equal(to_levels(tensor, image.dtype.type)[1], image)
+
+
+def test_levels_are_clamped_and_rounded_to_the_nearest():
+    values = torch.tensor([-9.0, -0.5, 0.4 / 255 - 0.5, 0.6 / 255 - 0.5, 254.6 / 255 - 0.5, 0.5, 9.0])
+    levels = to_levels(values.view(1, 1, 1, -1).expand(1, 3, 1, -1))
+    assert levels[0, 0, :, 0].tolist() == [0, 0, 0, 1, 255, 255, 255]
+
+
+def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingWeights, match="results/j/models holds no weights"):
+        find_weights(None, "j", "best")
+    models = tmp_path / "results" / "j" / "models"
+    models.mkdir(parents=True)
+    (models / "final_XYScanNet_stage2.pth").touch()
+    with pytest.raises(MissingWeights) as error:
+        find_weights(None, "j", "best")
+    for part in ("results/j/models/best_XYScanNet_stage2.pth", "holds final_XYScanNet_stage2.pth", "--weights FILE",
+                 "train_XYScanNet_stage2.py --job_name j"):
+        assert part in str(error.value)
+    with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
+        find_weights(tmp_path / "other.pth", "j", "best")
+    assert str(find_weights(None, "j", "final")) == "results/j/models/final_XYScanNet_stage2.pth"
+
+
+def out_of_memory_above(pixels: int):
+    """A network that keeps 1000 bytes a pixel and fails as PyTorch's allocator does above `pixels`."""
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-2] * images.shape[-1] > pixels:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you "
+                               "tried to allocate 123 bytes")
+        torch.empty(1, 250, *images.shape[-2:])
+        return images
+
+    return network
+
+
+def advised_tile(error: pytest.ExceptionInfo) -> int:
+    return int(str(error.value).split("--tile ")[1].split()[0].rstrip(",;"))
+
+
+def test_running_out_of_memory_names_a_tile_that_fits(weights, monkeypatch):
+    restorer = Restorer(weights, "none", CPU)
+    monkeypatch.setattr(restorer, "network", out_of_memory_above(200 * 200))
+    monkeypatch.setattr(restorer_module, "free_memory", lambda device: 200 * 200 * 1000)
+    monkeypatch.setattr(restorer, "_expect_to_fit", lambda padded, name: None)
+    image = images_of(250, 320)
+    with pytest.raises(OutOfMemory, match="holiday.jpg: out of memory on cpu for 1 x 320 x 256 pixels") as error:
+        restorer.restore(image, "holiday.jpg")
+    tile = advised_tile(error)
+    assert tile % 8 == 0 and 150 < tile <= 200
+    restorer.tile = tile
+    assert torch.allclose(restorer.restore(image)[0], image, atol=1e-6)
+
+
+def test_the_cpu_is_not_asked_for_memory_it_does_not_have(weights, monkeypatch):
+    """Linux would promise it and then kill the process."""
+    restorer = Restorer(weights, "none", CPU)
+    monkeypatch.setattr(restorer_module, "free_memory", lambda device: 200 * 200 * 1000)
+    monkeypatch.setattr(restorer, "network", out_of_memory_above(10**9))
+    with pytest.raises(OutOfMemory, match="not enough memory on cpu") as error:
+        restorer.restore(images_of(256, 320), "holiday.jpg")
+    restorer.tile = advised_tile(error)
+    assert restorer.restore(images_of(256, 320))[0].shape == (1, 3, 256, 320)
+
+
+def test_a_smaller_tile_is_advised_whatever_the_estimate_says(weights, monkeypatch):
+    restorer = Restorer(weights, "none", CPU, tile=160)
+    monkeypatch.setattr(restorer, "network", out_of_memory_above(130 * 130))
+    with pytest.raises(OutOfMemory, match="for 2 x 160 x 160 pixel tile.* or --batch_size 1") as error:
+        restorer.restore(images_of(256, 320, count=2), "a.png")
+    assert advised_tile(error) < 160
+
+
+def test_other_errors_pass_unchanged(weights, monkeypatch):
+    restorer = Restorer(weights, "none", CPU)
+
+    def broken(images):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(restorer, "network", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        restorer.restore(images_of(8, 8))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_runs_out_of_memory_and_the_tile_named_fits(weights):
+    device = torch.device("cuda", 0)
+    restorer, image = Restorer(weights, "none", device), images_of(3000, 3000)
+    block = torch.empty(torch.cuda.mem_get_info(device)[0] - 2 * 2**30, dtype=torch.uint8, device=device)
+    with pytest.raises(OutOfMemory, match="out of memory on cuda:0 .*--tile") as error:
+        restorer.restore(image)
+    restorer.tile = advised_tile(error)
+    assert restorer.restore(image)[0].shape == image.shape
+    del block
