@@ -22,6 +22,7 @@ test: $(installed)
 	$(run) -m pytest
 
 $(VENV)/installed: setup.py
+	@echo "installing into $(VENV), once: about 5.5 GB with PyPI's torch"
 	$(PYTHON) -m venv $(VENV)
 	$(run) -m pip install --quiet -e .[test]
 	touch $@

@@ -4,8 +4,8 @@
     python benchmarks/network.py --dim 144 --device cuda --size 256 --batch 4
 
 Each measurement has a process of its own, so that one's memory is not the other's. Median of --repeats runs after one
-to warm up; on a GPU the device is synchronised around each. Memory is what rose above the weights: on a GPU what PyTorch
-allocated at most, on a CPU the process's resident high-water mark.
+to warm up; on a GPU the device is synchronised around each. Memory is what rose above the weights: on a GPU what
+PyTorch allocated at most, on a CPU the process's resident high-water mark.
 """
 import argparse
 import multiprocessing

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from datasets.trajectory import displaced, random_shake
+from .trajectory import displaced, random_shake
 
 # Photographs are reduced to GoPro's width: pixels of a large photograph are softer than those of a video frame.
 LONGEST_SIDE = 1280

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.images import ImageError, read_rgb, read_size
-from datasets.layouts import Pair
+from .images import ImageError, read_rgb, read_size
+from .layouts import Pair
 
 try:
     import fcntl

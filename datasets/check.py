@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.images import ImageError, read_rgb
-from datasets.layouts import HIDE_FOLDERS, VARIANT_NAME, AmbiguityError, LayoutError, Pair, find_pairs
-from datasets.paired import check_headers
+from .images import ImageError, read_rgb
+from .layouts import HIDE_FOLDERS, VARIANT_NAME, AmbiguityError, LayoutError, Pair, find_pairs
+from .paired import check_headers
 
 EXPECTED = {"GoPro": {"train": 2103, "test": 1111}, "HIDE": {"test": 2025}, "RealBlur": {"train": 3758, "test": 980}}
 # Exponents of the light that frames are averaged in: 1 is GoPro's `blur`, 2.2 its `blur_gamma`. Measured, eight pairs

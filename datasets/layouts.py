@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.images import IMAGE_SUFFIXES
+from .images import IMAGE_SUFFIXES
 
 SPLITS = ("train", "test")
 AB_FOLDERS = {"trainA": "trainB", "testA": "testB"}

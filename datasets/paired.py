@@ -1,4 +1,5 @@
 """Pairs of images as PyTorch datasets, and the check of all their headers before a run starts."""
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -10,9 +11,9 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.augmentation import augment, random_crop
-from datasets.images import ImageError, read_rgb, read_size
-from datasets.layouts import LayoutError, Pair
+from .augmentation import augment, random_crop
+from .images import ImageError, read_rgb, read_size
+from .layouts import LayoutError, Pair
 
 Reader = Callable[[Path], np.ndarray]  # path -> uint8 (H, W, 3) RGB
 HEADER_THREADS = 16
@@ -88,8 +89,15 @@ def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress
 
 
 def worker_init(worker_id: int) -> None:
-    """A DataLoader's worker_init_fn: OpenCV's own threads would compete with the other workers."""
+    """A DataLoader's worker_init_fn: OpenCV's own threads would compete with the other workers.
+
+    A terminal's Ctrl-C and a batch system's warnings reach every process of a job: the training process decides what
+    they mean, and needs its workers until it has decided.
+    """
     cv2.setNumThreads(0)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _header_problem(pair: Pair, patch_size: int | None) -> ValueError | None:

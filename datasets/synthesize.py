@@ -27,9 +27,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
-from datasets.images import ImageError, read_rgb, read_size, write_png
-from datasets.layouts import list_images
+from .blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
+from .images import ImageError, read_rgb, read_size, write_png
+from .layouts import list_images
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LINEAR_LIGHT = 2.2

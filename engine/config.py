@@ -177,7 +177,7 @@ def parse_stage_config(stage: int, description: str, argv: typing.Sequence[str] 
     parser.add_argument("--dry_run", action="store_true", help="print configuration, data and size of the run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value",
                         help="change the recipe for this run, for example data.batch_size=8")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     try:
         return load_config(arguments.job_name, stage, arguments.overrides), arguments
     except ConfigError as error:

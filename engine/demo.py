@@ -1,7 +1,8 @@
 """``make demo``: the whole job in miniature, from sharp photographs to a table and a picture.
 
 Blur is synthesised over the shipped photographs; a small network is trained in both stages on most of them; the others,
-never trained on, are restored and scored. Everything lies in results/demo/.
+never trained on, are restored and scored. Everything lies in results/demo/. Further arguments go to both stages:
+``python -m engine.demo train.iterations=20``.
 """
 import json
 import shutil
@@ -35,7 +36,7 @@ def main() -> None:
 
     for stage in (1, 2):
         say(f"{1 + stage}/4  train stage {stage}")
-        run(f"train_XYScanNet_stage{stage}.py", "--job_name", JOB)
+        run(f"train_XYScanNet_stage{stage}.py", "--job_name", JOB, *sys.argv[1:])
 
     say("4/4  restore and score the held-out photographs")
     predict(SPEC, ["--job_name", JOB])

@@ -1,5 +1,6 @@
 """Pairs as tensors: reproducible crops, whole images, and the check of headers before a run."""
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -69,13 +70,14 @@ def test_workers_change_nothing(pairs: list[Pair], start: str) -> None:
 
 
 def test_worker_init_stops_opencv_threads() -> None:
-    threads = cv2.getNumThreads()
-    try:
-        cv2.setNumThreads(4)
-        worker_init(0)
-        assert cv2.getNumThreads() <= 1
-    finally:
-        cv2.setNumThreads(threads)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(_threads_after_worker_init).result() <= 1
+
+
+def _threads_after_worker_init() -> int:
+    cv2.setNumThreads(4)
+    worker_init(0)
+    return cv2.getNumThreads()
 
 
 def test_pairs_without_sharp_image_cannot_train(pairs: list[Pair]) -> None:

@@ -1,4 +1,5 @@
 """Real runs of the training scripts: resumed exactly, split over processes, stopped cleanly, guarded."""
+import os
 import signal
 import subprocess
 import time
@@ -96,14 +97,17 @@ def test_validation_over_two_processes_counts_every_image_once(place):
     assert lines[0] == lines[1] and "(3 images)" in lines[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
-    arguments = ["--job_name", "tiny", "train.epochs=5000", "train.save_every=5000", "train.validate_every=5000"]
-    process = subprocess.Popen(command(STAGE1, *arguments), cwd=place, stderr=subprocess.PIPE, text=True)
+    """Sent to the whole group of processes, as a terminal and Slurm do: the data workers must outlive it too."""
+    arguments = ["--job_name", "tiny", "train.epochs=5000", "train.save_every=5000", "train.validate_every=5000",
+                 "data.workers=2"]
+    process = subprocess.Popen(command(STAGE1, *arguments), cwd=place, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     rest = process.stderr.read()
     assert process.wait() == 0 and f"stopped by {number.name}" in rest
     state = torch.load(place / "results/tiny/models/last_XYScanNet_stage1.pth", weights_only=True)

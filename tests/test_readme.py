@@ -1,0 +1,108 @@
+"""Every command of the README runs, in a copy of the repository, on small data with a small network."""
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.workplace import ROOT, make_pairs
+
+SMALL = ("model.dim=8 model.num_blocks=[1,1,1] data.patch_size=32 data.batch_size=4 data.workers=1 "
+         "train.validate_every=1 loss.contrast_weight=0 --device cpu").split()
+# Commands that are not run here, and why.
+ELSEWHERE = {
+    "make demo": "test_demo_runs_from_photographs_to_picture runs what it runs",
+    "make test": "is what runs this test",
+    "pip install -e .": "is how `make test` installs",
+}
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+            for line in block.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The repository with small data sets where the README says that they lie."""
+    place = tmp_path_factory.mktemp("copy") / "repository"
+    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(
+        ".git", ".venv", "results", "restored", "*.pth", "__pycache__", "GoPro", "HIDE", "RealBlur*", "RWBI", ".cache"))
+    for name in ("GoPro", "RealBlur_J", "RealBlur_R"):
+        make_pairs(place / "datasets" / name)
+    make_pairs(place / "datasets" / "HIDE", train=0)
+    make_pairs(place / "datasets" / "RWBI", train=0)
+    shutil.rmtree(place / "datasets" / "RWBI" / "test" / "sharp")
+    (place / "datasets" / "RWBI" / "test" / "blur").rename(place / "datasets" / "RWBI" / "test" / "testA")
+    cv2.imwrite(str(place / "photograph.jpg"), np.full((40, 50, 3), 128, np.uint8))
+    return place
+
+
+def made_small(line: str) -> list[str]:
+    """A README command, with our interpreter, two processes at most, and a small network."""
+    words = shlex.split(line)
+    if words[0] == "torchrun":
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words[2:]]
+    elif words[0] == "python":
+        words[0] = sys.executable
+    if "train_XYScanNet" in line:
+        return [*words, *SMALL, f"train.epochs={1 + line.startswith('torchrun') + ('accumulate' in line)}"]
+    if "predict" in line:
+        return [*words, "--device", "cpu"]
+    if "benchmarks" in line:
+        return [*words, *"--dim 8 --num_blocks 1 1 1 --size 16 --repeats 1 --device cpu".split()]
+    return words
+
+
+def expected_code(line: str) -> int:
+    return 1 if "datasets.check" in line else 0     # three pairs are not GoPro's 1111, and it says so
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_command_runs_in_the_order_of_the_readme(copy):
+    assert len(COMMANDS) > 15
+    for line in COMMANDS:
+        if line in ELSEWHERE:
+            continue
+        done = subprocess.run(made_small(line), cwd=copy, capture_output=True, text=True, timeout=120)
+        assert done.returncode == expected_code(line), f"{line}\n{done.stdout}\n{done.stderr}"
+    results = copy / "results"
+    for folder in ("xyscannetp_gopro/images", "xyscannetp_gopro/images_hide", "xyscannetp_gopro/images_rwbi",
+                   "xyscannetp_realj/images_realj", "xyscannetp_realr/images_realr"):
+        assert len(list((results / folder).rglob("*.png"))) == 3, folder
+    assert (copy / "restored" / "photograph.png").is_file()
+
+
+@pytest.mark.slow
+def test_demo_runs_from_photographs_to_picture(copy):
+    """All of `make demo` but its length: two steps a stage."""
+    small = [word for word in SMALL if word not in ("--device", "cpu")]
+    done = subprocess.run([sys.executable, "-m", "engine.demo", *small, "train.iterations=2"], cwd=copy,
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    picture = cv2.imread(str(copy / last))
+    assert last == "results/demo/comparison.png" and picture.shape[1] > 1000
+    assert re.search(r"blurred \d\d\.\d\d dB -> restored \d\d\.\d\d dB: [+-]\d\.\d\d dB over 48 images", done.stdout)
+
+
+def test_files_that_the_readme_names_are_there():
+    text = (ROOT / "README.md").read_text()
+    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+        assert (ROOT / path).exists(), path
+    for job in re.findall(r"^\| `([a-z_]+)`(?:, `([a-z_]+)`)? \|", text, re.MULTILINE):
+        for name in filter(None, job):
+            assert (ROOT / "configs" / name).is_dir(), name
+
+
+def test_batch_script_is_valid_shell():
+    subprocess.run(["bash", "-n", str(ROOT / "configs" / "slurm_two_nodes.sbatch")], check=True)
+
+
+def test_make_knows_both_commands_and_both_variables():
+    for variables, words in ((["VENV="], "python3 -m engine.demo"), (["VENV=other", "PYTHON=py"], "py -m venv other")):
+        done = subprocess.run(["make", "--dry-run", "demo", *variables], cwd=ROOT, capture_output=True, text=True,
+                              check=True)
+        assert words in done.stdout
