@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its f
 
 from engine import distributed  # noqa: E402
 from engine.memory import GIB, peak_memory  # noqa: E402
-from engine.restorer import device_name  # noqa: E402
 from losses import DeblurLoss  # noqa: E402
 from models import XYScanNet  # noqa: E402
 from models.selective_scan import BACKENDS, resolve_backend  # noqa: E402
@@ -33,7 +32,7 @@ def main() -> None:
     device = distributed.device(arguments.device)
     backend = resolve_backend(arguments.backend, device)
     print(f"XYScanNet dim {arguments.dim}, blocks {arguments.num_blocks}, {arguments.batch} x 3 x {arguments.size} x "
-          f"{arguments.size}, fp32, {device_name(device)}, torch {torch.__version__}")
+          f"{arguments.size}, fp32, {distributed.describe(device)}, torch {torch.__version__}")
     print(f"{'':<16}{'backend':<12}{'median ms':>12}{'peak GiB':>10}{'times faster':>14}{'memory':>9}")
     context = multiprocessing.get_context("spawn")
     for what in ("forward", "training step"):

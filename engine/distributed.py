@@ -47,6 +47,11 @@ def device(name: str | None = None) -> torch.device:
     return chosen
 
 
+def describe(device: torch.device) -> str:
+    """The device in words, for reports."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 

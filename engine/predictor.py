@@ -116,7 +116,7 @@ def run(spec: PredictSpec, arguments: argparse.Namespace) -> None:
     if distributed.is_main():
         decisive = (*DECISIVE, "batch_size") if restorer.kl_gate == "batch" else DECISIVE
         sheet.begin(make_record(spec, arguments, weights, restorer), decisive, arguments.overwrite)
-        print(f"{spec.name}: {len(pairs)} images with {weights} on {restorer.device_name}", flush=True)
+        print(f"{spec.name}: {len(pairs)} images with {weights} on {distributed.describe(restorer.device)}", flush=True)
     distributed.barrier()
     done = sheet.done()
     earlier = [row for name, row in sheet.rows().items() if name in done & {pair.name for pair in pairs}]
@@ -165,7 +165,7 @@ def make_record(spec: PredictSpec, arguments: argparse.Namespace, weights: Path,
         "tile": arguments.tile,
         "overlap": arguments.overlap if arguments.tile else None,
         "batch_size": arguments.batch_size,
-        "device": restorer.device_name,
+        "device": distributed.describe(restorer.device),
         "processes": distributed.world_size(),
         "scored": "saved 8-bit RGB values, one image at a time, then averaged",
         "git": provenance.git_hash(),

@@ -93,12 +93,6 @@ class Restorer:
     def kl_gate(self) -> str:
         return self.network.kl_gate
 
-    @property
-    def device_name(self) -> str:
-        """The device in words, for reports."""
-        on_gpu = self.device.type == "cuda"
-        return torch.cuda.get_device_name(self.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-
     @torch.inference_mode()
     def restore(self, images: torch.Tensor, name: str = "image") -> tuple[torch.Tensor, float]:
         """Restores a batch (B, 3, H, W) in [-0.5, 0.5], of any size: (the clamped result on this device, seconds).

@@ -90,7 +90,7 @@ def test_demo_runs_from_photographs_to_picture(copy):
 
 def test_files_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+    for path in re.findall(r"(?:\]\(|src=\")((?!http)[^)\"#]+)", text):
         assert (ROOT / path).exists(), path
     for job in re.findall(r"^\| `([a-z_]+)`(?:, `([a-z_]+)`)? \|", text, re.MULTILINE):
         for name in filter(None, job):
