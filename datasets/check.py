@@ -82,7 +82,7 @@ def check(source: Path | Sequence[Path], split: str | None, variant: str | None,
           f"{name or 'a data set of no known name'}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}")
     problems = _check_counts(pairs, name, split) + _check_variant(pairs, variant)
     try:
-        check_headers(pairs, progress=True)
+        check_headers(pairs, progress=sys.stderr.isatty())
         print("  every header is read; blurred and sharp images have equal sizes")
         problems += _check_pixels(pairs, name, samples)
     except (ImageError, LayoutError) as error:
@@ -112,7 +112,7 @@ def recognise(pairs: Sequence[Pair], split: str | None) -> tuple[str | None, str
 def measure(pairs: Sequence[Pair]) -> Measurement:
     """Measures pairs that have sharp images."""
     psnr, brightness, sharpness, sums = [], [], [], []
-    for pair in tqdm(pairs, "Measuring", unit="pair", leave=False):
+    for pair in tqdm(pairs, "Measuring", unit="pair", leave=False, disable=None):
         blurred, sharp = (read_rgb(path).astype(np.float32) / 255 for path in (pair.blurred, pair.sharp))
         psnr.append(-10 * math.log10(max(1e-10, float(np.mean((blurred - sharp)**2)))))
         brightness.append(255 * float(sharp.mean()))

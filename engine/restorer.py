@@ -12,7 +12,7 @@ import torch
 from models.weights import load_network
 
 from . import distributed
-from .config import model_options, models_dir
+from .config import CONFIGS, config_path, model_options, models_dir
 from .memory import GIB, PROBE, OutOfMemory, bytes_per_pixel, free_memory, is_out_of_memory, largest_tile
 from .tiling import check_tile, restore_tiled
 
@@ -54,7 +54,8 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
     """The file asked for, or stage 2's best_ or final_ weights of the job; never another one.
 
-    Raises MissingWeights that names the file, what lies in its folder instead, and how to get it.
+    Raises MissingWeights that names the file, what lies in its folder instead, and how to get it; ConfigError for a
+    job that is none.
     """
     path = weights or models_dir(job_name) / f"{which}_XYScanNet_stage2.pth"
     if path.is_file():
@@ -63,11 +64,13 @@ def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
     there = f"{path.parent} holds {others or 'no weights'}"
     if weights:
         raise MissingWeights(f"no weights at {path}, the file given with --weights; {there}")
+    if not path.parent.is_dir():
+        config_path(job_name, stage=2)      # a job that is none is the likelier mistake
+    training = "".join(f"    python train_XYScanNet_stage{stage}.py --job_name {job_name}\n" for stage in (1, 2)
+                       if (CONFIGS / job_name / f"config_stage{stage}.yaml").is_file())
     raise MissingWeights(
         f"no weights at {path}; {there}. Put a released checkpoint there under that very name, or train it:\n"
-        f"    python train_XYScanNet_stage1.py --job_name {job_name}\n"
-        f"    python train_XYScanNet_stage2.py --job_name {job_name}\n"
-        f"or choose another file with --weights FILE")
+        f"{training}or choose another file with --weights FILE")
 
 
 def checksum(path: Path) -> str:

@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import sys
 import time
 
 import torch
@@ -45,11 +46,8 @@ class Trainer:
             torch.backends.cudnn.benchmark = True
 
         # Data.
-        self.train_pairs = find_pairs(config.data.train, "train", variant=config.data.variant)
-        self.val_pairs = (find_pairs(config.data.val, "test", variant=config.data.variant) if config.data.val else [])
-        alone = [pair.blurred for pair in self.train_pairs + self.val_pairs if pair.sharp is None]
-        if alone:
-            raise LayoutError(f"{alone[0]} and {len(alone) - 1} more have no sharp image to learn from or compare with")
+        self.train_pairs = self._find_pairs("train", "train")
+        self.val_pairs = self._find_pairs("val", "test") if config.data.val else []
         self.iterations = config.train.iterations or iterations_for(
             config.train.epochs, len(self.train_pairs), config.data.batch_size)
 
@@ -77,6 +75,20 @@ class Trainer:
                 f"run: {self.iterations:,} iterations of {config.data.batch_size} images "
                 f"({self.world_size} processes x {config.train.accumulate} micro-steps x {share}), "
                 f"{self.iterations * config.data.batch_size / len(self.train_pairs):,.1f} epochs")
+
+    def _find_pairs(self, key: str, split: str) -> list[Pair]:
+        """The pairs of data.train or data.val, all with a sharp image."""
+        source = getattr(self.config.data, key)
+        try:
+            pairs = find_pairs(source, split, variant=self.config.data.variant)
+        except LayoutError as error:
+            raise LayoutError(f"data.{key}: {error}. Unpack the data set there, or name its folder: data.{key}=FOLDER"
+                              ) from error
+        alone = [pair.blurred for pair in pairs if pair.sharp is None]
+        if alone:
+            raise LayoutError(f"data.{key}: {len(alone)} images have no sharp one to learn from or compare with, "
+                              f"the first {alone[0]}")
+        return pairs
 
     # Weights and states.
 
@@ -155,8 +167,8 @@ class Trainer:
         """Check every image's header, record the configuration, and load what training needs but resuming does not."""
         config = self.config
         if distributed.is_main():
-            check_headers(self.train_pairs, config.data.patch_size, progress=True)
-            check_headers(self.val_pairs, progress=True)
+            check_headers(self.train_pairs, config.data.patch_size, progress=sys.stderr.isatty())
+            check_headers(self.val_pairs, progress=sys.stderr.isatty())
             save_config(config, results_dir(config.job_name) / f"config_stage{config.stage}.yaml",
                         git=git_hash(), **versions(), processes=self.world_size, device=self.device)
         distributed.barrier()
@@ -174,7 +186,7 @@ class Trainer:
     def _reader(self, pairs: list[Pair]):
         if self.config.data.cache == "none":
             return read_rgb
-        return cached_reader(pairs, self.config.data.cache_dir, progress=distributed.is_main())
+        return cached_reader(pairs, self.config.data.cache_dir, progress=distributed.is_main() and sys.stderr.isatty())
 
     def _batches(self):
         """Endless micro-batches of this rank, decoded ahead by worker processes."""

@@ -22,8 +22,8 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:      # torch.load raises anything from EOFError to UnpicklingError on a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: cannot be read as PyTorch weights ({reason})") from error
+        raise WeightsError(f"{path}: cannot be read as PyTorch weights ({type(error).__name__}): it is damaged, or no "
+                           "weights file, or holds code, which is never loaded") from error
     if isinstance(content, dict) and isinstance(content.get("model_state"), dict):
         content = content["model_state"]
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from engine import restorer as restorer_module
+from engine.config import ConfigError
 from engine.memory import OutOfMemory
 from engine.restorer import MissingWeights, Restorer, find_weights, from_levels, pad_by_reflection, to_levels
 from models import XYScanNet
+from tests.workplace import make_config
 
 CPU = torch.device("cpu")
 
@@ -77,15 +79,19 @@ def test_levels_are_clamped_and_rounded_to_the_nearest():
 
 def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingWeights, match="results/j/models holds no weights"):
+    make_config(tmp_path, "j", stage=2)
+    with pytest.raises(ConfigError, match="configs/jay/config_stage2.yaml: no such file; the jobs there are: j"):
+        find_weights(None, "jay", "best")
+    with pytest.raises(MissingWeights, match="results/j/models holds no weights") as error:
         find_weights(None, "j", "best")
+    assert "train_XYScanNet_stage1.py" not in str(error.value)      # it has no stage 1 of its own
     models = tmp_path / "results" / "j" / "models"
     models.mkdir(parents=True)
     (models / "final_XYScanNet_stage2.pth").touch()
     with pytest.raises(MissingWeights) as error:
         find_weights(None, "j", "best")
     for part in ("results/j/models/best_XYScanNet_stage2.pth", "holds final_XYScanNet_stage2.pth", "--weights FILE",
-                 "train_XYScanNet_stage2.py --job_name j"):
+                 "python train_XYScanNet_stage2.py --job_name j"):
         assert part in str(error.value)
     with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
         find_weights(tmp_path / "other.pth", "j", "best")
