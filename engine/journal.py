@@ -8,6 +8,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from . import distributed
 from .memory import GIB, peak_memory
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,31 @@ class Journal:
             self.board.close()
             logging.getLogger().removeHandler(self.file)
             self.file.close()
+
+
+class Meter:
+    """Means of the loss's terms and images per second since they were last asked for."""
+
+    def __init__(self):
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps, self.images, self.began = 0, 0, time.perf_counter()
+
+    def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + term.double()
+        self.last_loss = float(terms["loss"])
+        self.steps, self.images = self.steps + 1, self.images + images
+
+    def means(self) -> tuple[dict[str, float], float]:
+        """(mean of each term over steps and ranks, images per second over all ranks); starts anew."""
+        stacked = distributed.sum_over_ranks(torch.stack(list(self.sums.values())))
+        values = (stacked / (self.steps * distributed.world_size())).tolist()
+        result = dict(zip(self.sums, values, strict=True)), self.images / (time.perf_counter() - self.began)
+        self._reset()
+        return result
 
 
 def _hours(seconds: float) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import logging
 import sys
-import time
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -23,7 +22,7 @@ from . import distributed
 from .checkpoint import CheckpointError, load_state, random_state, save_atomic, save_state, set_random_state
 from .config import Config, ConfigError, models_dir, results_dir, save_config, to_yaml
 from .guard import NonFiniteError, first_nonfinite
-from .journal import Journal
+from .journal import Journal, Meter
 from .memory import GIB, peak_memory
 from .provenance import git_hash, versions
 from .schedule import cosine
@@ -215,7 +214,7 @@ class Trainer:
     def _train(self, request) -> bool:
         """Step until the end (True) or until any rank is asked to stop (False)."""
         self.network.train()
-        batches, meter = iter(self.batches), Meter(self.device)
+        batches, meter = iter(self.batches), Meter()
         while self.iteration < self.iterations:
             micro_batches = list(itertools.islice(batches, self.config.train.accumulate))
             meter.add(self.train_step(micro_batches), self.config.data.batch_size)
@@ -294,7 +293,7 @@ class Trainer:
             self.best = {"psnr": scores["psnr"], "epoch": epoch}
             self._release("best")
 
-    def _log(self, meter: "Meter", epoch_ended: bool) -> None:
+    def _log(self, meter: Meter, epoch_ended: bool) -> None:
         terms, speed = meter.means()
         facts = {"learning rate": self._learning_rate(), "images per second": speed,
                  "peak memory GiB": (peak_memory(self.device) or 0) / GIB}
@@ -321,29 +320,3 @@ class Trainer:
         first = everywhere[0] if everywhere else "the failure does not repeat on the same batch"
         raise NonFiniteError(f"step {self.iteration}: the loss or a gradient is not finite. {first}. The state before "
                              "is kept; try a lower optim.lr or train.precision=fp32")
-
-
-class Meter:
-    """Means of the loss's terms and images per second since they were last asked for."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self._reset()
-
-    def _reset(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
-        self.steps, self.images, self.began = 0, 0, time.perf_counter()
-
-    def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
-        for name, term in terms.items():
-            self.sums[name] = self.sums.get(name, 0) + term.double()
-        self.last_loss = float(terms["loss"])
-        self.steps, self.images = self.steps + 1, self.images + images
-
-    def means(self) -> tuple[dict[str, float], float]:
-        """(mean of each term over steps and ranks, images per second over all ranks); starts anew."""
-        stacked = distributed.sum_over_ranks(torch.stack(list(self.sums.values())))
-        values = (stacked / (self.steps * distributed.world_size())).tolist()
-        result = dict(zip(self.sums, values, strict=True)), self.images / (time.perf_counter() - self.began)
-        self._reset()
-        return result
