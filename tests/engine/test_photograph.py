@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 from datasets.images import ImageError
 from engine.photograph import encode_png, find_photographs, read_photograph, restore_photographs, write_photograph
 from models import XYScanNet
-from tests.workplace import run
+from tests.workplace import make_config, run
 
 ORIENTATION, MAKE = 0x0112, 0x010F
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -254,6 +254,7 @@ def test_the_command(tmp_path):
     (tmp_path / "photos" / "night").mkdir(parents=True)
     pillow(3).save(tmp_path / "photos" / "night" / "a.jpg", quality=95)
     cv2.imwrite(str(tmp_path / "photos" / "b.png"), pixels(3, np.uint16))
+    make_config(tmp_path, "xyscannetp_gopro", stage=2)
     out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=2)
     assert f"no weights at {weights.relative_to(tmp_path)}" in out and "train_XYScanNet_stage2.py" in out
     assert "--weights FILE" in out and not (tmp_path / "restored").exists()
