@@ -9,6 +9,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets.cache import cached_reader
 from datasets.images import read_rgb
@@ -152,7 +153,7 @@ class Trainer:
         self.journal = Journal(results_dir(config.job_name), config.stage, self.iterations, self.iteration,
                                distributed.is_main())
         try:
-            with stop_requests() as request:
+            with stop_requests() as request, logging_redirect_tqdm():
                 if self._train(request):
                     self._release("final")
                     logger.info("finished: %s", self._path("final"))
