@@ -1,6 +1,10 @@
 """Dependencies and extras. The scripts run from the root, so no module is put into site-packages."""
 from setuptools import setup
 
+# What LPIPS, ST-LPIPS, FID, KID and the radar figure need; PSNR, both SSIMs, the aligned scores and NIQE by the live model do without.
+# Versions are exact where another one would change scores. clean-fid breaks with SciPy 1.18.
+METRICS = ["lpips==0.1.4", "stlpips-pytorch==0.0.2", "clean-fid==0.1.35", "scipy>=1.11,<1.18", "matplotlib>=3.7"]
+
 setup(
     name="xyscannet",
     version="0.1.0",
@@ -22,6 +26,7 @@ setup(
     ],
     extras_require={
         "cuda": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "scikit-image>=0.22", "scipy>=1.11", "ruff>=0.6"],
+        "metrics": METRICS,
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "scikit-image>=0.22", "ruff>=0.6", *METRICS],
     },
 )

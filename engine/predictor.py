@@ -9,12 +9,10 @@ import argparse
 import functools
 import statistics
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -24,8 +22,10 @@ from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics import paper_row, psnr, ssim_matlab_rgb, ssim_per_channel
 
 from . import distributed, provenance
+from .ahead import ahead
 from .config import results_dir
 from .console import readable_errors
+from .evaluation import Request, evaluate
 from .memory import GIB, peak_memory
 from .restorer import Restorer, add_flags, check_flags, checksum, find_weights, from_levels, to_levels
 from .scoresheet import Row, ScoreSheet, ScoreSheetError
@@ -34,8 +34,6 @@ READERS, WRITERS = 2, 4  # threads; decoding, encoding and scoring release Pytho
 # What decides a result's values: a folder never mixes images made with different ones.
 DECISIVE = ("weights_sha256", "kl_gate", "precision", "tile", "overlap", "input")
 SCORES = ("psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,14 @@ class Restored:
 def predict(spec: PredictSpec, argv: list[str] | None = None) -> None:
     """What the predict scripts do: parse the command line, restore, save, score, report."""
     arguments = parse_arguments(spec, argv)
-    with readable_errors(), distributed.process_group(arguments.device):
-        run(spec, arguments)
+    with readable_errors():
+        with distributed.process_group(arguments.device):
+            run(spec, arguments)
+            reports = distributed.is_main()
+        if arguments.evaluate and reports:  # alone: measuring starts processes of its own
+            evaluate(Request(
+                images_folder(spec, arguments), spec.paper, tuple(arguments.input or [Path(spec.folder)]),
+                device=arguments.device, partial=arguments.limit is not None))
 
 
 def parse_arguments(spec: PredictSpec, argv: list[str] | None) -> argparse.Namespace:
@@ -90,6 +94,8 @@ def parse_arguments(spec: PredictSpec, argv: list[str] | None) -> argparse.Names
                              f"(default results/JOB_NAME/{spec.images})")
     parser.add_argument("--batch_size", type=int, default=1, metavar="N",
                         help="neighbouring images of equal size restored at once (default %(default)s)")
+    parser.add_argument("--evaluate", action="store_true",
+                        help="measure the paper's other metrics too, as evaluate.py does, when the images are made")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     add_flags(parser)
     arguments = parser.parse_args(argv)
@@ -97,6 +103,8 @@ def parse_arguments(spec: PredictSpec, argv: list[str] | None) -> argparse.Names
     for flag in ("batch_size", "limit"):
         if getattr(arguments, flag) is not None and getattr(arguments, flag) < 1:
             parser.error(f"--{flag} must be at least 1, got {getattr(arguments, flag)}")
+    if arguments.evaluate and spec.paper is None:
+        parser.error(f"--evaluate is for the paper's data sets, and {spec.name} is none")
     if arguments.input and len(arguments.input) > 2:
         parser.error(f"--input takes one folder or two, got {len(arguments.input)}")
     return arguments
@@ -111,7 +119,7 @@ def run(spec: PredictSpec, arguments: argparse.Namespace) -> None:
                         arguments.tile, arguments.overlap)
 
     # What is done already.
-    sheet = ScoreSheet(arguments.output or results_dir(arguments.job_name) / spec.images, distributed.rank())
+    sheet = ScoreSheet(images_folder(spec, arguments), distributed.rank())
     refuse_to_overwrite_inputs(sheet, pairs)
     if distributed.is_main():
         decisive = (*DECISIVE, "batch_size") if restorer.kl_gate == "batch" else DECISIVE
@@ -133,6 +141,10 @@ def run(spec: PredictSpec, arguments: argparse.Namespace) -> None:
         sheet.conclude(results)
         report(spec, arguments, results)
         print(f"images: {sheet.images}\nscores: {sheet.table}")
+
+
+def images_folder(spec: PredictSpec, arguments: argparse.Namespace) -> Path:
+    return arguments.output or results_dir(arguments.job_name) / spec.images
 
 
 def find_test_pairs(spec: PredictSpec, folders: list[Path] | None) -> list[Pair]:
@@ -189,18 +201,6 @@ def restore_all(pairs: list[Pair], restorer: Restorer, batch_size: int, sheet: S
                 bar.set_postfix_str(f"PSNR {statistics.fmean(scores):.2f} dB", refresh=False)
             bar.update()
     return seconds
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
-          ) -> Iterator[Result]:
-    """`function` of each item, in order, computed in the pool's threads up to `depth` items ahead of who asks."""
-    under_way = deque()
-    for item in items:
-        under_way.append(pool.submit(function, item))
-        while under_way and (under_way[0].done() or len(under_way) > depth):
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
 
 
 def read_pair(pair: Pair) -> Loaded:
@@ -295,4 +295,4 @@ def print_scores(spec: PredictSpec, results: dict[str, object]) -> None:
         print("\n".join(f"{line[0]:<22}{line[1]:>10}{line[2]:>17}{line[3]:>18}" for line in lines))
     others = ", ".join(f"{column} {figure}" for column, figure in paper.items() if column not in ("PSNR", "SSIM"))
     if others:
-        print(f"The paper's XYScanNet has {others}; this command does not measure these.")
+        print(f"The paper's XYScanNet has {others}; --evaluate measures these.")

@@ -77,19 +77,19 @@ class ScoreSheet:
         elif any(self.images.glob("**/*.png")):
             raise ScoreSheetError(f"{self.images} holds images, but there is no {self.record} to say what made them. "
                                   "Use --overwrite to write over them, or another --output")
-        _write(self.record, json.dumps(record, indent=2) + "\n")
+        write_whole(self.record, json.dumps(record, indent=2) + "\n")
         self.merge()
 
     def append(self, row: Row) -> None:
         """Adds a row to this process's journal, in one piece; from any thread."""
         with self._lock, self.journal.open("a", newline="", encoding="utf-8") as file:
-            file.write(_line(astuple(row)))
+            file.write(csv_line(astuple(row)))
 
     def merge(self) -> None:
         """Brings the new rows of all processes into the table; one process calls it, while none appends."""
         journals = self._journals()
         rows = self.rows() | {row.name: row for journal in journals for row in _read_rows(journal)}
-        _write(self.table, _line(COLUMNS) + "".join(_line(astuple(rows[name])) for name in sorted(rows)))
+        write_whole(self.table, csv_line(COLUMNS) + "".join(csv_line(astuple(rows[name])) for name in sorted(rows)))
         for journal in journals:
             journal.unlink()
 
@@ -103,7 +103,7 @@ class ScoreSheet:
 
     def conclude(self, results: dict[str, object]) -> None:
         """Adds the run's results to its record."""
-        _write(self.record, json.dumps(self._read_record() | {"results": results}, indent=2) + "\n")
+        write_whole(self.record, json.dumps(self._read_record() | {"results": results}, indent=2) + "\n")
 
     def _journals(self) -> list[Path]:
         return sorted(self.table.parent.glob(f"{self.table.name}.[0-9]*"))
@@ -119,13 +119,13 @@ class ScoreSheet:
         """Removes the images that the table and the journals name, damaged rows' too, and then these files."""
         for table in [self.table, *self._journals()]:
             if table.is_file():
-                for line in _whole_lines(table):
+                for line in _lines_of_rows(table):
                     self.image(line[0]).unlink(missing_ok=True)
                 table.unlink()
         self.record.unlink(missing_ok=True)
 
 
-def _line(values: Iterable[str | float | None]) -> str:
+def csv_line(values: Iterable[str | float | None]) -> str:
     """One line of CSV; numbers to six digits after the point."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(
@@ -136,7 +136,7 @@ def _line(values: Iterable[str | float | None]) -> str:
 def _read_rows(path: Path) -> list[Row]:
     """The rows of a table or a journal. Raises ScoreSheetError, with file and line, for what is no row."""
     rows = []
-    for line in _whole_lines(path):
+    for line in _lines_of_rows(path):
         try:
             name, *scores, seconds = line
             psnr, volume, per_channel, blurred = (float(score) if score else None for score in scores)
@@ -147,14 +147,18 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _whole_lines(path: Path) -> list[list[str]]:
-    """The fields of each line but the header and a last one that a kill cut short."""
+def whole_lines(path: Path) -> list[list[str]]:
+    """The fields of each line of a CSV file but a last one that a kill cut short."""
     text = path.read_text(encoding="utf-8")
     lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
-    return [line for line in lines if line and tuple(line) != COLUMNS]
+    return [line for line in lines if line]
 
 
-def _write(path: Path, text: str) -> None:
+def _lines_of_rows(path: Path) -> list[list[str]]:
+    return [line for line in whole_lines(path) if tuple(line) != COLUMNS]
+
+
+def write_whole(path: Path, text: str) -> None:
     """Wholly or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8", newline="")

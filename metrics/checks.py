@@ -5,13 +5,18 @@ import numpy as np
 import torch
 
 
+def check_rgb(name: str, image: np.ndarray) -> None:
+    """Must be a non-empty uint8 RGB image (H, W, 3); raises ValueError that names it and says what is wrong."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        raise ValueError(f"{name}: a uint8 array is needed, got {getattr(image, 'dtype', type(image).__name__)}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"{name}: an RGB image (H, W, 3) is needed, got shape {image.shape}")
+
+
 def check_rgb_pair(restored: np.ndarray, sharp: np.ndarray) -> None:
     """Both must be non-empty uint8 RGB images (H, W, 3) of one size; raises ValueError that says what is wrong."""
-    for name, image in (("restored", restored), ("sharp", sharp)):
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-            raise ValueError(f"{name}: a uint8 array is needed, got {getattr(image, 'dtype', type(image).__name__)}")
-        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ValueError(f"{name}: an RGB image (H, W, 3) is needed, got shape {image.shape}")
+    check_rgb("restored", restored)
+    check_rgb("sharp", sharp)
     if restored.shape != sharp.shape:
         raise ValueError(f"the images differ in size: restored {restored.shape}, sharp {sharp.shape}")
 

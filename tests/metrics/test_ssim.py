@@ -94,6 +94,32 @@ def test_the_volume_mixes_colours_and_the_channels_do_not():
     assert abs(ssim_matlab_rgb(*swapped) - ssim_matlab_rgb(x, y)) > 1e-6
 
 
+def peppers_twin(texture: float, saturation: float) -> np.ndarray:
+    """Fine grey texture over soft patches of colour, as MATLAB's peppers.png has them."""
+    rng = np.random.default_rng(0)
+    grey = rng.normal(size=(192, 256, 1))
+    colour = cv2.resize(rng.normal(size=(4, 5, 3)), (256, 192), interpolation=cv2.INTER_CUBIC)
+    return np.clip(np.round(110 + texture * grey + saturation * colour), 0, 255).astype(np.uint8)
+
+
+def test_why_matlab_says_0_9845_of_peppers():
+    """MathWorks' staff find ssim(A, ref) = 0.9845 for A = imgaussfilt(ref, 1.5, "FilterSize", 11, "Padding",
+    "replicate") of peppers.png, where a colour at a time gives 0.917 (MATLAB Answers 2142916). The picture is
+    MathWorks'; one with as much texture and as saturated colours shows the same two figures, and where they part."""
+    def scores(sharp):
+        soft = cv2.GaussianBlur(sharp, (11, 11), 1.5, borderType=cv2.BORDER_REPLICATE)
+        return ssim_matlab_rgb(soft, sharp), ssim_per_channel(soft, sharp), brute_force_volume(soft, sharp)
+
+    volume, per_channel, brute_force = scores(peppers_twin(texture=2.5, saturation=29))
+    assert volume == pytest.approx(0.9845, abs=1e-3) and per_channel == pytest.approx(0.917, abs=3e-3)
+    assert volume == pytest.approx(brute_force, abs=1e-11)
+    # A volume's window takes in the differences between the colours of a pixel. They are large, blur leaves them as
+    # they are, and beside them the lost texture weighs little. Without colours there is nothing to take in.
+    grey_volume, grey_per_channel, _ = scores(peppers_twin(texture=2.5, saturation=0))
+    assert grey_volume == pytest.approx(grey_per_channel, abs=1e-12)
+    assert grey_per_channel == pytest.approx(per_channel, abs=0.02)
+
+
 def test_torch_agrees():
     pairs = [tuple(image[:112, :128] for image in golden_pair(name)) for name in PAIRS]
     scores = ssim_matlab_rgb_torch(as_batch(*[x for x, _ in pairs]), as_batch(*[y for _, y in pairs]).float() / 255)

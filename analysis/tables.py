@@ -1,0 +1,85 @@
+"""The paper's Tables 1 to 4 with every run scored so far, and its Fig. 1.
+
+    python -m analysis.tables
+    python -m analysis.tables --format latex --output paper
+
+Gathers every scores.json that evaluate.py has written below results/. Rows of different profiles never share a table.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from analysis.radar import RadarError, draw_radar
+from engine.comparison import compare
+from engine.measures import DATA_SETS, PROFILES
+from engine.scoresheet import write_whole
+from engine.table import FORMATS, Table
+
+SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER",
+                        help="where to look for scores.json (default %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER",
+                        help="for the tables and radar.png (default RESULTS/tables)")
+    parser.add_argument("--format", default="text", choices=FORMATS)
+    arguments = parser.parse_args(argv)
+    output = arguments.output or arguments.results / "tables"
+
+    records = find_records(arguments.results)
+    tables = make_tables(records)
+    colours = arguments.format == "text" and sys.stdout.isatty()
+    print("\n\n".join(table.render(arguments.format, colours) for table in tables))
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / f"tables.{SUFFIXES[arguments.format]}"
+    write_whole(file, "\n\n".join(table.render(arguments.format) for table in tables) + "\n")
+    print(f"\ntables: {file}", file=sys.stderr)
+    try:
+        for remark in draw_radar(records, output / "radar.png"):
+            print(remark, file=sys.stderr)
+    except RadarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"figure: {output / 'radar.png'}", file=sys.stderr)
+    return 0
+
+
+def find_records(results: Path) -> dict[str, dict]:
+    """The record of every finished evaluation below a folder, by the folder of its images; others are named."""
+    records = {}
+    for path in sorted(results.rglob("scores.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            known = record["dataset"] in DATA_SETS and record["profile"] in PROFILES
+            complaint = None if known and record["complete"] else (
+                "not finished; run the same evaluation again" if known else "of no data set or profile known here")
+        except (KeyError, TypeError, ValueError) as error:
+            complaint = f"no record of an evaluation ({error})"
+        if complaint:
+            print(f"left out: {path}: {complaint}", file=sys.stderr)
+            continue
+        folder = path.parent.relative_to(results).as_posix()
+        label = folder.partition("_scores")[0]
+        records[label if label not in records else folder] = record
+    return records
+
+
+def make_tables(records: dict[str, dict]) -> list[Table]:
+    """Tables 1 to 4 in the paper's profile, with the paper's rows, and one of each other profile that was run."""
+    tables = []
+    for profile in PROFILES:
+        for dataset in DATA_SETS:
+            chosen = {label: record for label, record in records.items()
+                      if (record["dataset"], record["profile"]) == (dataset, profile)}
+            if chosen or profile == "paper":
+                tables.append(compare(dataset, profile, chosen))
+    return tables
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Time of the metrics against the time of reading the images, and against other implementations, in one run.
+
+    python benchmarks/metrics.py datasets/GoPro/test
+    python benchmarks/metrics.py datasets/GoPro/test --images 20 --repeats 5
+
+All on one core, a pair after the other; each figure is the best of --repeats. The blurred images stand for restored
+ones. scikit-image's SSIM is the per-channel one, in its Gaussian form; no package computes MATLAB's of a volume, so
+SciPy's filters stand in for one. NIQE's goal is two images of 1280 x 720 in a second.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its folder is on the path, not the root
+
+from datasets.images import read_rgb  # noqa: E402
+from datasets.layouts import Pair, find_pairs  # noqa: E402
+from metrics import niqe, psnr, ssim_matlab_rgb, ssim_per_channel  # noqa: E402
+from metrics.ssim import ssim_both  # noqa: E402
+
+Images = list[tuple[np.ndarray, np.ndarray]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="FOLDER", help="a data set of pairs, or its test split")
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N pairs (default %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="default %(default)s")
+    arguments = parser.parse_args()
+    try:
+        from scipy.ndimage import gaussian_filter
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        print(f"error: the references need scikit-image and SciPy ({error}): pip install -e .[test]", file=sys.stderr)
+        return 2
+    cv2.setNumThreads(1)
+    pairs = [pair for pair in find_pairs(arguments.data, "test") if pair.sharp][: arguments.images]
+    images = read(pairs)
+    height, width = images[0][0].shape[:2]
+    print(f"{len(pairs)} pairs, the first {width} x {height}, one core, ms a pair, best of {arguments.repeats}\n")
+
+    def clock(function: Callable[[np.ndarray, np.ndarray], object]) -> float:
+        return best_time(lambda: [function(*pair) for pair in images], arguments.repeats) / len(images)
+
+    reading = best_time(lambda: read(pairs), arguments.repeats) / len(pairs)
+    simple = clock(lambda *pair: (psnr(*pair), ssim_both(*pair)))
+    skimage = clock(lambda *pair: structural_similarity(*pair, channel_axis=2, data_range=255, gaussian_weights=True,
+                                                        use_sample_covariance=False))
+    volume = clock(lambda *pair: volume_ssim(*pair, gaussian_filter))
+    rows = [("reading both PNGs", reading, None, ""),
+            ("PSNR and both SSIMs", simple, simple / reading, "of reading; goal: 2 at most"),
+            ("ssim_per_channel", ours := clock(ssim_per_channel), skimage / ours, "times faster than scikit-image"),
+            ("scikit-image's SSIM", skimage, None, ""),
+            ("ssim_matlab_rgb", ours := clock(ssim_matlab_rgb), volume / ours, "times faster than SciPy's filters"),
+            ("volume by SciPy", volume, None, "")]
+    try:
+        seconds = clock(lambda restored, _: niqe(restored))
+        rows.append(("niqe_live", seconds, 1 / seconds, "images/s a core; goal: 2 at least"))
+    except ValueError as error:
+        print(f"niqe_live is not measured: {error}")
+    for name, seconds, ratio, what in rows:
+        print(f"{name:<22}{seconds * 1e3:>9.1f}" + (f"{ratio:>9.2f} {what}" if ratio else ""))
+    return 0
+
+
+def read(pairs: list[Pair]) -> Images:
+    return [(read_rgb(pair.blurred), read_rgb(pair.sharp)) for pair in pairs]
+
+
+def best_time(work: Callable[[], object], repeats: int) -> float:
+    """Seconds."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def volume_ssim(restored: np.ndarray, sharp: np.ndarray, gaussian_filter: Callable) -> float:
+    """MATLAB's SSIM of a volume, written down as its formula."""
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return gaussian_filter(values, 1.5, mode="nearest", radius=5)
+    x, y = restored.astype(np.float64), sharp.astype(np.float64)
+    mean_x, mean_y = smooth(x), smooth(y)
+    variance_x, variance_y = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2
+    covariance = smooth(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float(np.mean((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+                         / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""Scores a folder of restored images with every metric of the paper, beside the paper's figures.
+
+    results/J/images_scores/scores.csv     each image's scores, written as they are made: a stopped run goes on there
+    results/J/images_scores/scores.json    the means; exact names, models and backbones with checksums, versions, image
+                                           counts, and what made the images
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+from metrics.downloads import DownloadError, sha256
+from metrics.fid import inception
+from metrics.niqe import LIVE_MODEL, load_model
+
+from . import distributed, provenance
+from .comparison import compare
+from .config import ConfigError, results_dir
+from .console import readable_errors
+from .imagescores import Task, load_network, score_in_processes, score_on_gpu
+from .measurements import Measurements, stamp
+from .measures import ALIGNED, DATA_SETS, FLAGS, MEASURES, NETWORKS, PAIRWISE, PROFILES, column_names
+from .pairing import Pairing, Sample, find_samples, listed
+from .scoresheet import write_whole
+from .setscores import SetScores
+from .table import FORMATS
+
+REFERENCE_FREE = ("niqe_live", "niqe_matlab")
+PER_IMAGE = (*PAIRWISE, *ALIGNED, *REFERENCE_FREE, *NETWORKS)
+
+
+class EvaluationError(ConfigError):
+    """What is asked for cannot be scored; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, and how.
+
+    Args:
+        restored: the folder of restored images.
+        dataset: a key of measures.DATA_SETS.
+        truth: a data set, a folder of sharp images, or two folders, blurred and sharp; may be empty for RWBI.
+        metrics: some of measures.FLAGS; empty for all that the paper reports on the data set.
+        niqe_model: "live", or the file of MATLAB's exported model.
+        output: the folder of the results; by default beside the restored images.
+        workers: processes on the CPU; by default one a core.
+        partial: score what can be paired, where images are missing, extra or misshapen.
+    """
+
+    restored: Path
+    dataset: str
+    truth: tuple[Path, ...] = ()
+    metrics: tuple[str, ...] = ()
+    profile: str = "paper"
+    niqe_model: str = "live"
+    output: Path | None = None
+    form: str = "text"
+    device: str | None = None
+    workers: int | None = None
+    partial: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        suffix = "" if self.profile == "paper" else f"_{self.profile}"
+        return self.output or Path(f"{self.restored}_scores{suffix}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """What evaluate.py does."""
+    request = parse_request(argv)
+    with readable_errors():
+        evaluate(request)
+
+
+def parse_request(argv: list[str] | None) -> Request:
+    parser = argparse.ArgumentParser(
+        description="Score a folder of restored images, and print the means beside the paper's. The same command again "
+                    "goes on where it was stopped.",
+        epilog=f"Results go to PRED_scores/scores.csv and scores.json. Metrics: {', '.join(FLAGS)}.")
+    parser.add_argument("--pred", required=True, type=Path, metavar="FOLDER", help="the restored images")
+    parser.add_argument("--gt", type=Path, nargs="+", default=[], metavar="FOLDER",
+                        help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
+                             "sharp; images are paired by name. RWBI needs none")
+    parser.add_argument("--dataset", required=True, choices=DATA_SETS, help="whose rows of the paper to print")
+    parser.add_argument("--metrics", nargs="+", default=[], choices=FLAGS, metavar="METRIC",
+                        help="which of the metrics below (default: those of the paper's table)")
+    parser.add_argument("--profile", default="paper", choices=PROFILES,
+                        help="FID and KID of whole images (paper) or of 15 patches each (whang); default %(default)s")
+    parser.add_argument("--niqe_model", default="live", metavar="live|FILE",
+                        help="the LIVE release's model, or the file exported from MATLAB, which the paper uses "
+                             "(default %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the results instead of PRED_scores")
+    parser.add_argument("--format", default="text", choices=FORMATS, help="of the printed table")
+    parser.add_argument("--device", help="for the networks: cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes on the CPU (default: one a core)")
+    parser.add_argument("--partial", action="store_true",
+                        help="leave out, and name, images that are missing, extra or misshapen, instead of stopping")
+    given = parser.parse_args(argv)
+    if given.workers is not None and given.workers < 1:
+        parser.error(f"--workers must be at least 1, got {given.workers}")
+    if len(given.gt) > 2:
+        parser.error(f"--gt takes one folder or two, got {len(given.gt)}")
+    if not given.gt and given.dataset != "rwbi":
+        parser.error("--gt is needed: the data set, or its sharp images")
+    return Request(given.pred, given.dataset, tuple(given.gt), tuple(given.metrics), given.profile, given.niqe_model,
+                   given.output, given.format, given.device, given.workers, given.partial)
+
+
+def evaluate(request: Request) -> dict:
+    """Scores the images, writes scores.csv and scores.json, prints the table; returns what scores.json holds.
+
+    Raises EvaluationError or another of console.MISTAKES; before anything is measured, where it can.
+    """
+    # What to score: everything that is wrong with the images is said first.
+    columns = wanted_columns(request)
+    pairing = find_samples(request.restored, list(request.truth), DATA_SETS[request.dataset].variant,
+                           sharp_needed=bool(set(columns) - set(REFERENCE_FREE)))
+    accept(pairing, request)
+    device = distributed.device(request.device)
+
+    # With what: a network that cannot be had costs its own column alone.
+    how, missing = how_measured(columns, request, device)
+    record = describe(request, pairing, device) | {
+        "complete": False, "metrics": {name: {"how": how[name]} for name in columns if name in how}}
+    measurements = open_measurements(request.folder, pairing, record)
+    measurements.begin([name for name in columns if name in PER_IMAGE and name in how])
+    write_record(request.folder, record)
+
+    # Measure.
+    how_sets = {name: facts for name, facts in how.items() if name not in PER_IMAGE}
+    sets = SetScores(pairing.samples, how_sets, device, request.folder)
+    with progress_bar(steps(measurements, len(pairing.samples), device) + sets.steps) as bar:
+        measure_images(measurements, pairing.samples, request, device, bar)
+        set_scores = sets.measure(bar)
+
+    # Report.
+    measurements.write()
+    scores = {name: {"not_measured": why} for name, why in missing.items()}
+    scores |= image_means(measurements) | set_scores
+    record |= {"complete": True, "metrics": {name: {**scores[name], "how": how.get(name)} for name in columns}}
+    write_record(request.folder, record)
+    report(request, record)
+    return record
+
+
+def wanted_columns(request: Request) -> list[str]:
+    """The exact names of the scores that the request asks for. Raises EvaluationError for what cannot be had."""
+    flags = request.metrics or DATA_SETS[request.dataset].flags
+    columns = column_names(flags, request.profile, request.niqe_model)
+    if request.dataset == "rwbi" and set(columns) - set(REFERENCE_FREE):
+        raise EvaluationError("RWBI has no sharp images: niqe is all that can be measured on it")
+    return columns
+
+
+def accept(pairing: Pairing, request: Request) -> None:
+    """Raises EvaluationError where images cannot be scored, unless partial scores are asked for."""
+    complaints = pairing.complaints()
+    if complaints and (not request.partial or not pairing.samples):
+        advice = "" if not pairing.samples else "\nNothing was scored. --partial scores the others, and says so"
+        raise EvaluationError(f"{request.restored} and the data set do not match:\n{complaints}{advice}")
+    if complaints:
+        print(f"left out:\n{complaints}", file=sys.stderr)
+    if pairing.by_ending:
+        print(f"paired by the end of their names, {len(pairing.by_ending)} images:{listed(pairing.by_ending, 2)}",
+              file=sys.stderr)
+
+
+def how_measured(columns: list[str], request: Request, device: torch.device) -> tuple[dict[str, dict], dict[str, str]]:
+    """What decides each score's value: definition, versions, model with checksum. And for scores that cannot be
+    measured here, why. Raises EvaluationError for a file that is no model."""
+    how, missing = {}, {}
+    for name in columns:
+        if name not in PER_IMAGE and (before := next((other for other in missing if other not in PER_IMAGE), None)):
+            missing[name] = missing[before]  # the same network: a download is not waited for twice
+            continue
+        facts = {"definition": MEASURES[name].definition, "numpy": np.__version__, "opencv": cv2.__version__}
+        try:
+            if name in NETWORKS:
+                facts |= {"backbone": load_network(name, str(device)).backbone, "torch": torch.__version__,
+                          "device": device.type}
+            elif name in REFERENCE_FREE:
+                load_model(request.niqe_model)
+                file = LIVE_MODEL if request.niqe_model == "live" else Path(request.niqe_model)
+                facts["model"] = {"file": file.name, "sha256": sha256(file)}
+            elif name not in PER_IMAGE:
+                facts |= how_sets_are_scored(device)
+        except DownloadError as error:
+            missing[name] = str(error)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from error
+        else:
+            how[name] = facts
+    return how, missing
+
+
+def how_sets_are_scored(device: torch.device) -> dict[str, object]:
+    """Raises DownloadError where Inception cannot be had."""
+    return {"backbone": inception(str(device)).backbone, "torch": torch.__version__, "device": device.type}
+
+
+def describe(request: Request, pairing: Pairing, device: torch.device) -> dict:
+    """What the record says of the run apart from its scores."""
+    return {
+        "dataset": request.dataset,
+        "profile": request.profile,
+        "restored": str(request.restored.resolve()),
+        "truth": [str(folder.resolve()) for folder in request.truth],
+        "images": {
+            "data_set": len(pairing.samples) + len(pairing.missing) + len(pairing.misshapen),
+            "scored": len(pairing.samples),
+            "missing": pairing.missing, "extra": pairing.extra, "misshapen": pairing.misshapen,
+            "suffixes": dict(Counter(sample.restored.suffix.lower() for sample in pairing.samples)),
+        },
+        "made_by": (made_by := what_made(request.restored)),
+        "config": config_of(made_by),
+        "scored": "saved 8-bit RGB values, one image at a time, then averaged",
+        "device": str(device),
+        "git": provenance.git_hash(),
+        "versions": provenance.versions(),
+    }
+
+
+def what_made(restored: Path) -> dict | None:
+    """The predictor's record of the images, without its results; None where there is none."""
+    path = Path(f"{restored}.json")
+    if not path.is_file():
+        return None
+    try:
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"{path}: not a record of a prediction ({error}); remove it, or predict again") from error
+    record.pop("results", None)
+    return record
+
+
+def config_of(made_by: dict | None) -> dict | None:
+    """The recipe that trained the weights, where the weights lie in the job that the recipe is of."""
+    if not made_by or not {"job_name", "weights"} <= made_by.keys():
+        return None
+    folder, weights = results_dir(made_by["job_name"]), Path(made_by["weights"])
+    path = folder / f"config_{weights.stem.rpartition('_')[2]}.yaml"  # best_XYScanNet_stage2 -> config_stage2
+    if folder.resolve() not in weights.resolve().parents or not path.is_file():
+        return None
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def open_measurements(folder: Path, pairing: Pairing, record: dict) -> Measurements:
+    """What an earlier run has measured of the same files in the same way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        earlier = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["metrics"]
+        keep = [name for name, score in earlier.items()
+                if score.get("how") == record["metrics"].get(name, score).get("how")]
+    except (OSError, KeyError, TypeError, AttributeError, ValueError):
+        keep = []  # without a record there is nothing to say how the scores came about
+    stamps = {sample.name: stamp(sample.restored, sample.sharp) for sample in pairing.samples}
+    return Measurements(folder / "scores.csv", stamps, keep)
+
+
+def progress_bar(steps: int) -> tqdm:
+    return tqdm(total=steps, desc="scoring", unit="image", mininterval=0.1 if sys.stderr.isatty() else 30)
+
+
+def measure_images(measurements: Measurements, samples: list[Sample], request: Request, device: torch.device,
+                   bar: tqdm) -> None:
+    """Measures what is missing, image by image, and writes it down as it comes."""
+    on_gpu = NETWORKS if device.type == "cuda" else ()
+    for gpu in (False, True):
+        columns = [name for name in measurements.wanted if (name in on_gpu) == gpu]
+        tasks: list[Task] = [(sample, lacking) for sample in samples
+                             if (lacking := measurements.missing(sample.name, columns))]
+        if columns:
+            bar.update(len(samples) - len(tasks))
+        if not tasks:
+            continue
+        results = score_on_gpu(tasks, device) if gpu else score_in_processes(tasks, request.niqe_model,
+                                                                             request.workers or cores())
+        for name, scores in results:
+            measurements.add(name, scores)
+            bar.update()
+
+
+def steps(measurements: Measurements, images: int, device: torch.device) -> int:
+    """How often measure_images moves the bar: a GPU's networks pass over the images once more."""
+    in_batches = [name in NETWORKS and device.type == "cuda" for name in measurements.wanted]
+    return images * len(set(in_batches))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def image_means(measurements: Measurements) -> dict[str, dict]:
+    """Means over the images; those that a score cannot be had of are named and left out."""
+    means = {}
+    for column in measurements.wanted:
+        scores = {name: row[column] for name, row in sorted(measurements.scores.items())}
+        failed = {name: score for name, score in scores.items() if isinstance(score, str)}
+        values = [score for score in scores.values() if not isinstance(score, str)]
+        if values:
+            means[column] = {"value": statistics.fmean(values), "images": len(values), "failed": failed}
+        else:
+            means[column] = {"not_measured": f"of no image, the first because: {next(iter(failed.values()))}"}
+    return means
+
+
+def write_record(folder: Path, record: dict) -> None:
+    write_whole(folder / "scores.json", json.dumps(record, indent=2) + "\n")
+
+
+def report(request: Request, record: dict) -> None:
+    table = compare(request.dataset, request.profile, {"this run": record})
+    if set(record["images"]["suffixes"]) - {".png"}:
+        table.notes.append("The restored images are not all PNG: what lossy files lost counts as the network's fault.")
+    print(f"\n{table.render(request.form, colours=sys.stdout.isatty())}\n")
+    print(f"scores: {request.folder / 'scores.csv'} and scores.json", file=sys.stderr)

@@ -1,0 +1,267 @@
+"""FID (Heusel et al., NeurIPS 2017) and KID (Bińkowski et al., ICLR 2018): distances between two sets of images.
+
+Both compare the sets in the 2048 features of Inception-v3. The network and the way images come into it are clean-fid
+0.1.35's, its clean mode (Parmar et al., CVPR 2022): whole images, squashed to 299 x 299 by Pillow's bicubic filter
+without rounding. The mathematics is written here. With features of anything else the numbers are distances, but neither
+FID nor KID.
+
+FID falls with the number of images, and below 2049 images the covariances are singular: only equal numbers compare.
+KID's estimate is unbiased for independent sets. Restored and sharp images show the same scenes, so it may be slightly
+negative: the score of sharp against sharp images tells where zero is.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from .checks import check_rgb
+from .downloads import INCEPTION, DownloadError, fetch
+from .perceptual import full_precision
+
+Images = Path | str | Sequence[Path]
+Extractor = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, 299, 299) float32, 0 to 255 -> (B, D)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+BATCH = 32
+PATCH = (240, 256)  # rows, columns: three by five of them fill an image of 720 x 1280
+
+
+class Inception:
+    """clean-fid's Inception-v3 as an extractor; 2048 features of each image.
+
+    Attributes:
+        backbone: the weights' file and sha256, the package's version.
+
+    Raises DownloadError where the package is not installed or the weights are not to be had.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        module = _cleanfid("inception_torchscript")
+        path = fetch(INCEPTION)
+        self._network = module.InceptionV3W(str(path.parent), download=False).to(device).eval()
+        self.backbone = {"file": path.name, "sha256": INCEPTION.sha256,
+                         "package": f"clean-fid {importlib.metadata.version('clean-fid')}"}
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, 299, 299) in 0 to 255 -> (B, 2048)."""
+        return self._network(images)
+
+
+@cache
+def inception(device: str) -> Inception:
+    """The one network of a device, for FID and KID to share."""
+    return Inception(device)
+
+
+def _cleanfid(module: str) -> ModuleType:
+    """A module of clean-fid, which is not in a plain installation. Raises DownloadError."""
+    try:
+        return importlib.import_module(f"cleanfid.{module}")
+    except ImportError as error:
+        raise DownloadError(f"FID and KID need the package clean-fid ({error}): pip install -e .[metrics]") from error
+
+
+class SetDistance:
+    """What FID and KID share: the extractor, and reading.
+
+    Args:
+        device: where the extractor runs.
+        extractor: another network than Inception-v3; the distance then bears another name than FID or KID.
+
+    Attributes:
+        name: the exact name of the scores.
+        backbone: what the record of a score says of the network.
+    """
+
+    names = ("", "")  # with Inception-v3, and with another extractor
+
+    def __init__(self, device: str | torch.device = "cpu", extractor: Extractor | None = None):
+        self.device = device
+        self.extractor = inception(str(device)) if extractor is None else extractor
+        self.name = self.names[0 if isinstance(self.extractor, Inception) else 1]
+        self.backbone = getattr(self.extractor, "backbone", {"file": type(self.extractor).__name__})
+
+    def features(self, images: Images, progress: str | None = None) -> np.ndarray:
+        """(N, D) features, see `inception_features`; they can be given for images below, to compute them once."""
+        return inception_features(images, self.device, self.extractor, progress)
+
+    def __call__(self, restored: Images | np.ndarray, sharp: Images | np.ndarray) -> float:
+        """The distance of two sets of images, each a folder, paths, or features (N, D)."""
+        sets = [one if isinstance(one, np.ndarray) else self.features(one) for one in (restored, sharp)]
+        return self._distance(*sets)
+
+    def _distance(self, features1: np.ndarray, features2: np.ndarray) -> float:
+        raise NotImplementedError
+
+
+class FID(SetDistance):
+    """Fréchet Inception distance; 0 and up, lower is better."""
+
+    names = ("fid", "frechet_distance")
+
+    def _distance(self, features1: np.ndarray, features2: np.ndarray) -> float:
+        return frechet_distance(features1, features2)
+
+
+class KID(SetDistance):
+    """Kernel Inception distance, seeded; lower is better."""
+
+    names = ("kid", "kernel_distance")
+
+    def __init__(self, device: str | torch.device = "cpu", seed: int = 0, extractor: Extractor | None = None):
+        super().__init__(device, extractor)
+        self.seed = seed
+
+    def _distance(self, features1: np.ndarray, features2: np.ndarray) -> float:
+        return kernel_distance(features1, features2, self.seed)
+
+
+def inception_features(images: Images, device: str | torch.device = "cpu", extractor: Extractor | None = None,
+                       progress: str | None = None,
+                       cut: Callable[[np.ndarray], list[np.ndarray]] | None = None) -> np.ndarray:
+    """Features of images in their order: (N, 2048) float32, or as many columns as the extractor gives.
+
+    Args:
+        images: paths, or a folder, which stands for its image files by name; its subfolders are left alone.
+        device: where the extractor runs.
+        extractor: Inception-v3, unless another is given.
+        progress: the progress bar's title; without one there is no bar.
+        cut: makes of each image several, as `patches` does; their features follow each other.
+
+    Raises:
+        ValueError: no image, an unreadable one, or one that cannot be cut; names the file.
+        DownloadError: see Inception.
+    """
+    paths = _list_images(images)
+    extractor = inception(str(device)) if extractor is None else extractor
+    to_input = resizer()
+    parts = []
+    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=progress, unit="image", disable=not progress) as bar:
+        for first in range(0, len(paths), BATCH):
+            batch = paths[first : first + BATCH]
+            groups = pool.map(lambda path: [to_input(image) for image in _read(path, cut)], batch)
+            inputs = [image for group in groups for image in group]
+            parts += [_extract(inputs[k : k + BATCH], device, extractor) for k in range(0, len(inputs), BATCH)]
+            bar.update(len(batch))
+    return np.concatenate(parts)
+
+
+def _list_images(images: Images) -> list[Path]:
+    if isinstance(images, (str, Path)):
+        folder = Path(images)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: not a folder of images")
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise ValueError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
+        return paths
+    if not images:
+        raise ValueError("no images are given")
+    return [Path(path) for path in images]
+
+
+def _read(path: Path, cut: Callable[[np.ndarray], list[np.ndarray]] | None) -> list[np.ndarray]:
+    """The image that a file holds, or what `cut` makes of it, each uint8 RGB (H, W, 3)."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        return cut(pixels) if cut else [pixels]
+    except (OSError, ValueError, SyntaxError) as error:     # the last is what Pillow makes of some damaged PNGs
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _extract(inputs: list[np.ndarray], device: str | torch.device, extractor: Extractor) -> np.ndarray:
+    batch = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).to(device)
+    with torch.inference_mode(), full_precision():
+        return extractor(batch).float().cpu().numpy()
+
+
+@cache
+def resizer() -> Callable[[np.ndarray], np.ndarray]:
+    """clean-fid's own: a uint8 RGB image (H, W, 3) -> (299, 299, 3) float32 in 0 to 255. Raises DownloadError."""
+    return _cleanfid("resize").build_resizer("clean")
+
+
+def patches(image: np.ndarray) -> list[np.ndarray]:
+    """The 15 patches of 256 columns and 240 rows that fill an image (720, 1280, 3), row by row.
+
+    The protocol of Whang et al. (CVPR 2022, https://arxiv.org/abs/2112.02475): "15 non-overlapping patches of size
+    256 x 240 from each 1280 x 720 image". Of patches of 240 columns and 256 rows, only 10 would fit.
+
+    Raises ValueError for another size.
+    """
+    check_rgb("image", image)
+    if image.shape[:2] != (720, 1280):
+        raise ValueError(f"patches are cut from images of 1280 x 720, this one is {image.shape[1]} x {image.shape[0]}")
+    rows, columns = PATCH
+    return [image[top : top + rows, left : left + columns]
+            for top in range(0, 720, rows) for left in range(0, 1280, columns)]
+
+
+def frechet_distance(features1: np.ndarray, features2: np.ndarray) -> float:
+    """Fréchet distance of Gaussians fitted to two sets of features (N1, D) and (N2, D): Heusel et al., Eq. 6.
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), covariances by N - 1. Of factors A and B with C1 = A'A and C2 = B'B,
+    the trace of the root is the sum of the singular values of A B'. So no root of a matrix is taken, which is inexact
+    where the covariances are singular, as they are for fewer images than features.
+
+    Raises ValueError for what are no such features.
+    """
+    features1, features2 = _check(features1, features2)
+    offset = features1.mean(axis=0) - features2.mean(axis=0)
+    factors = [_factor(features) for features in (features1, features2)]
+    root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+    distance = offset @ offset + sum(np.square(factor).sum() for factor in factors) - 2 * root
+    return max(0.0, float(distance))    # of equal sets, rounding leaves something on either side of zero
+
+
+def _factor(features: np.ndarray) -> np.ndarray:
+    """A matrix A of at most D rows with A'A the covariance of the features (N, D)."""
+    centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+
+
+def kernel_distance(features1: np.ndarray, features2: np.ndarray, seed: int = 0, num_subsets: int = 100,
+                    max_subset_size: int = 1000) -> float:
+    """Squared maximum mean discrepancy of two sets of features (N1, D) and (N2, D): Bińkowski et al.
+
+    The kernel is (x.y / D + 1)^3; the unbiased estimate is averaged over random subsets. They are drawn as clean-fid
+    draws them after numpy.random.seed(seed).
+
+    Raises ValueError for what are no such features.
+    """
+    features1, features2 = _check(features1, features2)
+    size = min(len(features1), len(features2), max_subset_size)
+    random = np.random.RandomState(seed)
+    total = 0.0
+    for _ in range(num_subsets):
+        y = features2[random.choice(len(features2), size, replace=False)]
+        x = features1[random.choice(len(features1), size, replace=False)]
+        within = sum(kernel.sum() - np.trace(kernel) for kernel in (_kernel(x, x), _kernel(y, y)))
+        total += within / (size * (size - 1)) - 2 * _kernel(x, y).mean()
+    return float(total / num_subsets)
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base       # a power by 3 is many times slower
+
+
+def _check(features1: np.ndarray, features2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, or ValueError."""
+    sets = tuple(np.asarray(features, np.float64) for features in (features1, features2))
+    for features in sets:
+        if features.ndim != 2 or len(features) < 2 or not np.isfinite(features).all():
+            raise ValueError(f"finite features (N, D) of at least two images are needed, got shape {features.shape}")
+    if sets[0].shape[1] != sets[1].shape[1]:
+        raise ValueError(f"the features differ in number: {sets[0].shape[1]} and {sets[1].shape[1]}")
+    return sets
