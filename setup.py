@@ -1,8 +1,8 @@
 """Dependencies and extras. The scripts run from the root, so no module is put into site-packages."""
 from setuptools import setup
 
-# What LPIPS, ST-LPIPS, FID, KID and the radar figure need; PSNR, both SSIMs, the aligned scores and NIQE by the live model do without.
-# Versions are exact where another one would change scores. clean-fid breaks with SciPy 1.18.
+# What LPIPS, ST-LPIPS, FID, KID and the radar figure need; PSNR, both SSIMs, the aligned scores and NIQE by the live
+# model do without. Versions are exact where another one would change scores. clean-fid breaks with SciPy 1.18.
 METRICS = ["lpips==0.1.4", "stlpips-pytorch==0.0.2", "clean-fid==0.1.35", "scipy>=1.11,<1.18", "matplotlib>=3.7"]
 
 setup(
