@@ -62,11 +62,6 @@ class Pair:
     sharp: Path | None
 
 
-def name_of(pair: Pair) -> str:
-    """The relative path of a pair's result, such as GOPR0384_11_00/000001.png."""
-    return f"{pair.name}.png"
-
-
 def find_pairs(source: str | os.PathLike | Iterable[str | os.PathLike], split: str | None = None, *,
                variant: str | None = None) -> list[Pair]:
     """Finds a data set's pairs.

@@ -1,4 +1,5 @@
 """Files that a crash cannot spoil: written under another name, synced, renamed; the last two training states kept."""
+import contextlib
 import logging
 import os
 import random
@@ -82,6 +83,9 @@ def load_state(path: Path) -> dict | None:
                                   "position to resume from. Move it away and give it as train.start_from instead")
         if problems:
             logger.warning("going on from %s", candidate)
+            # Out of the way: the next save would make the damaged file the previous one, in place of this good one.
+            with contextlib.suppress(FileNotFoundError):        # another rank was first
+                os.replace(path, path.with_name(f"damaged_{path.name}"))
         return state
     if problems:
         raise CheckpointError("; ".join(problems) + ". Move these files away to start anew")

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from datasets.cache import CacheError
 from datasets.images import ImageError
 from datasets.layouts import LayoutError
 from models import WeightsError
@@ -13,7 +14,7 @@ from .checkpoint import CheckpointError
 from .config import ConfigError
 from .guard import NonFiniteError
 
-MISTAKES = (CheckpointError, ConfigError, ImageError, LayoutError, NonFiniteError, WeightsError,
+MISTAKES = (CacheError, CheckpointError, ConfigError, ImageError, LayoutError, NonFiniteError, WeightsError,
             distributed.DeviceError, FileNotFoundError)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.layouts import AmbiguityError, LayoutError, Pair, find_pairs, name_of
+from datasets.layouts import AmbiguityError, LayoutError, Pair, find_pairs
 from tests.datasets.conftest import touch
 
 
@@ -21,7 +21,7 @@ def test_gopro_as_downloaded(tmp_path: Path) -> None:
     assert relative(find_pairs(tmp_path, "train"), tmp_path) == [
         (f"{scene}/{number}", f"train/{scene}/blur/{number}.png", f"train/{scene}/sharp/{number}.png")
         for scene, number in [("GOPR0372_07_00", "000047"), ("GOPR0372_07_00", "000048"), ("GOPR0378_13_00", "000047")]]
-    assert name_of(find_pairs(tmp_path, "test")[0]) == "GOPR0384_11_00/000001.png"
+    assert find_pairs(tmp_path, "test")[0].name == "GOPR0384_11_00/000001"
     # A split's folder, and one scene's, are found as well as the root.
     assert find_pairs(tmp_path / "train", "train") == find_pairs(tmp_path, "train") == find_pairs(tmp_path / "train")
     assert [pair.name for pair in find_pairs(tmp_path / "train" / "GOPR0372_07_00")] == ["000047", "000048"]

@@ -50,9 +50,29 @@ def test_damaged_states(tmp_path, caplog):
     path.write_bytes(path.read_bytes()[:100])
     assert load_state(path)["step"] == 0
     assert "last.pth is damaged" in caplog.text and "previous_last.pth" in caplog.text
-    previous(path).write_bytes(b"")
+    path.write_bytes(b""), previous(path).write_bytes(b"")
     with pytest.raises(CheckpointError, match="last.pth is damaged.*previous_last.pth is damaged.*to start anew"):
         load_state(path)
+
+
+def test_a_damaged_state_never_takes_the_place_of_the_good_one(tmp_path, monkeypatch):
+    """The next save after falling back is cut off at its last step: what was gone on from is still there."""
+    path = tmp_path / "last.pth"
+    save_state({"step": 0}, path), save_state({"step": 1}, path)
+    path.write_bytes(b"cut short")
+    assert load_state(path)["step"] == 0 and (tmp_path / "damaged_last.pth").read_bytes() == b"cut short"
+
+    replace = checkpoint.os.replace
+
+    def crash_at_the_end(source, target):
+        if target == path:
+            raise SystemExit("killed")
+        replace(source, target)
+    monkeypatch.setattr(checkpoint.os, "replace", crash_at_the_end)
+    with pytest.raises(SystemExit):
+        save_state({"step": 2}, path)
+    monkeypatch.undo()
+    assert load_state(path)["step"] == 0
 
 
 def test_a_state_of_another_program_is_not_resumed(tmp_path):

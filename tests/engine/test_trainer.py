@@ -1,12 +1,17 @@
 """Real runs of the training scripts: resumed exactly, split over processes, stopped cleanly, guarded."""
 import os
+import shutil
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from engine.config import load_config
+from engine.console import readable_errors
+from engine.trainer import Trainer
 from tests import workplace
 from tests.workplace import command, make_config, make_pairs, make_vgg19, run, weights
 
@@ -183,8 +188,15 @@ def test_a_truncated_image_stops_at_the_start(place):
     assert "train/sharp/002.png" in out and "Traceback" not in out and "epoch" not in out
 
 
+def test_a_cache_that_does_not_fit_is_one_clear_line(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
+    with pytest.raises(SystemExit), readable_errors():
+        Trainer(load_config("tiny", 1, ["data.cache=memmap"]), "cpu").fit()
+    assert "make room" in capsys.readouterr().err
+
+
 def test_recipes_of_the_repository_are_valid():
-    from engine.config import load_config
     stages = sorted(path for path in (workplace.ROOT / "configs").glob("*/config_stage*.yaml"))
     assert len(stages) >= 9
     for path in stages:
