@@ -27,7 +27,7 @@ class ModelConfig:
     dim: int = 48                                   # channels at full resolution: 48 S, 72 mid, 144 P
     num_blocks: tuple[int, int, int] = (3, 3, 6)    # blocks at levels 1, 2, 3
     kl_gate: typing.Literal["elementwise", "image", "batch"] = "image"
-    scan_backend: typing.Literal["auto", "reference", "torch", "mamba_ssm"] = "auto"
+    scan_backend: typing.Literal["auto", "reference", "torch", "cpu", "triton", "mamba_ssm"] = "auto"
 
     def check(self) -> None:
         _require(self.dim >= 2 and self.dim % 2 == 0, "dim", "must be even, at least 2")
@@ -86,6 +86,7 @@ class TrainConfig:
     start_from: str | None = None       # weights stage 2 begins with; its own stage 1's final_ by default
     accumulate: int = 1                 # micro-steps a step; the batch stays what batch_size says
     precision: typing.Literal["fp32", "bf16", "fp64"] = "fp32"    # bf16: autocast; fp64: to check numerics
+    checkpoint_activations: bool = False    # compute blocks again for the backward pass: less memory, more time
     ema_decay: float = 0.0              # of the averaged weights that are scored and released; 0: none
     validate_every: int = 30            # epochs
     save_every: int = 1                 # epochs

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from datasets.layouts import LayoutError, find_pairs
-from models.selective_scan import choose
-from models.selective_scan.mamba_kernel import INSTALL, has_causal_conv, why_missing
+from models.selective_scan import BACKENDS, NATIVE, choose, why_not
 
 from .config import CONFIGS, RESULTS
 from .provenance import git_hash, versions
@@ -25,7 +24,7 @@ def main() -> None:
 
 def _versions() -> list[str]:
     found = {"system": platform.platform(), "git": git_hash(), **versions(), "CUDA of torch": torch.version.cuda}
-    for package in ("torchvision", "einops", "tensorboard", "mamba-ssm", "causal-conv1d"):
+    for package in ("torchvision", "einops", "tensorboard", "triton", "mamba-ssm"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -43,12 +42,11 @@ def _devices() -> list[str]:
 
 
 def _backends() -> list[str]:
-    missing = why_missing()
-    lines = ["reference   can run (slow: to read and to test against)", "torch       can run"]
-    lines.append(f"mamba_ssm   cannot run: {missing}" if missing else
-                 f"mamba_ssm   can run, {'fused with' if has_causal_conv() else 'without'} causal-conv1d")
-    if missing and torch.cuda.is_available():
-        lines.append(f"            to install it: {INSTALL}")
+    lines = []
+    for name in BACKENDS:
+        device = NATIVE[name][0] if name in NATIVE else "cpu"
+        reason = why_not(name, device)
+        lines.append(f"{name:<12}{f'cannot run: {reason}' if reason else 'can run'}")
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         name, why = choose(device)
         lines.append(f"auto on {device} picks {name}: {why}")

@@ -58,7 +58,8 @@ class Trainer:
 
         # Network, optimiser, weights' average.
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
-        self.network = XYScanNet(**dataclasses.asdict(config.model)).to(self.device, self.dtype)
+        self.network = XYScanNet(**dataclasses.asdict(config.model),
+                                 checkpoint_activations=config.train.checkpoint_activations).to(self.device, self.dtype)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, betas=(0.9, 0.999))
         self.ema = (AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay))
                     if config.train.ema_decay else None)

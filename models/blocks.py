@@ -1,8 +1,11 @@
 """The U-Net's blocks: norm, gated feed-forward network, resizing, encoder, decoder (paper, Figure 3 a and b)."""
-import torch
-import torch.nn.functional as F
-from torch import nn
+from collections.abc import Iterable
 
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .convolution import DepthwiseConv, PointwiseConv
 from .vssm import InterVSSM, IntraVSSM
 
 
@@ -21,17 +24,16 @@ class ChannelNorm(nn.Module):
 
 
 class GatedFFN(nn.Module):
-    """Gated depth-wise feed-forward network: SiLU(a) * b after a 1x1 and a depth-wise 3x3 convolution."""
+    """Gated depth-wise feed-forward network: SiLU(a) * b after a 1x1 and a depth-wise 3x3 convolution, added to x."""
 
     def __init__(self, dim: int):
         super().__init__()
-        self.project_in = nn.Conv2d(dim, 2 * dim, 1, bias=False)
-        self.dwconv = nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim, bias=False)
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=False)
+        self.project_in = PointwiseConv(dim, 2 * dim)
+        self.dwconv = DepthwiseConv(2 * dim)
+        self.project_out = PointwiseConv(dim, dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.dwconv(self.project_in(x)).chunk(2, dim=1)
-        return self.project_out(F.silu(a) * b)
+    def forward(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        return self.project_out.add_to(x, self.dwconv.gated(self.project_in(norm(x))))
 
 
 class EncoderBlock(nn.Module):
@@ -43,8 +45,8 @@ class EncoderBlock(nn.Module):
         self.ffn1, self.ffn2 = GatedFFN(dim), GatedFFN(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.ffn1(self.norm1_ffn(x))
-        return x + self.ffn2(self.norm2_ffn(x))
+        x = self.ffn1(x, self.norm1_ffn)
+        return self.ffn2(x, self.norm2_ffn)
 
 
 class DecoderBlock(nn.Module):
@@ -59,10 +61,26 @@ class DecoderBlock(nn.Module):
         self.ffn1, self.ffn2 = GatedFFN(dim), GatedFFN(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.intra(self.norm1_ssm(x))
-        x = x + self.ffn1(self.norm1_ffn(x))
-        x = x + self.inter(self.norm2_ssm(x))
-        return x + self.ffn2(self.norm2_ffn(x))
+        x = self.intra(x, self.norm1_ssm)
+        x = self.ffn1(x, self.norm1_ffn)
+        x = self.inter(x, self.norm2_ssm)
+        return self.ffn2(x, self.norm2_ffn)
+
+
+class Level(nn.Sequential):
+    """The blocks of one level, one after the other. (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, blocks: Iterable[nn.Module], checkpoint_activations: bool = False):
+        super().__init__(*blocks)
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self:
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)     # nothing is drawn inside
+            else:
+                x = block(x)
+        return x
 
 
 class PatchEmbed(nn.Module):

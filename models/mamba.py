@@ -7,15 +7,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
-from .selective_scan import resolve_backend, selective_scan
-from .selective_scan.mamba_kernel import fused_mamba, has_causal_conv
+from .causal_conv import causal_conv_silu
+from .selective_scan import selective_scan
 
 
 class S6(nn.Module):
-    """(B, L, d_model) -> (B, L, d_model): a causal, selective scan along L."""
+    """(*, d_model), channels last, to the same shape: a causal, selective scan along one of the other dimensions."""
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, scan_backend: str = "auto"):
         super().__init__()
@@ -39,30 +38,22 @@ class S6(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
-    def forward(self, u: torch.Tensor) -> torch.Tensor:
-        backend = resolve_backend(self.scan_backend, u.device, u.dtype)
-        xz = rearrange(self.in_proj(u), "b l d -> b d l")
+    def forward(self, u: torch.Tensor, dim: int) -> torch.Tensor:
+        """Scans along ``dim``; every other dimension but the last is batch."""
+        return self.out_proj(self.scan(self.in_proj(u), dim))
+
+    def scan(self, xz: torch.Tensor, dim: int) -> torch.Tensor:
+        """What lies between in_proj and out_proj: (*, 2 d_inner) -> (*, d_inner), channels last, along ``dim``."""
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
-        if backend == "mamba_ssm" and has_causal_conv():
-            return fused_mamba(xz, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight, self.dt_proj.weight,
-                               self.out_proj.weight, A, self.D, self.dt_proj.bias)
 
-        x, z = xz.chunk(2, dim=1)
-        x = F.silu(self._causal_conv(x))
-        dt, B, C = self.x_proj(rearrange(x, "b d l -> b l d")).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        # (*, d_inner, L): views, read by the fast backends where they lie, whether rows or columns.
+        x, z = xz.movedim(dim, -1).chunk(2, dim=-2)
+        x = causal_conv_silu(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, self.scan_backend)
+        dt, B, C = self.x_proj(x.movedim(-1, dim)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)          # its bias joins inside the scan, in fp32
-        delta, B, C = (rearrange(t, "b l d -> b d l") for t in (delta, B, C))
+        delta, B, C = (t.movedim(dim, -1) for t in (delta, B, C))
         # Autocast must not reach into the recurrence: half precision loses the state over long rows.
-        with torch.autocast(u.device.type, enabled=False):
-            y = selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, delta_softplus=True, backend=backend)
-        return self.out_proj(rearrange(y, "b d l -> b l d"))
-
-    def _causal_conv(self, x: torch.Tensor) -> torch.Tensor:
-        """Each step sees itself and the three before it: y_t = bias + sum over k of weight_k x_{t-3+k}.
-
-        Written as shifted multiply-adds: x lies with channels innermost, where a depth-wise Conv1d would copy it.
-        """
-        weight, length = self.conv1d.weight.squeeze(1), x.shape[-1]                # (d, d_conv)
-        x = rearrange(F.pad(x, (self.d_conv - 1, 0)), "b d l -> b l d")
-        y = self.conv1d.bias + sum(weight[:, k] * x[:, k:k + length] for k in range(self.d_conv))
-        return rearrange(y, "b l d -> b d l")
+        with torch.autocast(xz.device.type, enabled=False):
+            y = selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, delta_softplus=True,
+                               backend=self.scan_backend)
+        return y.movedim(-1, dim)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import DecoderBlock, EncoderBlock, PatchEmbed, Rescale
+from .blocks import DecoderBlock, EncoderBlock, Level, PatchEmbed, Rescale
+from .convolution import PointwiseConv
 from .fusion import KLFF
 
 MULTIPLE = 4    # two halvings: height and width inside are multiples of it
@@ -20,21 +21,23 @@ class XYScanNet(nn.Module):
         num_blocks: blocks at levels 1, 2, 3, in the encoder and in the decoder alike.
         kl_gate: how KLFF averages the divergence, see ``fusion.KLFF``: elementwise | image | batch.
         scan_backend: what computes the scans, see ``selective_scan``.
+        checkpoint_activations: whether training keeps only each block's input and computes the rest again for the
+            backward pass: less memory for more time, the same numbers.
     """
 
     def __init__(self, dim: int = 48, num_blocks: Sequence[int] = (3, 3, 6), kl_gate: str = "image",
-                 scan_backend: str = "auto"):
+                 scan_backend: str = "auto", checkpoint_activations: bool = False):
         super().__init__()
         if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 1:
             raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
         self.dim, self.num_blocks, self.kl_gate = dim, tuple(num_blocks), kl_gate
         dim1, dim2, dim3 = dim, 2 * dim, 4 * dim
 
-        def encoder(width: int, depth: int) -> nn.Sequential:
-            return nn.Sequential(*[EncoderBlock(width) for _ in range(depth)])
+        def encoder(width: int, depth: int) -> Level:
+            return Level([EncoderBlock(width) for _ in range(depth)], checkpoint_activations)
 
-        def decoder(width: int, depth: int) -> nn.Sequential:
-            return nn.Sequential(*[DecoderBlock(width, scan_backend) for _ in range(depth)])
+        def decoder(width: int, depth: int) -> Level:
+            return Level([DecoderBlock(width, scan_backend) for _ in range(depth)], checkpoint_activations)
 
         # Embedding.
         self.patch_embed = PatchEmbed(dim1)
@@ -50,11 +53,11 @@ class XYScanNet(nn.Module):
         self.decoder_level3 = decoder(dim3, num_blocks[2])
         self.up3_2 = Rescale(dim3, dim2, 2)
         self.clff_level2 = KLFF(dim2, (dim1, dim3), kl_gate)
-        self.reduce_chan_level2 = nn.Conv2d(2 * dim2, dim2, 1, bias=False)
+        self.reduce_chan_level2 = PointwiseConv(2 * dim2, dim2)
         self.decoder_level2 = decoder(dim2, num_blocks[1])
         self.up2_1 = Rescale(dim2, dim1, 2)
         self.clff_level1 = KLFF(dim1, (dim2, dim3), kl_gate)
-        self.reduce_chan_level1 = nn.Conv2d(2 * dim1, dim1, 1, bias=False)
+        self.reduce_chan_level1 = PointwiseConv(2 * dim1, dim1)
         self.decoder_level1 = decoder(dim1, num_blocks[0])
         self.output = nn.Conv2d(dim1, 3, 3, padding=1, bias=False)
 
@@ -78,6 +81,7 @@ class XYScanNet(nn.Module):
         x = torch.cat([self.up3_2(x), self.clff_level2(level2, level1, level3)], dim=1)
         x = self.decoder_level2(self.reduce_chan_level2(x))
         x = torch.cat([self.up2_1(x), self.clff_level1(level1, level2, level3)], dim=1)
+        del level1, level2, level3      # the last decoder is where the memory peaks
         x = self.decoder_level1(self.reduce_chan_level1(x))
         return self.output(x)
 

@@ -2,6 +2,8 @@
 
     reference   plain PyTorch, step by step: to read, and to bind the others to
     torch       vectorised PyTorch, any device, memory linear in the length
+    cpu         C, compiled at first use where there is a compiler; float32 inside
+    triton      Triton, which comes with PyTorch for CUDA, compiled at first use
     mamba_ssm   mamba-ssm's CUDA kernel, where it is installed
     auto        the fastest of those that can run on the input's device and dtype
 """
@@ -10,13 +12,21 @@ import logging
 
 import torch
 
+from . import cpu, mamba_kernel, triton_kernel
 from .chunked import selective_scan_chunked
-from .mamba_kernel import INSTALL, selective_scan_mamba, why_missing
+from .cpu import selective_scan_cpu
+from .mamba_kernel import selective_scan_mamba
 from .reference import selective_scan_reference
+from .triton_kernel import selective_scan_triton
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = {"reference": selective_scan_reference, "torch": selective_scan_chunked, "mamba_ssm": selective_scan_mamba}
+BACKENDS = {"reference": selective_scan_reference, "torch": selective_scan_chunked, "cpu": selective_scan_cpu,
+            "triton": selective_scan_triton, "mamba_ssm": selective_scan_mamba}
+# Where each kernel runs, why it may be missing, and what to do then; the first that can run is what "auto" takes.
+NATIVE = {"cpu": ("cpu", cpu.why_missing, "install a C compiler, or use torch"),
+          "mamba_ssm": ("cuda", mamba_kernel.why_missing, f"install it with {mamba_kernel.INSTALL}"),
+          "triton": ("cuda", triton_kernel.why_missing, "use torch")}
 
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, backend="auto"):
@@ -25,19 +35,35 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, h_0 = 0;  y_t = C_t h_t + D u_t;  the result is y * SiLU(z).
 
     Args:
-        u: input (batch, channels, length); delta: step sizes, same shape, before bias and softplus.
-        A: real state matrix (channels, states); B, C: input and output matrices (batch, states, length).
+        u: input (*batch, channels, length); delta: step sizes, same shape, before bias and softplus.
+        A: real state matrix (channels, states); B, C: input and output matrices (*batch, states, length).
         D: skip connection (channels,); z: gate, same shape as u; delta_bias: (channels,).
         delta_softplus: whether softplus is applied to delta + delta_bias.
         backend: a name in ``BACKENDS``, or "auto".
     Returns:
-        (batch, channels, length) in u's dtype; the state is kept in float32 (float64 for float64).
+        (*batch, channels, length) in u's dtype; the state is kept in float32 (float64 for float64).
     Raises:
         ValueError: a backend unknown or unable to run here, or shapes that do not fit together.
     """
     _check_shapes(u, delta, A, B, C)
+    if torch.compiler.is_compiling():
+        return _opaque_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend)
     name = resolve_backend(backend, u.device, u.dtype)
     return BACKENDS[name](u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+
+
+@torch.library.custom_op("xyscannet::selective_scan", mutates_args=())
+def _opaque_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
+                 D: torch.Tensor | None, z: torch.Tensor | None, delta_bias: torch.Tensor | None,
+                 delta_softplus: bool, backend: str) -> torch.Tensor:
+    """The scan as torch.compile sees it: one operation without an inside, for inference."""
+    y = selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend)
+    return y if y.stride() == torch.empty_like(u, device="meta").stride() else torch.empty_like(u).copy_(y)
+
+
+@_opaque_scan.register_fake
+def _(u, *_):
+    return torch.empty_like(u)
 
 
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
@@ -48,23 +74,35 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype = tor
         return name
     if backend not in BACKENDS:
         raise ValueError(f"scan backend {backend!r} is unknown; choose one of auto, {', '.join(BACKENDS)}")
-    if backend == "mamba_ssm":
-        if device.type != "cuda" or dtype == torch.float64:
-            raise ValueError(f"scan backend mamba_ssm runs on CUDA in fp32, fp16 or bf16, not in {dtype} on {device}")
-        if why_missing():
-            raise ValueError(f"scan backend mamba_ssm cannot run ({why_missing()}); install it with {INSTALL}")
+    reason = why_not(backend, device.type, dtype)
+    if reason:
+        raise ValueError(f"scan backend {backend} cannot run in {dtype} on {device}: {reason}")
     return backend
+
+
+def why_not(backend: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
+    """Why ``backend`` cannot run there, in one line with what to do; None where it can."""
+    if backend not in NATIVE:
+        return None
+    runs_on, why_missing, remedy = NATIVE[backend]
+    if device_type != runs_on and not (backend == "triton" and triton_kernel.interpreted()):
+        return f"it runs on {runs_on}; use torch"
+    if dtype == torch.float64:
+        return "it has no float64; use torch"
+    missing = why_missing()
+    return f"{missing}; {remedy}" if missing else None
 
 
 def choose(device_type: str, dtype: torch.dtype = torch.float32) -> tuple[str, str]:
     """(the backend that "auto" means, why)."""
-    if device_type != "cuda":
-        return "torch", f"the fastest on {device_type}"
-    if dtype == torch.float64:
-        return "torch", "CUDA kernels have no float64"
-    if why_missing():
-        return "torch", f"mamba_ssm cannot run: {why_missing()}"
-    return "mamba_ssm", "its CUDA kernel is installed"
+    reasons = []
+    for name, (runs_on, _, _) in NATIVE.items():
+        if runs_on == device_type:
+            reason = why_not(name, device_type, dtype)
+            if reason is None:
+                return name, "; ".join(["a kernel made for it", *reasons])
+            reasons.append(f"{name} cannot run: {reason}")
+    return "torch", "; ".join(reasons) or f"the fastest on {device_type}"
 
 
 @functools.cache
@@ -73,13 +111,13 @@ def _say_once(message: str) -> None:
 
 
 def _check_shapes(u, delta, A, B, C) -> None:
-    if u.dim() != 3 or delta.shape != u.shape:
-        raise ValueError("u and delta must both be (batch, channels, length), "
+    if u.dim() < 3 or delta.shape != u.shape:
+        raise ValueError("u and delta must both be (*batch, channels, length), "
                          f"got {tuple(u.shape)}, {tuple(delta.shape)}")
-    if A.shape[0] != u.shape[1] or A.is_complex():
-        raise ValueError(f"A must be real, (channels, states) with {u.shape[1]} channels, "
+    if A.shape[0] != u.shape[-2] or A.is_complex():
+        raise ValueError(f"A must be real, (channels, states) with {u.shape[-2]} channels, "
                          f"got {tuple(A.shape)}, {A.dtype}")
-    expected = (u.shape[0], A.shape[1], u.shape[2])
+    expected = (*u.shape[:-2], A.shape[1], u.shape[-1])
     if B.shape != expected or C.shape != expected:
-        raise ValueError(f"B and C must be (batch, states, length) = {expected}, "
+        raise ValueError(f"B and C must be (*batch, states, length) = {expected}, "
                          f"got {tuple(B.shape)}, {tuple(C.shape)}")

@@ -26,8 +26,9 @@ def selective_scan_chunked(u, delta, A, B, C, D=None, z=None, delta_bias=None, d
     if delta_softplus:
         delta = F.softplus(delta)
 
-    time_first = [t.permute(2, 0, 1).contiguous() for t in (u, delta, B, C)]
-    y = _Recurrence.apply(*time_first[:2], A, *time_first[2:]).permute(1, 2, 0)    # (l, b, d) -> (b, d, l)
+    time_first = [t.movedim(-1, 0).reshape(t.shape[-1], -1, t.shape[-2]).contiguous() for t in (u, delta, B, C)]
+    y = _Recurrence.apply(*time_first[:2], A, *time_first[2:])                     # (l, b, d)
+    y = y.reshape(u.shape[-1], *u.shape[:-1]).movedim(0, -1)                       # (*batch, d, l)
 
     if D is not None:
         y = y + D[:, None] * u

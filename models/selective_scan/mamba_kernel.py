@@ -21,29 +21,9 @@ def why_missing() -> str | None:
 
 def selective_scan_mamba(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
     """Same arguments and result as the reference's; CUDA tensors in fp32, fp16 or bf16, A, D and delta_bias in fp32."""
-    u, delta, B, C = (t.contiguous() for t in (u, delta, B, C))
-    z = None if z is None else z.contiguous()
-    return _interface().selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-
-
-def fused_mamba(xz, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, out_proj_weight, A, D, delta_bias):
-    """A Mamba block from (x, z) (b, 2 d, l) to its result (b, l, d_model) in one function with causal-conv1d.
-
-    https://github.com/state-spaces/mamba, mamba_inner_fn: B and C are computed inside from x_proj.
-    """
-    return _interface().mamba_inner_fn(xz.contiguous(), conv_weight, conv_bias, x_proj_weight, dt_proj_weight,
-                                       out_proj_weight, None, A, None, None, D,
-                                       delta_bias=delta_bias, delta_softplus=True)
-
-
-@functools.cache
-def has_causal_conv() -> bool:
-    """Whether causal-conv1d is there too, which the fused function needs."""
-    try:
-        importlib.import_module("causal_conv1d")
-    except Exception:               # as above
-        return False
-    return True
+    flat = [None if t is None else t.flatten(0, -3).contiguous() for t in (u, delta, B, C, z)]
+    y = _interface().selective_scan_fn(*flat[:2], A, *flat[2:4], D, flat[4], delta_bias, delta_softplus)
+    return y.reshape(u.shape)
 
 
 @functools.cache

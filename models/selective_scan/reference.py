@@ -1,7 +1,7 @@
 """The selective scan written as it is defined: one step of the recurrence after another.
 
 Symbols, as in Mamba (Gu & Dao 2023, Sections 3.2 and 3.5; Algorithm 2), where S6 is the selective SSM:
-    b batch, d channels, n states (d_state), l length;
+    b batch (any number of dimensions), d channels, n states (d_state), l length;
     u       (b, d, l)   input x_t                  delta (b, d, l)  step size, before bias and softplus
     A       (d, n)      state matrix, real, < 0     B, C  (b, n, l)  input and output matrices, one a step
     D       (d,)        skip connection             z     (b, d, l)  gate
@@ -19,12 +19,12 @@ def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None,
     if delta_softplus:
         delta = F.softplus(delta)
 
-    h = u.new_zeros(u.shape[0], *A.shape)                                          # (b, d, n)
+    h = u.new_zeros(*u.shape[:-2], *A.shape)                                       # (b, d, n)
     y = []
     for t in range(u.shape[-1]):
-        decay = torch.exp(delta[:, :, t, None] * A)                                # (b, d, n)
-        h = decay * h + (delta[:, :, t] * u[:, :, t])[..., None] * B[:, None, :, t]
-        y.append((h * C[:, None, :, t]).sum(-1))                                   # (b, d)
+        decay = torch.exp(delta[..., t, None] * A)                                 # (b, d, n)
+        h = decay * h + (delta[..., t] * u[..., t])[..., None] * B[..., None, :, t]
+        y.append((h * C[..., None, :, t]).sum(-1))                                 # (b, d)
     y = torch.stack(y, dim=-1)                                                     # (b, d, l)
 
     if D is not None:

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.selective_scan import BACKENDS, mamba_kernel, resolve_backend, selective_scan
+import models.selective_scan as selective_scan_module
+from models.selective_scan import BACKENDS, choose, cpu, mamba_kernel, resolve_backend, selective_scan, why_not
 
+needs_compiler = pytest.mark.skipif(bool(cpu.why_missing()), reason=f"cpu: {cpu.why_missing()}")
 LENGTHS = [1, 2, 3, 7, 8, 9, 16, 63, 64, 65, 252, 320, 1280]
 
 
@@ -113,15 +115,105 @@ def test_memory_kept_for_backward_is_a_fraction_of_all_states():
     assert max(kept) <= 4 * 8 * 256 * 16 // 8
 
 
-def test_auto_is_the_torch_backend_on_a_cpu():
-    assert resolve_backend("auto", torch.device("cpu")) == "torch"
+@needs_compiler
+@pytest.mark.parametrize("length", LENGTHS)
+def test_cpu_backend(length):
+    """Channels that fill no vector, one, and more than one; sequences that fill no group."""
+    for channels in (3, 16, 40):
+        assert_same(make_inputs(batch=5, channels=channels, states=16, length=length, dtype=torch.float32), "cpu", 2e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dim", [1, 2])
+def test_cpu_backend_reads_rows_and_columns_where_they_lie(dim, monkeypatch):
+    """A map (B, H, W, channels) scanned along H and along W, gate, B and C slices of wider maps, on two threads."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    torch.manual_seed(0)
+    xz, x_dbl, delta = (torch.randn(2, 9, 21, width, requires_grad=True) for width in (2 * 20, 5 + 2 * 16, 20))
+    A, results = -torch.rand(20, 16), []
+    for backend in ("cpu", "reference"):
+        x, z = xz.movedim(dim, -1).chunk(2, dim=-2)
+        _, B, C = x_dbl.movedim(dim, -1).split([5, 16, 16], dim=-2)
+        y = selective_scan(x, delta.movedim(dim, -1), A, B, C, z=z, delta_softplus=True, backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), (xz, x_dbl, delta))])
+    assert results[0][0].movedim(-1, dim).is_contiguous()
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=2e-5, atol=2e-5 * reference.abs().max().item())
+
+
+@needs_compiler
+def test_cpu_backend_without_the_optional_arguments_and_with_other_numbers_of_states():
+    for states in (1, 4, 20):
+        u, delta, A, B, C, *_ = make_inputs(length=11, states=states, dtype=torch.float32)
+        inputs = [u, delta.detach().abs().requires_grad_(), A, B, C]
+        y, expected = (selective_scan(*inputs, backend=backend) for backend in ("cpu", "reference"))
+        torch.testing.assert_close(y, expected, rtol=2e-5, atol=2e-5)
+        for ours, reference in zip(*(torch.autograd.grad(t.sum(), inputs) for t in (y, expected)), strict=True):
+            torch.testing.assert_close(ours, reference, rtol=2e-5, atol=2e-5 * reference.abs().max().item())
+
+
+@needs_compiler
+def test_cpu_backend_takes_what_does_not_lie_well():
+    """Steps innermost, four batch dimensions, half precision."""
+    inputs = [t.detach() for t in make_inputs(batch=12, channels=6, states=16, length=10, dtype=torch.float32)]
+    expected = selective_scan(*inputs, delta_softplus=True, backend="reference")
+    steps_innermost = [t.contiguous() for t in inputs]
+    torch.testing.assert_close(selective_scan(*steps_innermost, delta_softplus=True, backend="cpu"), expected)
+    many = [t.unflatten(0, (2, 3, 1, 2)) if t.dim() == 3 else t for t in inputs]
+    torch.testing.assert_close(selective_scan(*many, delta_softplus=True, backend="cpu").flatten(0, 3), expected)
+    half = [t.bfloat16() if t.dim() == 3 else t for t in inputs]
+    y = selective_scan(*half, delta_softplus=True, backend="cpu")
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=5e-2, atol=5e-2)
+
+
+@needs_compiler
+def test_cpu_backend_is_exact_at_the_ends_of_its_functions():
+    """Steps so small that softplus is e^x, so large that it is x and the state is forgotten; gates far from zero."""
+    for bias, gate in ((-25, -90), (-12, 90), (60, 0), (95, 3)):
+        u, delta, A, B, C, D, z, _ = (t.detach() for t in make_inputs(length=40, states=16, dtype=torch.float32))
+        inputs = [t.requires_grad_() for t in (u, delta, A, B, C, D, z + gate, torch.full_like(D, bias))]
+        assert_same(inputs, "cpu", 2e-5)
+        # Relative to the value, not to one: nothing of a small step is lost.
+        y, y_reference = (selective_scan(u, delta, A, B, C, None, None, inputs[-1], True, backend).detach()
+                          for backend in ("cpu", "reference"))
+        torch.testing.assert_close(y, y_reference, rtol=1e-4, atol=1e-6 * y_reference.abs().max().item())
+
+
+@needs_compiler
+def test_cpu_backend_gives_the_same_bits_again():
+    inputs = make_inputs(batch=40, channels=24, states=16, length=50, dtype=torch.float32)
+    first, again = (values_and_gradients(inputs, "cpu") for _ in range(2))
+    assert torch.equal(first[0], again[0]) and all(map(torch.equal, first[1], again[1]))
+
+
+@pytest.mark.parametrize("dtype, name", [(torch.float32, "cpu"), (torch.bfloat16, "cpu"), (torch.float64, "torch")])
+@needs_compiler
+def test_auto_is_the_compiled_backend_on_a_cpu(dtype, name):
+    assert resolve_backend("auto", torch.device("cpu"), dtype) == name
+
+
+def test_auto_does_without_a_compiler(monkeypatch):
+    monkeypatch.setitem(selective_scan_module.NATIVE, "cpu", ("cpu", lambda: "no C compiler", "install one"))
+    assert choose("cpu") == ("torch", "cpu cannot run: no C compiler; install one")
+    with pytest.raises(ValueError, match="scan backend cpu cannot run .* no C compiler; install one"):
+        resolve_backend("cpu", torch.device("cpu"))
+
+
+def test_auto_on_a_gpu_prefers_the_kernels(monkeypatch):
+    for mamba, triton, expected in ((None, None, "mamba_ssm"), ("x", None, "triton"), ("x", "y", "torch")):
+        monkeypatch.setitem(selective_scan_module.NATIVE, "mamba_ssm", ("cuda", lambda m=mamba: m, "install it"))
+        monkeypatch.setitem(selective_scan_module.NATIVE, "triton", ("cuda", lambda t=triton: t, "use torch"))
+        assert choose("cuda")[0] == expected
+        assert choose("cuda", torch.float64)[0] == "torch"
 
 
 def test_unknown_and_missing_backends_are_refused():
     with pytest.raises(ValueError, match="'cudnn' is unknown.*reference"):
         resolve_backend("cudnn", torch.device("cpu"))
-    with pytest.raises(ValueError, match="mamba_ssm runs on CUDA"):
+    with pytest.raises(ValueError, match="mamba_ssm cannot run .* on cpu: it runs on cuda; use torch"):
         resolve_backend("mamba_ssm", torch.device("cpu"))
+    assert why_not("reference", "cpu") is None
 
 
 def test_shapes_that_do_not_fit_are_refused():

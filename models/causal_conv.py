@@ -1,0 +1,86 @@
+"""Mamba's short causal convolution with its SiLU (Gu & Dao 2023, Section 3.4), channels-last.
+
+y_t = SiLU(bias + sum over k of weight_k x_{t-3+k}): each step sees itself and the three before it.
+"""
+import ctypes
+import functools
+import importlib
+
+import torch
+import torch.nn.functional as F
+
+from .native.library import library
+from .native.view import View, address, lying_well, sizes
+from .selective_scan import resolve_backend
+
+
+def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, backend: str) -> torch.Tensor:
+    """(*batch, d, l) -> the same shape, in memory as x lies.
+
+    Args:
+        weight: (d, width); bias: (d,).
+        backend: the scan's, see ``selective_scan``; "cpu" and "triton" have a kernel for this too, of width 4.
+    """
+    if torch.compiler.is_compiling():
+        return F.silu(_causal_conv(x, weight, bias))      # which the compiler makes one pass of
+    backend = resolve_backend(backend, x.device, x.dtype)
+    if backend == "cpu" and x.dim() <= 4 and weight.shape[1] == 4:
+        return _CausalConvSilu.apply(lying_well(x.float()), weight.float(), bias.float()).to(x.dtype)
+    if backend == "triton" and weight.shape[1] == 4:
+        return importlib.import_module("models.causal_conv_triton").causal_conv_silu_triton(x, weight, bias)
+    return F.silu(_causal_conv(x, weight, bias))
+
+
+def _causal_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Shifted multiply-adds: x lies with channels innermost, where a depth-wise Conv1d would copy it."""
+    width, length = weight.shape[1], x.shape[-1]
+    x = F.pad(x.transpose(-1, -2), (0, 0, width - 1, 0))                          # (*batch, l + width - 1, d)
+    y = bias + sum(weight[:, k] * x[..., k:k + length, :] for k in range(width))
+    return y.transpose(-1, -2)
+
+
+class _Parameters(ctypes.Structure):
+    """conv.c's Conv."""
+    _fields_ = [("x", View), ("y", View), ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+                *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
+                ("threads", ctypes.c_int32)]
+
+
+class _Gradients(ctypes.Structure):
+    """conv.c's Grad."""
+    _fields_ = [("x", View), ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
+
+
+class _CausalConvSilu(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        weight = weight.t().contiguous()
+        y = torch.empty_like(x)
+        _conv_library().conv_forward(_parameters(x, y, weight, bias))
+        ctx.save_for_backward(x, weight, bias)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_y):
+        x, weight, bias = ctx.saved_tensors
+        grad_y, grad_x, threads = lying_well(grad_y), torch.empty_like(x), torch.get_num_threads()
+        of_weight, of_bias = weight.new_zeros(threads, *weight.shape), bias.new_zeros(threads, *bias.shape)
+        gradients = _Gradients(View.of(grad_x), address(of_weight), address(of_bias))
+        if _conv_library().conv_backward(_parameters(x, grad_y, weight, bias), ctypes.byref(gradients)):
+            raise MemoryError("not enough memory for a causal convolution's backward pass")
+        return grad_x, of_weight.sum(0).t(), of_bias.sum(0)
+
+
+def _parameters(x, y, weight, bias):
+    batch0, batch1, channels, length = sizes(x)
+    return ctypes.byref(_Parameters(View.of(x), View.of(y), address(weight), address(bias), batch0, batch1, length,
+                                    channels, torch.get_num_threads()))
+
+
+@functools.cache
+def _conv_library() -> ctypes.CDLL:
+    conv = library("conv.c")
+    conv.conv_forward.restype = None
+    return conv

@@ -1,0 +1,247 @@
+/* The selective scan on a CPU, forward and backward (Gu & Dao 2023, Algorithm 2): h_t = exp(delta_t A) h_{t-1} +
+ * delta_t B_t u_t, y_t = C_t h_t + D u_t, gated by SiLU(z). Symbols as in reference.py.
+ *
+ * A thread takes groups of neighbouring sequences; in a sequence CHUNK steps at a time, in a chunk one block of LANES
+ * channels after the other, its STATES states in registers. Of the states only those at the chunks' starts are kept
+ * for the backward pass, which computes the others again.
+ */
+#include "kernels.h"
+
+#ifndef STATES
+#define STATES 16
+#endif
+#define CHUNK 16
+#ifndef GROUP
+#define GROUP 16
+#endif
+
+typedef struct {
+    View u, delta, z, B, C, y;                      /* z.data may be NULL */
+    const float *A, *D, *bias;                      /* (channels, STATES), (channels,), (channels,) */
+    float *starts;                                  /* [sequence][chunk][block][STATES][LANES], or NULL */
+    int64_t batch0, batch1, length, channels;
+    int32_t softplus, threads;
+} Scan;
+
+typedef struct {
+    View y, u, delta, z, B, C;                      /* gradients; y is given, the others are written */
+    float *A, *D, *bias;                            /* [thread][block][STATES][LANES], [thread][block][LANES] twice */
+} Grad;
+
+int64_t scan_lanes(void) { return LANES; }
+int64_t scan_chunk(void) { return CHUNK; }
+
+INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t num_blocks(const Scan *s) { return (s->channels + LANES - 1) / LANES; }
+INLINE int64_t num_chunks(const Scan *s) { return (s->length + CHUNK - 1) / CHUNK; }
+INLINE float *sequence(const View *v, int64_t b0, int64_t b1) { return v->data + b0 * v->batch0 + b1 * v->batch1; }
+
+/* The next sequence's step t into the cache: down a column no two steps share a page, and no hardware looks ahead. */
+INLINE void fetch_next(const View *v, const float *p, int64_t t) {
+    __builtin_prefetch(p + t * v->step + v->batch1, 1, 2);
+}
+
+/* A log2(e), so that exp(delta A) is a power of two: [block][STATES][LANES]. */
+static vec *pack_A(const Scan *s) {
+    vec *packed = calloc(num_blocks(s) * STATES, sizeof(vec));
+    for (int64_t c = 0; packed && c < s->channels; c++)
+        for (int n = 0; n < STATES; n++)
+            ((float *)&packed[c / LANES * STATES + n])[c % LANES] = s->A[c * STATES + n] * LOG2_E;
+    return packed;
+}
+
+/* `steps` steps of one block of channels, from the states h on. */
+INLINE void forward_chunk(const Scan *s, const float *u, const float *delta, const float *z, const float *B,
+                          const float *C, float *y, const vec *A, vec D, vec bias, vec *h_kept, int64_t steps,
+                          int count) {
+    vec h[STATES];
+    for (int n = 0; n < STATES; n++) h[n] = h_kept[n];
+    for (int64_t t = 0; t < steps; t++) {
+        fetch_next(&s->u, u, t), fetch_next(&s->delta, delta, t), fetch_next(&s->y, y, t);
+        vec x = load(u + t * s->u.step, count), d = load(delta + t * s->delta.step, count) + bias;
+        if (s->softplus) d = softplus_of(d, exp_minus_abs(d));
+        vec dx = d * x, sum0 = D * x, sum1 = {0};
+        const float *b = B + t * s->B.step, *c = C + t * s->C.step;
+#pragma GCC unroll 16
+        for (int n = 0; n < STATES; n++) {
+            h[n] = exp2_vec(d * A[n]) * h[n] + dx * b[n];
+            if (n % 2) sum1 += h[n] * c[n];
+            else sum0 += h[n] * c[n];
+        }
+        vec out = sum0 + sum1;
+        if (z) {
+            fetch_next(&s->z, z, t);
+            vec gate = load(z + t * s->z.step, count);
+            out *= gate * sigmoid(gate);
+        }
+        store(y + t * s->y.step, out, count);
+    }
+    for (int n = 0; n < STATES; n++) h_kept[n] = h[n];
+}
+
+/* 0, or 1 where memory was short. */
+int scan_forward(const Scan *s) {
+    int64_t blocks = num_blocks(s), chunks = num_chunks(s), groups = (s->batch1 + GROUP - 1) / GROUP;
+    vec *A = pack_A(s);
+    int failed = A == NULL;
+#pragma omp parallel num_threads(s->threads) reduction(| : failed)
+    {
+        vec *h = malloc(GROUP * blocks * STATES * sizeof(vec));
+        failed |= h == NULL;
+#pragma omp for schedule(static)
+        for (int64_t item = 0; item < s->batch0 * groups; item++) {
+            if (failed) continue;
+            int64_t b0 = item / groups, first = item % groups * GROUP, last = min64(first + GROUP, s->batch1);
+            memset(h, 0, GROUP * blocks * STATES * sizeof(vec));
+            for (int64_t k = 0; k < chunks; k++) {
+                int64_t t = k * CHUNK, steps = min64(CHUNK, s->length - t);
+                for (int64_t b1 = first; b1 < last; b1++) {
+                    vec *states = h + (b1 - first) * blocks * STATES;
+                    if (s->starts)
+                        memcpy(s->starts + ((b0 * s->batch1 + b1) * chunks + k) * blocks * STATES * LANES, states,
+                               blocks * STATES * sizeof(vec));
+                    const float *u = sequence(&s->u, b0, b1) + t * s->u.step;
+                    const float *delta = sequence(&s->delta, b0, b1) + t * s->delta.step;
+                    const float *z = s->z.data ? sequence(&s->z, b0, b1) + t * s->z.step : NULL;
+                    const float *B = sequence(&s->B, b0, b1) + t * s->B.step;
+                    const float *C = sequence(&s->C, b0, b1) + t * s->C.step;
+                    float *y = sequence(&s->y, b0, b1) + t * s->y.step;
+                    for (int64_t block = 0; block < blocks; block++) {
+                        int64_t c = block * LANES;
+                        int count = (int)min64(LANES, s->channels - c);
+                        forward_chunk(s, u + c, delta + c, z ? z + c : NULL, B, C, y + c, A + block * STATES,
+                                      load(s->D + c, count), load(s->bias + c, count), states + block * STATES, steps,
+                                      count);
+                    }
+                }
+            }
+        }
+        free(h);
+    }
+    free(A);
+    return failed;
+}
+
+/* What one thread works with: the states of one chunk of one block, and sums over the blocks of its channels. */
+typedef struct {
+    vec decay[CHUNK][STATES], h[CHUNK + 1][STATES], B[CHUNK][STATES], C[CHUNK][STATES];
+    vec d[CHUNK], slope[CHUNK];
+} Work;
+
+INLINE void backward_chunk(const Scan *s, const Grad *g, const float *u, const float *delta, const float *z,
+                           const float *B, const float *C, const float *gy, float *gu, float *gdelta, float *gz,
+                           const vec *A, vec D, vec bias, const float *start, vec *carry_kept, vec *gA, vec *gD,
+                           vec *gbias, Work *w, int64_t steps, int count) {
+    /* The states again. */
+    vec h[STATES];
+    for (int n = 0; n < STATES; n++) w->h[0][n] = h[n] = load(start + n * LANES, LANES);
+    for (int64_t t = 0; t < steps; t++) {
+        fetch_next(&s->u, u, t), fetch_next(&s->delta, delta, t);
+        fetch_next(&g->y, gy, t), fetch_next(&g->u, gu, t), fetch_next(&g->delta, gdelta, t);
+        if (z) fetch_next(&s->z, z, t), fetch_next(&g->z, gz, t);
+        vec x = load(u + t * s->u.step, count), d = load(delta + t * s->delta.step, count) + bias;
+        vec slope = all(1.0f);
+        if (s->softplus) {
+            vec e = exp_minus_abs(d);
+            slope = sigmoid_of(d, e);
+            d = softplus_of(d, e);
+        }
+        w->d[t] = d, w->slope[t] = slope;
+        vec dx = d * x;
+        const float *b = B + t * s->B.step;
+#pragma GCC unroll 16
+        for (int n = 0; n < STATES; n++) {
+            vec decay = exp2_vec(d * A[n]);
+            w->decay[t][n] = decay;
+            w->h[t + 1][n] = h[n] = decay * h[n] + dx * b[n];
+        }
+    }
+    /* From the last step to the first; carry = exp(delta_{t+1} A) dL/dh_{t+1}. */
+    vec carry[STATES], D_sum = *gD, bias_sum = *gbias;
+    for (int n = 0; n < STATES; n++) carry[n] = carry_kept[n];
+    for (int64_t t = steps - 1; t >= 0; t--) {
+        vec x = load(u + t * s->u.step, count), d = w->d[t], dx = d * x;
+        vec grad = load(gy + t * g->y.step, count);
+        const float *b = B + t * s->B.step, *c = C + t * s->C.step;
+        if (z) {
+            vec gate = load(z + t * s->z.step, count), sig = sigmoid(gate), y = D * x;
+#pragma GCC unroll 16
+            for (int n = 0; n < STATES; n++) y += w->h[t + 1][n] * c[n];
+            store(gz + t * g->z.step, grad * y * sig * (1.0f + gate * (1.0f - sig)), count);
+            grad *= gate * sig;
+        }
+        vec of_input = {0}, of_exponent = {0};      /* dL/d(delta u), and log2(e) dL/d delta through the exponent */
+#pragma GCC unroll 16
+        for (int n = 0; n < STATES; n++) {
+            vec grad_h = grad * c[n] + carry[n];
+            w->C[t][n] += grad * w->h[t + 1][n];
+            w->B[t][n] += grad_h * dx;
+            of_input += grad_h * b[n];
+            carry[n] = grad_h * w->decay[t][n];
+            vec through = carry[n] * w->h[t][n];
+            of_exponent += through * A[n];
+            gA[n] += through * d;
+        }
+        vec grad_d = (of_exponent * (1.0f / LOG2_E) + of_input * x) * w->slope[t];
+        store(gu + t * g->u.step, of_input * d + grad * D, count);
+        store(gdelta + t * g->delta.step, grad_d, count);
+        D_sum += grad * x;
+        bias_sum += grad_d;
+    }
+    for (int n = 0; n < STATES; n++) carry_kept[n] = carry[n];
+    *gD = D_sum, *gbias = bias_sum;
+}
+
+int scan_backward(const Scan *s, const Grad *g) {
+    int64_t blocks = num_blocks(s), chunks = num_chunks(s), groups = (s->batch1 + GROUP - 1) / GROUP;
+    int64_t items = s->batch0 * groups;
+    vec *A = pack_A(s);
+    int failed = A == NULL;
+#pragma omp parallel for num_threads(s->threads) schedule(static, 1) reduction(| : failed)
+    for (int64_t thread = 0; thread < s->threads; thread++) {
+        vec *carry = malloc(GROUP * blocks * STATES * sizeof(vec));
+        Work *w = malloc(sizeof(Work));
+        vec *gA = (vec *)g->A + thread * blocks * STATES, *gD = (vec *)g->D + thread * blocks,
+            *gbias = (vec *)g->bias + thread * blocks;
+        if (!carry || !w || failed) failed = 1;
+        /* Which thread sums what is fixed, so that the same call gives the same bits. */
+        for (int64_t item = thread * items / s->threads; !failed && item < (thread + 1) * items / s->threads; item++) {
+            int64_t b0 = item / groups, first = item % groups * GROUP, last = min64(first + GROUP, s->batch1);
+            memset(carry, 0, GROUP * blocks * STATES * sizeof(vec));
+            for (int64_t k = chunks - 1; k >= 0; k--) {
+                int64_t t = k * CHUNK, steps = min64(CHUNK, s->length - t);
+                for (int64_t b1 = first; b1 < last; b1++) {
+                    const float *start = s->starts + ((b0 * s->batch1 + b1) * chunks + k) * blocks * STATES * LANES;
+                    const float *B = sequence(&s->B, b0, b1) + t * s->B.step;
+                    const float *C = sequence(&s->C, b0, b1) + t * s->C.step;
+                    memset(w->B, 0, steps * sizeof(w->B[0]));
+                    memset(w->C, 0, steps * sizeof(w->C[0]));
+                    for (int64_t block = 0; block < blocks; block++) {
+                        int64_t c = block * LANES;
+                        int count = (int)min64(LANES, s->channels - c);
+                        backward_chunk(
+                            s, g, sequence(&s->u, b0, b1) + t * s->u.step + c,
+                            sequence(&s->delta, b0, b1) + t * s->delta.step + c,
+                            s->z.data ? sequence(&s->z, b0, b1) + t * s->z.step + c : NULL, B, C,
+                            sequence(&g->y, b0, b1) + t * g->y.step + c, sequence(&g->u, b0, b1) + t * g->u.step + c,
+                            sequence(&g->delta, b0, b1) + t * g->delta.step + c,
+                            g->z.data ? sequence(&g->z, b0, b1) + t * g->z.step + c : NULL, A + block * STATES,
+                            load(s->D + c, count), load(s->bias + c, count), start + block * STATES * LANES,
+                            carry + ((b1 - first) * blocks + block) * STATES, gA + block * STATES, gD + block,
+                            gbias + block, w, steps, count);
+                    }
+                    float *gB = sequence(&g->B, b0, b1) + t * g->B.step, *gC = sequence(&g->C, b0, b1) + t * g->C.step;
+                    for (int64_t i = 0; i < steps; i++)
+                        for (int n = 0; n < STATES; n++) {
+                            gB[i * g->B.step + n] = sum(w->B[i][n]);
+                            gC[i * g->C.step + n] = sum(w->C[i][n]);
+                        }
+                }
+            }
+        }
+        free(carry);
+        free(w);
+    }
+    free(A);
+    return failed;
+}

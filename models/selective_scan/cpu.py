@@ -1,0 +1,109 @@
+"""The selective scan in C, vectorised over channels, threaded over sequences; compiled at first use (native/scan.c).
+
+float32. Reads and writes channels-last tensors where they lie. Of the states only one in CHUNK is kept for the
+backward pass. The same call on the same number of threads gives the same bits.
+"""
+import ctypes
+import functools
+
+import torch
+
+from ..native.library import BuildError, library
+from ..native.view import View, address, lying_well, sizes
+
+
+def selective_scan_cpu(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    """Same arguments and result as the reference's; states and sums in float32."""
+    batch, dtype_in = u.shape[:-2], u.dtype
+    u, delta, B, C = (_prepare(t) for t in (u, delta, B, C))
+    z = None if z is None else _prepare(z)
+    D, delta_bias = (A.new_zeros(len(A)) if t is None else t for t in (D, delta_bias))
+    y = _Scan.apply(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), delta_softplus)
+    return (y.unflatten(0, batch) if len(batch) > 2 else y).to(dtype_in)
+
+
+@functools.cache
+def why_missing() -> str | None:
+    """Why this cannot run here, in one line; None where it can."""
+    try:
+        _scan_library(16)
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+class _Parameters(ctypes.Structure):
+    """scan.c's Scan."""
+    _fields_ = [*((name, View) for name in ("u", "delta", "z", "B", "C", "y")),
+                *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "starts")),
+                *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
+                ("softplus", ctypes.c_int32), ("threads", ctypes.c_int32)]
+
+
+class _Gradients(ctypes.Structure):
+    """scan.c's Grad."""
+    _fields_ = [*((name, View) for name in ("y", "u", "delta", "z", "B", "C")),
+                *((name, ctypes.c_void_p) for name in ("A", "D", "bias"))]
+
+
+class _Scan(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, z, bias, softplus):
+        A, D, bias = (t.contiguous() for t in (A, D, bias))
+        library, y = _scan_library(A.shape[1]), torch.empty_like(u)
+        starts = None
+        if any(ctx.needs_input_grad):
+            batch0, batch1, channels, length = sizes(u)
+            lanes, chunk = library.scan_lanes(), library.scan_chunk()
+            blocks = -(-channels // lanes)
+            starts = u.new_empty(batch0, batch1, -(-length // chunk), blocks, A.shape[1], lanes)
+            ctx.save_for_backward(u, delta, A, B, C, D, z, bias, starts)
+            ctx.softplus = softplus
+        _check(library.scan_forward(_parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts)))
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_y):
+        u, delta, A, B, C, D, z, bias, starts = ctx.saved_tensors
+        library, threads = _scan_library(A.shape[1]), torch.get_num_threads()
+        grad_y = lying_well(grad_y)
+        grads = {name: torch.empty_like(t) for name, t in zip("u delta B C".split(), (u, delta, B, C), strict=True)}
+        grads["z"] = None if z is None else torch.empty_like(z)
+        blocks, states, lanes = starts.shape[-3:]
+        of_A = u.new_zeros(threads, blocks, states, lanes)
+        of_D, of_bias = u.new_zeros(threads, blocks, lanes), u.new_zeros(threads, blocks, lanes)
+        _check(library.scan_backward(
+            _parameters(u, delta, A, B, C, D, z, bias, ctx.softplus, None, starts),
+            ctypes.byref(_Gradients(y=View.of(grad_y), A=address(of_A), D=address(of_D), bias=address(of_bias),
+                                    **{name: View.of(grad) for name, grad in grads.items()}))))
+        of_A = of_A.sum(0).transpose(1, 2).reshape(-1, states)[:len(A)]
+        of_D, of_bias = (t.sum(0).flatten()[:len(A)] for t in (of_D, of_bias))
+        return grads["u"], grads["delta"], of_A, grads["B"], grads["C"], of_D, grads["z"], of_bias, None
+
+
+def _parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts):
+    batch0, batch1, channels, length = sizes(u)
+    return ctypes.byref(_Parameters(
+        View.of(u), View.of(delta), View.of(z), View.of(B), View.of(C), View.of(y), address(A), address(D),
+        address(bias), address(starts), batch0, batch1, length, channels, softplus, torch.get_num_threads()))
+
+
+def _prepare(tensor: torch.Tensor) -> torch.Tensor:
+    """float32, at most two batch dimensions, channels adjacent."""
+    tensor = tensor.float()
+    return lying_well(tensor.flatten(0, -3) if tensor.dim() > 4 else tensor)
+
+
+@functools.cache
+def _scan_library(states: int) -> ctypes.CDLL:
+    """Compiled for this number of states, so that they stay in registers."""
+    scan = library("scan.c", f"STATES={states}")
+    scan.scan_lanes.restype = scan.scan_chunk.restype = ctypes.c_int64
+    return scan
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("not enough memory for the states of a scan")

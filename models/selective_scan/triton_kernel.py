@@ -1,0 +1,147 @@
+"""The selective scan on a GPU through Triton: compiled at first use, no compiler to install.
+
+Reads and writes channels-last tensors where they lie; float32 states, inputs in float32, bfloat16 or float16. Of the
+states one in CHUNK steps is kept for backward. The same call on the same device gives the same bits.
+The kernels are in triton_scan.py, imported when they are first needed: Triton is not there on every machine.
+"""
+import functools
+import importlib
+import os
+
+import torch
+from torch.autograd.function import once_differentiable
+
+MAX_STATES = 16                 # triton_scan.STATES
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+COMPILE = {"enable_fp_fusion": True}        # multiply-adds, whatever Triton's default
+FORWARD_REGISTERS = 128         # a thread; without this bound some versions of Triton take more for nothing
+BACKWARD_PROGRAMS = 2048        # bounds the memory they put states and sums in; about twice what a large GPU holds
+
+
+def selective_scan_triton(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    """Same arguments and result as the reference's; the result and the gradients lie in memory as their tensors do.
+
+    Raises:
+        ValueError: more than 16 states, a dtype that is none of float32, bfloat16 and float16.
+    """
+    if A.shape[1] > MAX_STATES:
+        raise ValueError(f"scan backend triton takes up to {MAX_STATES} states, got A of {tuple(A.shape)}; use torch")
+    for name, tensor in {"u": u, "delta": delta, "B": B, "C": C, "z": z}.items():
+        if tensor is not None and tensor.dtype not in DTYPES:
+            raise ValueError(f"scan backend triton runs in float32, bfloat16 or float16, got {name} in {tensor.dtype}")
+    rows = [None if t is None else as_rows(t) for t in (u, delta, B, C, z)]
+    y = _Scan.apply(*rows[:2], A, *rows[2:4], D, rows[4], delta_bias, delta_softplus, torch.is_grad_enabled())
+    return y.view(u.shape) if u.dim() <= 4 else y.reshape(u.shape)
+
+
+def why_missing() -> str | None:
+    """Why this cannot run here, in one line; None where it can: on CUDA, or anywhere through Triton's interpreter."""
+    if not interpreted() and not torch.cuda.is_available():
+        return "no CUDA device"
+    return _import_error()
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on tensors of any device, thousands of times slower: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _import_error() -> str | None:
+    try:
+        importlib.import_module("triton")
+    except Exception as error:      # a Triton that does not fit torch or the system fails in many ways
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def as_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """(*batch, channels, length) -> (outer, inner, channels, length), channel stride 1; a copy only where needed."""
+    missing = 4 - tensor.dim()
+    tensor = tensor[(None,) * missing] if missing >= 0 else tensor.flatten(0, -4)
+    if tensor.stride(2) == 1 or tensor.shape[2] == 1:
+        return tensor
+    return tensor.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+def empty_rows(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Memory for a tensor of the same shape, in the same order of dimensions, dense."""
+    empty = torch.empty_like(tensor, dtype=dtype)
+    if empty.stride(2) == 1 or empty.shape[2] == 1:
+        return empty
+    outer, inner, channels, length = tensor.shape
+    return tensor.new_empty(outer, inner, length, channels, dtype=dtype).transpose(2, 3)
+
+
+def row_strides(*tensors: torch.Tensor) -> list[int]:
+    """Strides over the two batch dimensions and time, one tensor after another."""
+    return [tensor.stride(dim) for tensor in tensors for dim in (0, 1, 3)]
+
+
+def forward_lanes(pairs: int) -> int:
+    """(sequence, channel) pairs a program takes, one a thread: few where there are few, so that they spread out."""
+    return 128 if pairs >= 2 ** 15 else 32
+
+
+def backward_workers(sequences: int, blocks: int) -> int:
+    """Programs that share the sequences of a block of channels: as many as BACKWARD_PROGRAMS allows, evenly loaded."""
+    rounds = -(-sequences * blocks // BACKWARD_PROGRAMS)
+    return -(-sequences // rounds)
+
+
+class _Scan(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, z, bias, softplus, grad_enabled):
+        from . import triton_scan
+        outer, inner, channels, length = u.shape
+        pairs = outer * inner * channels
+        keep = grad_enabled and any(ctx.needs_input_grad)
+        kept = u.new_empty(-(-length // triton_scan.CHUNK.value) if keep else 0, A.shape[1], pairs, dtype=torch.float32)
+        y, lanes = empty_rows(u), forward_lanes(pairs)
+        A32, D32, bias32 = (_float32(t) for t in (A, D, bias))
+        gate = u if z is None else z                    # where there is none, its pointer is not followed
+        with torch.cuda.device_of(u):
+            triton_scan.forward[(-(-pairs // lanes),)](
+                u, delta, A32, B, C, D32, gate, bias32, y, kept, pairs, channels, inner, length,
+                *row_strides(u, delta, B, C, gate, y), LANES=lanes, KEEP=keep, num_warps=lanes // 32,
+                maxnreg=FORWARD_REGISTERS, **_variant(A, D, z, bias, softplus), **COMPILE)
+        ctx.softplus = softplus
+        ctx.save_for_backward(u, delta, A, B, C, D, z, bias, kept)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        from . import triton_scan
+        u, delta, A, B, C, D, z, bias, kept = ctx.saved_tensors
+        outer, inner, channels, length = u.shape
+        warp, states, twice = triton_scan.WARP.value, A.shape[1], 2 * MAX_STATES
+        blocks = -(-channels // warp)
+        workers = backward_workers(outer * inner, blocks)
+        new = functools.partial(u.new_empty, dtype=torch.float32)
+        spans = new(blocks * workers, triton_scan.CHUNK.value // triton_scan.SPAN.value, MAX_STATES, warp)
+        dBC, dA = new(blocks, outer, inner, length, twice), new(workers, channels, states)
+        dD, dbias = new(workers, channels), new(workers, channels)
+        du, ddelta, dz = (None if t is None else empty_rows(t) for t in (u, delta, z))
+        dy, gate, dgate = as_rows(dy), u if z is None else z, du if z is None else dz
+        A32, D32, bias32 = (_float32(t) for t in (A, D, bias))
+        with torch.cuda.device_of(u):
+            triton_scan.backward[(blocks * workers,)](
+                u, delta, A32, B, C, D32, gate, bias32, dy, kept, spans, du, ddelta, dgate, dBC, dA, dD, dbias,
+                outer * inner, channels, inner, length, *row_strides(u, delta, B, C, gate, dy, du, ddelta, dgate),
+                num_warps=1, **_variant(A, D, z, bias, ctx.softplus), **COMPILE)
+        dB, dC = dBC.sum(0).transpose(2, 3).split(MAX_STATES, dim=2)
+        dB, dC = dB[:, :, :states].to(B.dtype), dC[:, :, :states].to(C.dtype)
+        dA, dD, dbias = (None if t is None else d_t.sum(0).to(t.dtype) for t, d_t in ((A, dA), (D, dD), (bias, dbias)))
+        return du, ddelta, dA, dB, dC, dD, dz, dbias, None, None
+
+
+def _float32(vector: torch.Tensor | None) -> torch.Tensor | None:
+    return None if vector is None else vector.float().contiguous()
+
+
+def _variant(A, D, z, bias, softplus: bool) -> dict:
+    """What a kernel is compiled for."""
+    return {"N": A.shape[1], "HAS_D": D is not None, "HAS_Z": z is not None,
+            "HAS_BIAS": bias is not None, "SOFTPLUS": bool(softplus)}

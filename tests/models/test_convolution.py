@@ -1,0 +1,73 @@
+"""The native depth-wise gate and the causal convolution against PyTorch's own layers, values and gradients."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models import convolution
+from models.causal_conv import causal_conv_silu
+from models.convolution import DepthwiseConv, PointwiseConv
+from models.selective_scan import cpu
+
+needs_compiler = pytest.mark.skipif(bool(cpu.why_missing()), reason=f"cpu: {cpu.why_missing()}")
+
+
+def assert_same(ours, theirs, inputs, tolerance):
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    weights = torch.cos(torch.arange(ours.numel()).to(ours.dtype)).reshape(ours.shape)
+    for a, b in zip(*(torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max())))
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 2, 1, 1), (1, 4, 1, 40), (3, 80, 33, 9), (1, 48, 66, 70)])
+def test_gated_depthwise(shape, threads, monkeypatch):
+    """Channels that fill no vector, images of a pixel, a row, more than a strip, wider than a tile."""
+    assert convolution._available()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.manual_seed(0)
+    conv, x = DepthwiseConv(shape[1]), torch.randn(shape, requires_grad=True)
+    a, b = F.conv2d(x, conv.weight, padding=1, groups=shape[1]).chunk(2, dim=1)
+    assert_same(conv.gated(x), F.silu(a) * b, (x, conv.weight), 1e-5)
+
+
+def test_gated_depthwise_in_float64_and_without_a_compiler(monkeypatch):
+    torch.manual_seed(0)
+    conv, x = DepthwiseConv(6), torch.randn(2, 6, 5, 4)
+    y = conv.gated(x)
+    monkeypatch.setattr(convolution, "_available", lambda: False)
+    torch.testing.assert_close(conv.gated(x), y)
+    torch.testing.assert_close(conv.double().gated(x.double()), y.double(), rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+def test_gated_depthwise_keeps_only_its_input_for_the_backward_pass():
+    conv, x, kept = DepthwiseConv(8), torch.randn(1, 8, 16, 16, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        conv.gated(x)
+    assert sum(kept) == x.numel() + conv.weight.numel()
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("cpu", marks=needs_compiler)])
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 9, 21, 20), (1, 1, 1, 3), (1, 3, 2, 40)])
+def test_causal_convolution(shape, dim, backend):
+    """Along the columns or rows of one half of a wider map; shorter than the kernel too."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(shape[-1], shape[-1], 4, padding=3, groups=shape[-1])
+    xz = torch.randn(*shape[:-1], 2 * shape[-1], requires_grad=True)
+    x = xz[..., :shape[-1]].movedim(dim, -1)
+    expected = F.silu(conv(x.flatten(0, 1))[..., :x.shape[-1]]).unflatten(0, x.shape[:2])
+    ours = causal_conv_silu(x, conv.weight.squeeze(1), conv.bias, backend)
+    assert backend != "cpu" or ours.movedim(-1, dim).is_contiguous()
+    assert_same(ours, expected, (xz, conv.weight, conv.bias), 1e-5)
+
+
+def test_pointwise_convolution_onto_a_residual():
+    torch.manual_seed(0)
+    conv = PointwiseConv(6, 4)
+    x, residual = (torch.randn(2, channels, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+                   for channels in (6, 4))
+    ours = conv.add_to(residual, x)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert_same(ours, residual + conv(x), (x, residual, conv.weight), 1e-5)

@@ -1,0 +1,59 @@
+"""C at first use: built once, found again, and a clear word where it cannot be."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.native import library
+
+ROOT = Path(__file__).parents[2]
+SCAN = """
+import torch
+from models.selective_scan import resolve_backend, cpu
+from models.native import library
+print(resolve_backend("auto", torch.device("cpu")), cpu.why_missing())
+"""
+
+
+def run(tmp_path, **environment):
+    done = subprocess.run([sys.executable, "-c", SCAN], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env={"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1",
+                               **environment})
+    return done.stdout.strip()
+
+
+def can_compile():
+    try:
+        library._compiler()
+    except library.BuildError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not can_compile(), reason="no C compiler")
+def test_is_built_once_and_found_again(tmp_path):
+    assert run(tmp_path) == "cpu None"
+    built = list((tmp_path / "xyscannet").iterdir())
+    assert [path.suffix for path in built] == [".so"]
+    when = built[0].stat().st_mtime_ns
+    assert run(tmp_path) == "cpu None"
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "xyscannet").iterdir()] == [when]
+
+
+def test_a_machine_without_a_compiler_does_without(tmp_path):
+    assert run(tmp_path, PATH=str(tmp_path)) == "torch no C compiler (looked for $CC, cc, gcc, clang)"
+
+
+def test_a_compiler_that_fails_is_named_in_one_line(tmp_path):
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho 'error: no such luck' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    assert run(tmp_path, CC=str(compiler)) == f"torch {compiler} failed: error: no such luck"
+    assert list((tmp_path / "xyscannet").iterdir()) == []
+
+
+@pytest.mark.skipif(not can_compile(), reason="no C compiler")
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_one(tmp_path):
+    (tmp_path / "xyscannet").write_text("a file where the folder should be")
+    assert run(tmp_path) == "cpu None"

@@ -1,0 +1,205 @@
+"""The Triton kernels against the reference; test_triton.py runs this file in a process of its own.
+
+With TRITON_INTERPRET=1, which counts only if set before Triton is imported, on the CPU and so with tiny sizes;
+otherwise on the GPU.
+"""
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models import causal_conv_triton
+from models.causal_conv_triton import causal_conv_silu_triton
+from models.selective_scan import triton_kernel, triton_scan
+from models.selective_scan.reference import selective_scan_reference
+from models.selective_scan.triton_kernel import selective_scan_triton
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+CHUNK = triton_scan.CHUNK.value
+
+
+def draw(*shape, dtype=torch.float32, seed=[0]):                                   # noqa: B006 (a running seed)
+    seed[0] += 1
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed[0]))
+    return values.to(DEVICE, dtype).requires_grad_()
+
+
+def network_inputs(batch, length, channels, states=16, dtype=torch.float32, columns=False):
+    """Leaves as S6 has them, channels last, and u, delta, A, B, C, D, z, bias as views of them."""
+    shape = (*batch[:-1], length, batch[-1]) if columns else (*batch, length)
+    xz, delta, dBC = (draw(*shape, width, dtype=dtype) for width in (2 * channels, channels, 3 + 2 * states))
+    A, D, bias = draw(channels, states), draw(channels), draw(channels)
+    along = -3 if columns else -2
+    x, z = xz.movedim(along, -1).chunk(2, dim=-2)
+    _, B, C = dBC.movedim(along, -1).split([3, states, states], dim=-2)
+    return [xz, delta, dBC, A, D, bias], [x, delta.movedim(along, -1), -torch.exp(A / 2), B, C, D, z, bias - 2]
+
+
+def weighted(y):
+    return (y.float() * torch.sin(torch.arange(y.numel(), device=y.device)).reshape(y.shape)).sum()
+
+
+def assert_near(value, reference, tolerance):
+    """Relative to the largest element."""
+    assert value.dtype == reference.dtype and value.shape == reference.shape
+    error = (value.float() - reference.float()).abs().max() / reference.float().abs().max().clamp(min=1e-6)
+    assert error <= tolerance, f"relative error {error:.2e}"
+
+
+def assert_agree(leaves, inputs, tolerance=1e-4, softplus=True):
+    scans = selective_scan_triton, selective_scan_reference
+    y, reference = (scan(*inputs, delta_softplus=softplus) for scan in scans)
+    assert_near(y, reference, tolerance)
+    of_y, of_reference = (torch.autograd.grad(weighted(t), leaves, retain_graph=True) for t in (y, reference))
+    for gradient, expected in zip(of_y, of_reference, strict=True):
+        assert_near(gradient, expected, tolerance)
+    return y
+
+
+@pytest.mark.parametrize("length, columns", [(1, False), (2, True), (7, False), (CHUNK, True), (CHUNK + 5, False)])
+def test_rows_and_columns_of_slices(length, columns):
+    """Odd lengths and chunks cut short; 20 channels, which divide no block."""
+    y = assert_agree(*network_inputs((1, 2), length, 20, columns=columns))
+    assert y.movedim(-1, -3 if columns else -2).is_contiguous()
+
+
+@pytest.mark.parametrize("channels", [1, 32, 40])
+def test_blocks_of_channels(channels):
+    assert_agree(*network_inputs((3,), 3, channels))
+
+
+@pytest.mark.parametrize("states", [1, 4, 5])
+def test_fewer_states(states):
+    assert_agree(*network_inputs((2,), 3, 4, states))
+
+
+def test_wide_programs(monkeypatch):
+    """Lanes of several sequences in one program, and more lanes than there are (sequence, channel) pairs."""
+    monkeypatch.setattr(triton_kernel, "forward_lanes", lambda pairs: 128)
+    assert_agree(*network_inputs((2, 3), 3, 24))
+
+
+def test_sequences_shared_among_few_programs(monkeypatch):
+    monkeypatch.setattr(triton_kernel, "BACKWARD_PROGRAMS", 4)
+    assert_agree(*network_inputs((5,), 3, 40))
+
+
+def test_many_batch_dimensions():
+    leaves, inputs = network_inputs((2, 1, 2, 2), 3, 4)
+    assert assert_agree(leaves, inputs).shape == (2, 1, 2, 2, 4, 3)
+
+
+def test_time_innermost_in_memory():
+    """The layout mamba-ssm has: copied, the same result."""
+    u, delta, z = (draw(2, 5, 6) for _ in range(3))
+    A, B, C = draw(5, 4), draw(2, 4, 6), draw(2, 4, 6)
+    assert_agree([u, delta, z, A, B, C], [u, delta, -torch.exp(A), B, C, None, z])
+
+
+@pytest.mark.parametrize("missing", [["D"], ["z"], ["bias"], ["D", "z", "bias"]])
+def test_without_the_optional_arguments(missing):
+    (xz, delta, dBC, A, D, bias), inputs = network_inputs((2,), 3, 5)
+    for name in missing:
+        inputs[{"D": 5, "z": 6, "bias": 7}[name]] = None
+    given = [leaf for name, leaf in {"D": D, "bias": bias}.items() if name not in missing]
+    assert_agree([xz, delta, dBC, A, *given], inputs)
+
+
+def test_without_softplus():
+    leaves, inputs = network_inputs((2,), 3, 5)
+    inputs[1] = inputs[1].abs() / 4
+    inputs[7] = None
+    assert_agree(leaves[:-1], inputs, softplus=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    leaves, inputs = network_inputs((2, 2), 5, 20, dtype=dtype)
+    assert assert_agree(leaves, inputs, 2e-2).dtype == dtype
+
+
+def test_half_precision_keeps_its_state_in_float32():
+    _, inputs = network_inputs((1,), CHUNK + 5, 8, dtype=torch.bfloat16)
+    exact = selective_scan_reference(*[t.float() for t in inputs], delta_softplus=True)
+    assert_near(selective_scan_triton(*inputs, delta_softplus=True).float(), exact, 2 ** -8)     # y's own rounding
+
+
+def test_steps_small_and_large():
+    """From softplus(-12) = 6e-6, where log(1 + e) has lost all but two digits, to 100, decays of exp(-1600)."""
+    _, (u, _, A, B, C, *_) = network_inputs((1,), 9, 4)
+    delta = torch.tensor([-12.0, -7, -3, -2.7, 0, 3, 19.9, 20.1, 100], device=DEVICE).expand(1, 4, 9)
+    y = selective_scan_triton(u, delta, 16 * A, B, C, delta_softplus=True)
+    exact = selective_scan_reference(*[t.double() for t in (u, delta, 16 * A, B, C)], delta_softplus=True)
+    torch.testing.assert_close(y.double(), exact, rtol=2e-5, atol=1e-9)
+
+
+def test_gradients_lie_as_their_tensors_do():
+    _, inputs = network_inputs((2, 2), 3, 4, columns=True)
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    y = selective_scan_triton(*inputs, delta_softplus=True)
+    du, ddelta, _, dB, dC, _, dz, _ = torch.autograd.grad(y.sum(), inputs)
+    for gradient in (du, ddelta, dz):
+        assert gradient.stride() == inputs[1].stride()
+    assert dB.stride(-2) == dC.stride(-2) == 1
+
+
+def test_what_is_kept_for_backward():
+    """Of the states one in CHUNK steps, and without gradients none."""
+    leaves, inputs = network_inputs((2,), CHUNK + 1, 4)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = selective_scan_triton(*inputs, delta_softplus=True)
+    assert max(t.numel() for t in kept if t.dim() == 3) == 2 * 16 * 2 * 4
+    with torch.no_grad():
+        silent = selective_scan_triton(*inputs, delta_softplus=True)
+    assert torch.equal(silent, y) and not silent.requires_grad
+
+
+def test_bad_input_is_refused():
+    _, inputs = network_inputs((1,), 2, 3, states=17)
+    with pytest.raises(ValueError, match=r"up to 16 states, got A of \(3, 17\)"):
+        selective_scan_triton(*inputs)
+    _, inputs = network_inputs((1,), 2, 3)
+    with pytest.raises(ValueError, match="got z in torch.float64"):
+        selective_scan_triton(*inputs[:6], inputs[6].double())
+    with pytest.raises(ValueError, match=r"\(channels, 4\) = \(3, 4\), got \(3, 5\)"):
+        causal_conv_silu_triton(inputs[0], draw(3, 5), draw(3))
+
+
+def convolution(x, weight, bias):
+    """torch's own, with time last."""
+    length, rows = x.shape[-1], x.reshape(-1, *x.shape[-2:]).float()
+    y = F.conv1d(rows, weight.float()[:, None], bias.float(), padding=3, groups=len(weight))[..., :length]
+    return F.silu(y).to(x.dtype).reshape(x.shape)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("batch, length, channels", [((3,), 1, 7), ((1, 2), 2, 8), ((2, 1), 150, 24),
+                                                     ((2, 1, 2), 5, 32)])
+@pytest.mark.parametrize("columns", [False, True])
+def test_causal_convolution(batch, length, channels, columns, dtype, tolerance):
+    (xz, *_), (x, *_) = network_inputs(batch, length, channels, dtype=dtype, columns=columns)
+    weight, bias = draw(channels, 4), draw(channels)
+    y, reference = (f(x, weight, bias) for f in (causal_conv_silu_triton, convolution))
+    assert_near(y, reference, tolerance)
+    if len(batch) < 3:
+        assert y.movedim(-1, -3 if columns else -2).is_contiguous()
+    of_y, of_reference = (torch.autograd.grad(weighted(t), [xz, weight, bias]) for t in (y, reference))
+    for gradient, expected in zip(of_y, of_reference, strict=True):
+        assert_near(gradient, expected, tolerance)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 8, 48, 72, 96, 144, 192, 288, 576])
+def test_convolution_tiles_have_no_idle_lane(channels):
+    time, columns = causal_conv_triton.tile_shape(channels)
+    assert channels % columns == 0 and time * columns == causal_conv_triton.TILE
+    assert columns * 4 >= 32 or channels % 8                   # a whole sector of memory where the channels allow it
+
+
+@pytest.mark.parametrize("sequences, blocks", [(1, 1), (720, 5), (4032, 5), (1280, 18), (3, 5000)])
+def test_backward_workers_share_evenly(sequences, blocks):
+    workers = triton_kernel.backward_workers(sequences, blocks)
+    rounds = -(-sequences // workers)
+    assert workers * blocks <= max(triton_kernel.BACKWARD_PROGRAMS, blocks)
+    assert workers * rounds - sequences < workers and -(-sequences // rounds) == workers
