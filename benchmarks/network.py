@@ -1,100 +1,138 @@
-"""Time and peak memory of the whole network: one scan backend against the reference, in one run, as ratios.
+"""Time and peak memory of the whole network, ours against the plain twin (benchmarks/twin.py), in one run, as ratios.
 
-    python benchmarks/network.py                        XYScanNet-S, the backend that `auto` picks
-    python benchmarks/network.py --dim 144 --device cuda --size 256 --batch 4
+    python benchmarks/network.py                    on a CPU: XYScanNet-S, 256 x 256, and training at 128 px, batch 4
+    python benchmarks/network.py --case 720p train252x16 --dim 144 --precision bf16 --device cuda
+    python benchmarks/network.py --size 96 128 --batch 2        both passes at another size
 
 Each measurement has a process of its own, so that one's memory is not the other's. Median of --repeats runs after one
-to warm up; on a GPU the device is synchronised around each. Memory is what rose above the weights: on a GPU what
-PyTorch allocated at most, on a CPU the process's resident high-water mark.
+to warm up; on a GPU the device is synchronised around each. Memory is what rose above weights and image. `x twin` is
+how many times faster than the twin with that scan, `memory` the share of its memory. GFLOP/s counts the twin's
+convolutions and matrix products for all alike; `floor ms` is the longer of these at the rate of a measured matrix
+product and the layers' bytes at that of a measured copy, see benchmarks/floor.py. A training step is forward, loss
+without its VGG19 term (the same for all), backward and Adam; `ours checkpointed` is train.checkpoint_activations.
 """
+from __future__ import annotations
+
 import argparse
-import multiprocessing
-import statistics
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its folder is on the path, not the root
 
+from benchmarks import contender, measure  # noqa: E402
+from benchmarks.contender import Contender  # noqa: E402
+from benchmarks.floor import count  # noqa: E402
+from benchmarks.twin import Twin  # noqa: E402
 from engine import distributed  # noqa: E402
-from engine.memory import GIB, peak_memory  # noqa: E402
 from losses import DeblurLoss  # noqa: E402
-from models import XYScanNet  # noqa: E402
-from models.selective_scan import BACKENDS, resolve_backend  # noqa: E402
 
-REFERENCE = "reference"
+
+class Case(NamedTuple):
+    training: bool
+    batch: int
+    height: int
+    width: int
+
+
+# Two recipe batches, whole and as one GPU's share of eight; the images that are restored.
+CASES = {
+    "256": Case(False, 1, 256, 256),
+    "720p": Case(False, 1, 720, 1280),
+    "1080p": Case(False, 1, 1080, 1920),
+    "train128x4": Case(True, 4, 128, 128),
+    "train252x16": Case(True, 16, 252, 252),
+    "train252x2": Case(True, 2, 252, 252),
+    "train320x8": Case(True, 8, 320, 320),
+    "train320x1": Case(True, 1, 320, 320),
+}
+CPU_CASES = ("256", "train128x4")
 
 
 def main() -> None:
     arguments = parse_arguments()
     device = distributed.device(arguments.device)
-    backend = resolve_backend(arguments.backend, device)
-    print(f"XYScanNet dim {arguments.dim}, blocks {arguments.num_blocks}, {arguments.batch} x 3 x {arguments.size} x "
-          f"{arguments.size}, fp32, {distributed.describe(device)}, torch {torch.__version__}")
-    print(f"{'':<16}{'backend':<12}{'median ms':>12}{'peak GiB':>10}{'times faster':>14}{'memory':>9}")
-    context = multiprocessing.get_context("spawn")
-    for what in ("forward", "training step"):
-        results = {}
-        for name in dict.fromkeys((backend, REFERENCE)):
-            with context.Pool(1) as pool:
-                results[name] = pool.apply(measure, (what, name, str(device), arguments))
-        for name, (milliseconds, memory) in results.items():
-            speed, share = results[REFERENCE][0] / milliseconds, memory / max(results[REFERENCE][1], 1)
-            print(f"{what:<16}{name:<12}{milliseconds:>12.1f}{memory / GIB:>10.2f}{speed:>13.2f}x{share:>8.2f}x")
+    contenders = contender.choose(arguments, device)
+    rates = contender.measure_rates(contenders, device)
+    matmul = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.matmul.items())
+    print(f"XYScanNet, blocks {arguments.num_blocks}, {distributed.describe(device)}, torch {torch.__version__}; "
+          f"a copy moves {rates.copy / 1e9:.1f} GB/s, a matrix product reaches {matmul}\n")
+    for dim in arguments.dim or ([48, 144] if device.type == "cuda" else [48]):
+        for case in chosen_cases(arguments, device):
+            with torch.device("meta"):
+                plain = Twin(dim, arguments.num_blocks)
+            work = count(plain, shape(case), case.training)
+            print(f"dim {dim}: {work.flops / 1e9:.3g} GFLOP; {work.numbers / 1e9:.3g} G numbers in and out of layers "
+                  f"and scans; {work.exps / 1e9:.3g} G exponentials in scans")
+            title = f"{'training step' if case.training else 'inference'} {' x '.join(map(str, shape(case)))}"
+            contender.compare(title, run, (dim, arguments.num_blocks, case, device, arguments.repeats),
+                              contender.with_checkpointing(contenders) if case.training else contenders,
+                              work, rates, device, arguments.limit)
+    print(measure.LEFT_OUT)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", default="auto", choices=["auto", *BACKENDS])
-    parser.add_argument("--device", default=None, help="default: a GPU where there is one")
-    parser.add_argument("--dim", type=int, default=48, help="channels: 48 S, 72 mid, 144 P (default %(default)s)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--case", nargs="+", choices=CASES, metavar="NAME",
+                      help=f"of {', '.join(CASES)} (default: all on a GPU, {' and '.join(CPU_CASES)} on a CPU)")
+    what.add_argument("--size", type=int, nargs="+", metavar="N",
+                      help="inference and training at this height and width, one number where they are equal")
+    parser.add_argument("--batch", type=int, default=1, help="of --size (default %(default)s)")
+    parser.add_argument("--dim", type=int, nargs="+",
+                        help="channels: 48 S, 72 mid, 144 P (default: S and P on a GPU, S on a CPU)")
     parser.add_argument("--num_blocks", type=int, nargs=3, default=[3, 3, 6], metavar="N")
-    parser.add_argument("--size", type=int, default=128, help="height and width (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
-    return parser.parse_args()
+    contender.add_arguments(parser)
+    measure.add_arguments(parser, limit=600)
+    arguments = parser.parse_args()
+    if arguments.size and (len(arguments.size) > 2 or any(side < 8 or side % 4 for side in arguments.size)):
+        parser.error(f"--size takes one or two multiples of 4 from 8 on (the twin pads nothing), got {arguments.size}")
+    return arguments
 
 
-def measure(what: str, backend: str, device: str, arguments: argparse.Namespace) -> tuple[float, float]:
-    """(median milliseconds, bytes) of ``what`` in this process."""
-    torch.manual_seed(0)
-    device = torch.device(device)
-    network = XYScanNet(arguments.dim, arguments.num_blocks, scan_backend=backend).to(device)
-    blurred = torch.rand(arguments.batch, 3, arguments.size, arguments.size, device=device) - 0.5
-    work = forward(network, blurred) if what == "forward" else training_step(network, blurred)
-    before = peak_memory(device) or 0
-    seconds = []
-    for _ in range(arguments.repeats + 1):
-        synchronise(device)
-        started = time.perf_counter()
-        work()
-        synchronise(device)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:]) * 1e3, (peak_memory(device) or 0) - before
+def chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[Case]:
+    if arguments.size:
+        height, width = arguments.size[0], arguments.size[-1]
+        return [Case(training, arguments.batch, height, width) for training in (False, True)]
+    return [CASES[name] for name in arguments.case or (CASES if device.type == "cuda" else CPU_CASES)]
 
 
-def forward(network: XYScanNet, blurred: torch.Tensor):
+def shape(case: Case) -> tuple[int, ...]:
+    return case.batch, 3, case.height, case.width
+
+
+def run(contender: Contender, dim: int, num_blocks: list[int], case: Case, device: torch.device,
+        repeats: int) -> measure.Measurement:
+    """One measurement, in this process."""
+    network = contender.build(dim, tuple(num_blocks), device)
+    blurred = torch.rand(shape(case), device=device) - 0.5
+    make = training_step if case.training else inference
+    return measure.measure(make(network, blurred, contender), device, repeats)
+
+
+def inference(network: torch.nn.Module, blurred: torch.Tensor, contender: Contender) -> Callable[[], torch.Tensor]:
     network.eval()
-    return torch.inference_mode()(lambda: network(blurred))
+
+    def restore() -> torch.Tensor:
+        with torch.inference_mode(), contender.autocast(blurred.device):
+            return network(blurred)
+    return restore
 
 
-def training_step(network: XYScanNet, blurred: torch.Tensor):
-    """Forward, loss without its VGG19 term (the same for all backends), backward and Adam."""
+def training_step(network: torch.nn.Module, blurred: torch.Tensor, contender: Contender) -> Callable[[], None]:
     loss, optimizer = DeblurLoss(contrast_weight=0), torch.optim.Adam(network.parameters())
     sharp = torch.rand_like(blurred) - 0.5
 
-    def step():
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss(network(blurred), sharp, blurred)[0].backward()
+        with contender.autocast(blurred.device):
+            restored = network(blurred)
+        loss(restored, sharp, blurred)[0].backward()
         optimizer.step()
     return step
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""Each benchmark runs as a process, on the smallest sizes, and prints a table of figures."""
+import os
+import re
+import subprocess
+import sys
+
+from tests.workplace import ROOT
+
+RATIO = r"\d+\.\d\dx"
+
+
+def run(script: str, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--device", "cpu"],
+                          capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rows(output: str, *words: str) -> list[list[str]]:
+    """The lines that begin with ``words``, as what follows them."""
+    start = re.compile(r"\s*" + r",?\s+".join(map(re.escape, words)) + r"\s")
+    return [line[match.end():].split() for line in output.splitlines() if (match := start.match(line))]
+
+
+def test_network_compares_ours_with_the_twin():
+    output = run("network.py", *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
+                 *"--twin_backend reference --precision fp32 bf16".split())
+    assert "inference 1 x 3 x 16 x 20" in output and "training step 1 x 3 x 16 x 20" in output
+    for words in (("twin", "reference", "fp32"), ("ours", "torch", "fp32"), ("ours", "torch", "bf16")):
+        assert len(found := rows(output, *words)) == 2, output
+        for milliseconds, floor, memory, _, *ratios in found:
+            assert 0 < float(floor) < float(milliseconds) and float(memory) > 0
+            assert len(ratios) == 2 and all(re.fullmatch(RATIO, ratio) for ratio in ratios)
+    assert [row[4:] for row in rows(output, "twin", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
+
+
+def test_network_knows_its_cases():
+    output = run("network.py", *"--dim 2 --num_blocks 1 1 1 --case 256 --repeats 1".split(),
+                 *"--backend torch --twin_backend torch".split())
+    assert "inference 1 x 3 x 256 x 256" in output and "training step" not in output
+    assert len(rows(output, "ours", "torch", "fp32")) == 1
+
+
+def test_network_refuses_a_size_that_the_twin_cannot_take():
+    assert "multiples of 4" in run("network.py", "--size", "18", code=2)
+
+
+def test_vssm_compares_both_modules():
+    output = run("vssm.py", *"--channels 8 --size 8 12 --repeats 1 --backend torch --twin_backend reference".split())
+    for title in ("Intra-VSSM, inference", "Intra-VSSM, forward+backward", "Inter-VSSM, inference",
+                  "Inter-VSSM, forward+backward"):
+        assert title in output
+    assert len(rows(output, "twin", "reference", "fp32")) == len(found := rows(output, "ours", "torch", "fp32")) == 4
+    assert all(re.fullmatch(RATIO, ratio) for row in found for ratio in row[4:])
+
+
+def test_scan_measures_rows_and_columns():
+    output = run("scan.py", *"--sizes 252 --dims 2 --levels 3 --repeats 1 --backends reference torch".split())
+    for line in ("63 x 63 rows", "63 x 63 cols"):
+        for name in ("forward", "forward+backward"):
+            found = rows(output, "252 dim 2 level 3 " + line, name, "torch")
+            assert len(found) == 1, output
+            milliseconds, floor, *_, times, mamba = found[0]
+            assert 0 < float(floor) < float(milliseconds)
+            assert re.fullmatch(RATIO, times) and mamba == "-"
+
+
+def test_scan_leaves_out_what_takes_too_long():
+    output = run("scan.py", *"--sizes 720p --dims 2 --levels 1 --backends reference --limit 0.5".split())
+    assert len(found := [line for line in output.splitlines() if line.startswith("720p")]) == 4
+    assert all(line.split()[-1] == "-" for line in found)
+
+
+def test_scan_names_a_backend_that_cannot_run_here():
+    output = run("scan.py", *"--dims 2 --levels 3 --repeats 1 --backends mamba_ssm torch".split())
+    assert "left out: scan backend mamba_ssm" in output
+    assert "torch" in output.split("pass", 1)[1]
