@@ -3,6 +3,7 @@
     python -m datasets.synthesize PHOTOS OUT --pairs_per_photo 8 --size 256     random camera shake over photographs
     python -m datasets.synthesize VIDEO OUT                                     averages of 7 to 13 neighbouring frames
     python -m datasets.synthesize FRAMES OUT --frames                           the same, frames as images in a folder
+    python -m datasets.synthesize VIDEO OUT --step 3 --fewest 15 --most 45      more and longer blur, overlapping
 
 OUT/{train,test}/<photograph or clip>/{blur,sharp}/NNNNNN.png. Whole photographs and clips are held out for test. OUT
 appears when everything is made; the same seed makes the same files with any number of workers.
@@ -14,13 +15,12 @@ authors did (Nah et al., CVPR 2017), the centre frame being the sharp image; --g
 """
 import argparse
 import os
-import shutil
 import sys
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -28,6 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
+from .folder import new_folder
 from .images import ImageError, read_rgb, read_size, write_png
 from .layouts import list_images
 
@@ -73,37 +74,57 @@ def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pair
 
 
 def synthesize_frames(source: str | os.PathLike, out: str | os.PathLike, *, fewest: int = 7, most: int = 13,
-                      gamma: float = 1.0, test_every: int = 5, test_photos: Sequence[str] | None = None, seed: int = 0,
-                      workers: int | None = None, progress: bool = False) -> dict[str, int]:
+                      step: int | None = None, gamma: float = 1.0, test_every: int = 5,
+                      test_photos: Sequence[str] | None = None, seed: int = 0, workers: int | None = None,
+                      progress: bool = False) -> dict[str, int]:
     """Makes pairs from high-frame-rate video: averages of neighbouring frames, the centre frame being the sharp image.
 
     source: a video file, a folder of frames (in the order of their names), or a folder of several of either.
-    fewest, most: a random odd number of frames in this range makes one blurred image; no frame is used twice.
+    fewest, most: a random odd number of frames in this range makes one blurred image.
+    step: every step-th frame is the centre of an average, which overlap; None: no frame is used twice.
     The rest as in synthesize_photos, clips in the place of photographs.
     Raises: ImageError for a clip that is unreadable or has fewer frames than an average needs.
     """
     counts = [count for count in range(fewest, most + 1) if count % 2]
-    if fewest < 3 or not counts or gamma <= 0:
-        raise ValueError(f"3 <= fewest <= most with an odd number between and gamma > 0 are needed, "
-                         f"not {fewest}, {most}, {gamma}")
+    if fewest < 3 or not counts or gamma <= 0 or (step is not None and step < 1):
+        raise ValueError(f"3 <= fewest <= most with an odd number between, step >= 1 and gamma > 0 are needed, "
+                         f"not {fewest}, {most}, {step}, {gamma}")
     clips = _clips(Path(source))
     splits = _held_out(list(clips), test_every, test_photos)
 
     def make(name: str, folder: Path) -> Iterator[None]:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        frames = _read_frames(clips[name])
-        begin, window = 0, []
-        count = rng.choice(counts)
-        for frame in frames:
-            window.append(frame)
-            if len(window) == count:
-                _write_pair(folder, begin + count // 2, average(window, gamma), window[count // 2])
-                begin, window, count = begin + count, [], rng.choice(counts)
-                yield
-        if begin == 0:
-            raise ImageError(f"{clips[name]}: {len(window)} frames, fewer than the {count} of an average")
+        windows = _in_turn if step is None else partial(_overlapping, step=step)
+        for centre, window in windows(_read_frames(clips[name]), counts, rng):
+            _write_pair(folder, centre, average(window, gamma), window[len(window) // 2])
+            yield
+        if not (folder / "blur").exists():
+            raise ImageError(f"{clips[name]}: fewer frames than an average of up to {counts[-1]} needs")
 
     return _make_all(make, splits, Path(out), workers, progress, None)
+
+
+def _in_turn(frames: Iterable[np.ndarray], counts: Sequence[int],
+             rng: np.random.Generator) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Windows of random lengths that follow one another: the centre's number in the clip, the frames."""
+    window, count = [], rng.choice(counts)
+    for number, frame in enumerate(frames):
+        window.append(frame)
+        if len(window) == count:
+            yield number - count // 2, window
+            window, count = [], rng.choice(counts)
+
+
+def _overlapping(frames: Iterable[np.ndarray], counts: Sequence[int], rng: np.random.Generator,
+                 step: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Windows of random lengths about every step-th frame that has neighbours enough for the longest."""
+    reach = counts[-1] // 2
+    widest = deque(maxlen=counts[-1])
+    for number, frame in enumerate(frames):
+        widest.append(frame)
+        if number >= 2 * reach and (number - 2 * reach) % step == 0:
+            half = rng.choice(counts) // 2
+            yield number - reach, list(widest)[reach - half:reach + half + 1]
 
 
 def _write_pair(folder: Path, number: int, blurred: np.ndarray, sharp: np.ndarray) -> None:
@@ -121,7 +142,7 @@ def _make_all(make: Callable[[str, Path], Iterator[None]], splits: dict[str, str
     cv2.setNumThreads(1)  # One thread a worker; OpenCV's own would compete.
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
-        with (_new_folder(out) as folder,
+        with (new_folder(out) as folder,
               tqdm(desc="Making pairs", total=total, unit="pair", disable=not progress) as bar):
 
             def run(name: str) -> int:
@@ -136,22 +157,6 @@ def _make_all(make: Callable[[str, Path], Iterator[None]], splits: dict[str, str
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
     return {split: sum(pairs for name, pairs in made.items() if splits[name] == split) for split in ("train", "test")}
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that gets its name when it is complete. Raises FileExistsError where the name holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: already holds something; choose another folder or remove it first")
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _held_out(names: list[str], test_every: int, test_photos: Sequence[str] | None) -> dict[str, str]:
@@ -228,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     source, out, frames = options.pop("source"), options.pop("out"), options.pop("frames")
     frames = frames or source.is_file()
-    misplaced = set(options) & ({"pairs_per_photo", "size", "strength", "noise"} if frames else {"fewest", "most"})
+    others = {"pairs_per_photo", "size", "strength", "noise"} if frames else {"fewest", "most", "step"}
+    misplaced = set(options) & others
     if misplaced:
         _parser().error(f"--{misplaced.pop()} is for {'photographs' if frames else 'frames (see --frames)'}")
     try:
@@ -264,6 +270,8 @@ def _parser() -> argparse.ArgumentParser:
     frames = parser.add_argument_group("frames")
     frames.add_argument("--fewest", type=int, help="fewest frames averaged; default 7")
     frames.add_argument("--most", type=int, help="most frames averaged; default 13")
+    frames.add_argument("--step", type=int, help="an average about every Nth frame; default: no frame is used twice",
+                        metavar="N")
     return parser
 
 

@@ -98,6 +98,7 @@ def test_bad_use_is_explained(photos: Path, tmp_path: Path, capsys: pytest.Captu
         ([str(photos), "OUT", "--strength", "-1"], 1, "strength >= 0"),
         ([str(photos), "OUT", "--fewest", "5"], 2, "--fewest is for frames"),
         ([str(photos), "OUT", "--frames", "--noise", "5"], 2, "--noise is for photographs"),
+        ([str(photos), "OUT", "--frames", "--step", "0"], 1, "step >= 1"),
         ([str(photos), "OUT", "--frames", "--most", "6", "--fewest", "6"], 1, "an odd number"),
     ]:
         arguments[1] = str(tmp_path / "out")
@@ -139,6 +140,20 @@ def test_frames_are_averaged_about_the_sharp_one(clip: Path, tmp_path: Path, gam
     assert lengths <= {7, 9, 11, 13} and len(lengths) > 1
 
 
+def test_overlapping_averages_lie_about_every_nth_frame(clip: Path, tmp_path: Path) -> None:
+    counts = synthesize_frames(clip, tmp_path / "out", fewest=5, most=9, step=3, seed=1)
+    pairs = find_pairs(tmp_path / "out", "train")
+    assert [int(Path(pair.name).name) for pair in pairs] == list(range(4, 60 - 4, 3)) and counts["train"] == len(pairs)
+    frames = np.stack([read_rgb(clip / f"{number:06d}.png") for number in range(60)]).astype(float)
+    lengths = set()
+    for pair in pairs:
+        centre, blurred = int(Path(pair.name).name), read_rgb(pair.blurred)
+        assert np.array_equal(read_rgb(pair.sharp), frames[centre])
+        lengths |= {count for count in range(3, 10, 2)
+                    if np.abs(frames[centre - count // 2:centre + count // 2 + 1].mean(0) - blurred).max() <= 0.51}
+    assert lengths == {5, 7, 9}
+
+
 def test_whole_clips_are_held_out(clip: Path, tmp_path: Path) -> None:
     clip.rename(clip.with_name("second"))
     os.symlink(clip.with_name("second"), clip)
@@ -169,7 +184,7 @@ def test_unusable_clips_are_named(clip: Path, tmp_path: Path) -> None:
         synthesize_frames(tmp_path / "bad.mp4", tmp_path / "out")
     for number in range(5, 60):
         (clip / f"{number:06d}.png").unlink()
-    with pytest.raises(ValueError, match="first: 5 frames, fewer than the"):
+    with pytest.raises(ValueError, match="first: fewer frames than an average of up to 13"):
         synthesize_frames(clip, tmp_path / "out")
     save(clip / "000004.png", textured(30, 64, 1))
     with pytest.raises(ValueError, match="000004.png.*differs"):

@@ -1,0 +1,102 @@
+"""Cuts the pairs of a data set into tiles, so that training reads small files and a set can be packed to travel.
+
+    python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles that cover all
+    python -m datasets.tiles datasets/GoPro TILES --size 384 --keep 2 --quality 95    the two most blurred, as WebP
+
+OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp). The tiles of an image are as few as cover it, spread
+evenly. Those where blurred and sharp differ most are kept first: a clear sky teaches nothing. OUT appears when it is
+whole.
+"""
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from .folder import new_folder
+from .images import read_rgb, write_png
+from .layouts import LayoutError, Pair, find_pairs
+from .paired import check_headers
+
+
+def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str = "train", size: int = 384,
+              keep: int | None = None, quality: int | None = None, workers: int | None = None,
+              progress: bool = False) -> int:
+    """Cuts one split of a data set that has sharp images.
+
+    source: a data set in any layout of layouts.py. out: a folder that does not exist yet or is empty.
+    split: "train" or "test": which pairs are cut, and the folder they get.
+    size: height and width of a tile. keep: tiles kept of each pair, those with the lowest PSNR; None keeps all.
+    quality: of WebP, 1 to 100; None for PNG, which is lossless. workers: threads, None for one a core.
+    Returns: the number of tiles.
+    Raises: LayoutError and ImageError for pairs that cannot be used or are smaller than a tile; ValueError for
+        impossible numbers; FileExistsError where out holds something.
+    """
+    if size < 8 or (keep is not None and keep < 1) or (quality is not None and not 1 <= quality <= 100):
+        raise ValueError("size >= 8, keep >= 1 and quality between 1 and 100 are needed")
+    pairs = find_pairs(source, split)
+    alone = next((pair for pair in pairs if pair.sharp is None), None)
+    if alone is not None:
+        raise LayoutError(f"{alone.blurred}: has no sharp image; tiles are cut of pairs")
+    check_headers(pairs, size, progress)
+    with new_folder(Path(out)) as folder, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality), pairs)
+        return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
+
+
+def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None) -> int:
+    """Writes the tiles of one pair. Returns how many."""
+    images = {"blur": read_rgb(pair.blurred), "sharp": read_rgb(pair.sharp)}
+    windows = [(f"{pair.name}_{top}_{left}", np.s_[top:top + size, left:left + size])
+               for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))]
+    windows.sort(key=lambda named: -cv2.norm(*(image[named[1]] for image in images.values())))
+    for (name, window), (kind, image) in product(windows[:keep], images.items()):
+        _write(folder / kind / name, image[window], quality)
+    return len(windows[:keep])
+
+
+def _offsets(extent: int, size: int) -> list[int]:
+    """The offsets of the fewest windows that cover an extent, evenly spread."""
+    return [round(offset) for offset in np.linspace(0, extent - size, -(-extent // size))]
+
+
+def _write(stem: Path, tile: np.ndarray, quality: int | None) -> None:
+    if quality is None:
+        write_png(f"{stem}.png", tile)
+        return
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    data = cv2.imencode(".webp", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
+    Path(f"{stem}.webp").write_bytes(data)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 where the data set cannot be used."""
+    parser = argparse.ArgumentParser("python -m datasets.tiles", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="data set to cut")
+    parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
+    parser.add_argument("--split", choices=["train", "test"], default="train", help="default train")
+    parser.add_argument("--size", type=int, default=384, help="height and width of a tile; default 384")
+    parser.add_argument("--keep", type=int, metavar="N", help="keep each pair's N most blurred tiles; default all")
+    parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100; default PNG, lossless")
+    parser.add_argument("--workers", type=int, help="threads; default one a core")
+    options = vars(parser.parse_args(arguments))
+    try:
+        count = cut_tiles(**options, progress=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    out = options["out"]
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"{out}: {count} tiles, {size / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
