@@ -42,10 +42,11 @@ INLINE vec select_vec(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) |
 
 INLINE vec max_vec(vec a, vec b) { return select_vec(a > b, a, b); }
 
-INLINE float sum(vec v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
+INLINE float sum(const vec *v) {
+    typedef float quarter __attribute__((vector_size(16), aligned(4)));
+    quarter q = {0};
+    for (int i = 0; i < LANES / 4; i++) q += ((const quarter *)v)[i];
+    return (q[0] + q[1]) + (q[2] + q[3]);
 }
 
 INLINE vec reciprocal(vec x) {

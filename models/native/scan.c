@@ -233,8 +233,8 @@ int scan_backward(const Scan *s, const Grad *g) {
                     float *gB = sequence(&g->B, b0, b1) + t * g->B.step, *gC = sequence(&g->C, b0, b1) + t * g->C.step;
                     for (int64_t i = 0; i < steps; i++)
                         for (int n = 0; n < STATES; n++) {
-                            gB[i * g->B.step + n] = sum(w->B[i][n]);
-                            gC[i * g->C.step + n] = sum(w->C[i][n]);
+                            gB[i * g->B.step + n] = sum(&w->B[i][n]);
+                            gC[i * g->C.step + n] = sum(&w->C[i][n]);
                         }
                 }
             }

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from models import XYScanNet, xyscannet, xyscannet_s, xyscannetp
+from models.selective_scan import cpu
 from tests.parity import fill, image
 
 PARITY = np.load(Path(__file__).parents[1] / "fixtures" / "parity" / "model_parity.npz")
 CASES = json.loads(str(PARITY["meta"]))
+needs_compiler = pytest.mark.skipif(bool(cpu.why_missing()), reason=f"cpu: {cpu.why_missing()}")
 
 
 def build(case: dict, dtype=torch.float64, **options) -> XYScanNet:
@@ -31,10 +33,11 @@ def test_outputs_are_the_released_ones(number, backend):
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_outputs_in_float32(number):
+@pytest.mark.parametrize("backend", ["torch", pytest.param("cpu", marks=needs_compiler)])
+def test_outputs_in_float32(number, backend):
     case = CASES[number]
     with torch.no_grad():
-        out = build(case, torch.float32)(image(case["shape"], case["seed"] + 1))
+        out = build(case, torch.float32, scan_backend=backend)(image(case["shape"], case["seed"] + 1))
     np.testing.assert_allclose(out.numpy(), PARITY[f"{number}.out"], rtol=0, atol=2e-4)
 
 
@@ -122,6 +125,42 @@ def test_bfloat16_autocast_stays_near(small):
     with torch.no_grad():
         full = network(x)
     assert 0 < (half - full).abs().max() < 0.02
+
+
+@needs_compiler
+def test_gradients_in_float32_are_those_in_float64():
+    """Through every native kernel: the scan, both convolutions."""
+    case, gradients = CASES[0], []
+    for dtype, backend in ((torch.float32, "cpu"), (torch.float64, "reference")):
+        network = build(case, dtype, scan_backend=backend)
+        out = network(image(case["shape"], case["seed"] + 1).to(dtype))
+        (out * image(out.shape, case["seed"] + 2).to(dtype)).mean().backward()
+        gradients.append({name: p.grad.double() for name, p in network.named_parameters()})
+    for name, exact in gradients[1].items():
+        assert (gradients[0][name] - exact).norm() < 1e-4 * exact.norm(), name
+
+
+def test_checkpointed_activations_give_the_same_numbers_and_keep_less():
+    results = []
+    for checkpoint_activations in (False, True):
+        torch.manual_seed(0)
+        network, kept = XYScanNet(8, (2, 1, 1), checkpoint_activations=checkpoint_activations), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            out = network(image((1, 3, 16, 16), 5))
+        out.square().mean().backward()
+        results.append((out, sum(kept), [p.grad for p in network.parameters()]))
+    (out, kept, gradients), (out_again, kept_again, gradients_again) = results
+    assert torch.equal(out, out_again) and kept_again < kept / 3
+    for gradient, again in zip(gradients, gradients_again, strict=True):
+        torch.testing.assert_close(gradient, again)
+
+
+def test_compiles_to_one_graph():
+    """Nothing in the network breaks torch.compile's graph; the scan is one opaque operation in it."""
+    network, x = XYScanNet(8, (1, 1, 1)), torch.rand(1, 3, 16, 12) - 0.5
+    with torch.inference_mode():
+        expected = network(x)
+        torch.testing.assert_close(torch.compile(network, backend="aot_eager", fullgraph=True)(x), expected)
 
 
 @pytest.mark.parametrize("bad", [(1, 1, 16, 16), (3, 16, 16), (1, 3, 7, 16)])
