@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine import distributed
 from engine.console import readable_errors
 from engine.photograph import find_photographs, restore_photographs
 from engine.restorer import Restorer, add_flags, check_flags, find_weights
@@ -29,8 +28,7 @@ def main() -> int:
     with readable_errors():
         photographs = find_photographs(arguments.input, arguments.output)
         weights = find_weights(arguments.weights, arguments.job_name, "best")
-        restorer = Restorer(weights, arguments.job_name, distributed.device(arguments.device), arguments.precision,
-                            arguments.tile, arguments.overlap)
+        restorer = Restorer.from_flags(weights, arguments)
         failed = restore_photographs(restorer, photographs, arguments.overwrite)
     return 1 if failed else 0
 

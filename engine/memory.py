@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -16,12 +17,25 @@ except ImportError:  # Windows has none; there the CPU's high-water mark and lim
     resource = None
 
 PROBE = 128  # side in pixels of the image whose memory is measured
+PROBE_BANDS = 4, 16  # rows: the shares of 128 that bands have of large images lie between
 MARGIN = 0.8  # of the free memory is planned with: allocators round up and leave gaps
 GIB = 2**30
 
 
 class OutOfMemory(DeviceError):
-    """The device's memory does not suffice, or would not; the message names the tile that fits."""
+    """The device's memory does not suffice, or would not; the message names what fits."""
+
+
+class StreamingCost(NamedTuple):
+    """What streaming takes: bytes for each pixel of the image, and for each pixel of a band."""
+
+    per_pixel: float
+    per_band_pixel: float
+
+    def of(self, batch: int, height: int, width: int, band: int) -> float:
+        """Bytes for images of this size; a band is of rows or of columns, whichever are longer."""
+        longest = max(height, width)
+        return batch * (self.per_pixel * height * width + self.per_band_pixel * min(band, longest) * longest)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -73,6 +87,18 @@ def bytes_per_pixel(network: Callable[[torch.Tensor], torch.Tensor], device: tor
         held += size
         peak = max(peak, held)
     return peak / PROBE**2 if peak else None
+
+
+def streaming_cost(stream: Callable[[torch.Tensor, int], torch.Tensor], device: torch.device) -> StreamingCost | None:
+    """Measured on one small image in two bands' heights; None where it cannot be measured.
+
+    What neighbouring bands share is counted for each pixel, so that it is rather too much than too little.
+    """
+    narrow, wide = (bytes_per_pixel(lambda image, band=band: stream(image, band), device) for band in PROBE_BANDS)
+    if narrow is None or wide is None:
+        return None
+    per_band_pixel = max(wide - narrow, 0) * PROBE / (PROBE_BANDS[1] - PROBE_BANDS[0])
+    return StreamingCost(narrow - per_band_pixel * PROBE_BANDS[0] / PROBE, per_band_pixel)
 
 
 def largest_tile(per_pixel: float, free: float) -> int:

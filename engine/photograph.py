@@ -74,6 +74,8 @@ def restore_photographs(restorer: Restorer, photographs: list[tuple[Path, Path]]
         print(progress, end=" ", flush=True)        # a large photograph takes a CPU minutes
         try:
             photograph = read_photograph(source)
+            height, width = photograph.rgb.shape[:2]
+            way = f", {restorer.settle(1, height, width)}" if restorer.auto else ""
             restored, seconds = restorer.restore(from_levels([photograph.rgb]), str(source))
             write_photograph(target, replace(photograph, rgb=to_levels(restored, photograph.rgb.dtype)[0]))
         except (ImageError, OutOfMemory, OSError) as error:
@@ -81,9 +83,8 @@ def restore_photographs(restorer: Restorer, photographs: list[tuple[Path, Path]]
             print("failed", flush=True)
             print(f"[{number}/{len(photographs)}] failed: {error}", file=sys.stderr, flush=True)
             continue
-        height, width = photograph.rgb.shape[:2]
         only = f", the first of its {photograph.frames} frames" if photograph.frames > 1 else ""
-        print(f"-> {target}  ({width} x {height}{only}, {seconds:.2f} s)", flush=True)
+        print(f"-> {target}  ({width} x {height}{only}{way}, {seconds:.2f} s)", flush=True)
     if failed:
         print(f"{failed} of {len(photographs)} photographs failed", file=sys.stderr)
     return failed

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
+import math
 import statistics
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.images import read_rgb, write_png
+from datasets.images import read_rgb, read_size, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics import paper_row, psnr, ssim_matlab_rgb, ssim_per_channel
 
@@ -115,11 +117,14 @@ def run(spec: PredictSpec, arguments: argparse.Namespace) -> None:
     # What to restore, and with what.
     weights = find_weights(arguments.weights, arguments.job_name, spec.weights)
     pairs = find_test_pairs(spec, arguments.input)[: arguments.limit]
-    restorer = Restorer(weights, arguments.job_name, distributed.device(arguments.device), arguments.precision,
-                        arguments.tile, arguments.overlap)
+    restorer = Restorer.from_flags(weights, arguments)
+    sheet = ScoreSheet(images_folder(spec, arguments), distributed.rank())
+    if restorer.auto and pairs:
+        way = settle(restorer, pairs, arguments.batch_size, None if arguments.overwrite else earlier_tile(sheet))
+        if distributed.is_main():
+            print(way, flush=True)
 
     # What is done already.
-    sheet = ScoreSheet(images_folder(spec, arguments), distributed.rank())
     refuse_to_overwrite_inputs(sheet, pairs)
     if distributed.is_main():
         decisive = (*DECISIVE, "batch_size") if restorer.kl_gate == "batch" else DECISIVE
@@ -139,7 +144,7 @@ def run(spec: PredictSpec, arguments: argparse.Namespace) -> None:
         sheet.merge()
         results = summarise(sheet, pairs, arguments.batch_size, measured)
         sheet.conclude(results)
-        report(spec, arguments, results)
+        report(spec, restorer, results)
         print(f"images: {sheet.images}\nscores: {sheet.table}")
 
 
@@ -154,6 +159,30 @@ def find_test_pairs(spec: PredictSpec, folders: list[Path] | None) -> list[Pair]
     if folders and len(folders) == 2:
         return find_pairs(folders)
     return find_pairs(folders[0] if folders else spec.folder, "test", variant=spec.variant)
+
+
+def settle(restorer: Restorer, pairs: list[Pair], batch_size: int, earlier: int | None) -> str:
+    """Settles --tile auto for all images, the largest of which must fit, and for all processes; returns it in words.
+
+    `earlier`: the tile of the results that are there already, to go on with.
+    """
+    if earlier:
+        restorer.tile, restorer.streamed = earlier, False
+        return f"{restorer.way}, as the images that are there already"
+    way = restorer.settle(batch_size, *max((read_size(pair.blurred) for pair in pairs), key=math.prod))
+    ways = [(tile, way) for tile, way in distributed.gather((restorer.tile, way)) if tile]
+    if ways:        # streamed and whole give the same images, tiles of another size do not
+        restorer.tile, way = min(ways)
+        restorer.streamed = False
+    return way
+
+
+def earlier_tile(sheet: ScoreSheet) -> int | None:
+    """The tile that a record names; what is wrong with one is said when it is compared with the new one."""
+    try:
+        return json.loads(sheet.record.read_text(encoding="utf-8")).get("tile")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def refuse_to_overwrite_inputs(sheet: ScoreSheet, pairs: list[Pair]) -> None:
@@ -174,8 +203,10 @@ def make_record(spec: PredictSpec, arguments: argparse.Namespace, weights: Path,
         "weights_sha256": checksum(weights),
         "kl_gate": restorer.kl_gate,
         "precision": arguments.precision,
-        "tile": arguments.tile,
-        "overlap": arguments.overlap if arguments.tile else None,
+        "tile": restorer.tile,
+        "overlap": restorer.overlap if restorer.tile else None,
+        "streamed": restorer.streamed,
+        "compiled": arguments.compile,
         "batch_size": arguments.batch_size,
         "device": distributed.describe(restorer.device),
         "processes": distributed.world_size(),
@@ -264,14 +295,13 @@ def summarise(sheet: ScoreSheet, pairs: list[Pair], batch_size: int, measured: l
     return results
 
 
-def report(spec: PredictSpec, arguments: argparse.Namespace, results: dict[str, object]) -> None:
+def report(spec: PredictSpec, restorer: Restorer, results: dict[str, object]) -> None:
     """Prints the means beside the paper's row, and says where they cannot be compared; time; memory."""
-    how = f"tiles of {arguments.tile}" if arguments.tile else "whole"
-    print(f"\n{spec.name}, {results['images']} images, {how}, {arguments.precision}")
+    print(f"\n{spec.name}, {results['images']} images, {restorer.way}, {restorer.precision}")
     print_scores(spec, results)
     if spec.count not in (None, results["images"]):
         print(f"Not comparable with the paper's figures: they are over all {spec.count} images of the test set.")
-    if arguments.tile:
+    if restorer.tile:
         print("Not comparable with whole images' figures, the paper's among them: tiles score differently.")
     if spec.note:
         print(spec.note)

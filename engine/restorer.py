@@ -1,22 +1,38 @@
-"""Restoring images of any size with a trained network: found, loaded, padded, whole or by tiles, timed."""
+"""Restoring images of any size with a trained network: found, loaded, padded, whole, streamed or by tiles, timed."""
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from models.streaming import BAND, stream
 from models.weights import load_network
 
 from . import distributed
 from .config import CONFIGS, config_path, model_options, models_dir
-from .memory import GIB, PROBE, OutOfMemory, bytes_per_pixel, free_memory, is_out_of_memory, largest_tile
+from .memory import (
+    GIB,
+    MARGIN,
+    PROBE,
+    OutOfMemory,
+    StreamingCost,
+    bytes_per_pixel,
+    free_memory,
+    is_out_of_memory,
+    largest_tile,
+    streaming_cost,
+)
 from .tiling import check_tile, restore_tiled
 
 MULTIPLE = 8
+AUTO = "auto"
+LARGEST = 2**20  # pixels: a tile that any overlap fits
 
 
 class MissingWeights(FileNotFoundError):
@@ -27,13 +43,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say how images are restored, the same in all prediction scripts."""
     parser.add_argument("--weights", type=Path, metavar="FILE",
                         help="weights to use instead of the job's own in results/JOB_NAME/models")
-    parser.add_argument("--tile", type=int, metavar="N",
+    parser.add_argument("--tile", type=_tile, metavar="N",
                         help="restore by tiles of N x N pixels, a multiple of 8, to save memory; default: whole images "
-                             "(the two score differently)")
+                             "(the two score differently). auto: whole images if they fit the free memory, else "
+                             "streamed ones, else the largest tiles that fit")
+    parser.add_argument("--stream", action="store_true",
+                        help="restore whole images band by band: the same result to rounding, in a fraction of the "
+                             "memory and more time")
     parser.add_argument("--overlap", type=int, default=32, metavar="N",
                         help="pixels, a multiple of 8, over which tiles are blended (default %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
                         help="bf16: mixed precision by autocast (default %(default)s)")
+    parser.add_argument("--compile", action="store_true",
+                        help="compile the network with torch.compile first, into CUDA graphs on a GPU: a minute or "
+                             "more for each size of image, worth it for many of one size; the same to rounding")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
     parser.add_argument("--overwrite", action="store_true", help="redo what is already there")
 
@@ -44,11 +67,25 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         distributed.device(arguments.device)
     except (RuntimeError, ValueError) as error:
         parser.error(f"--device: {error}")
+    if arguments.stream and arguments.tile is not None:
+        parser.error("--stream is for whole images and --tile is not; use one of them")
+    if arguments.compile and (arguments.stream or arguments.tile == AUTO):
+        parser.error("--compile is for whole images and tiles of one size, not for --stream and --tile auto")
     if arguments.tile is not None:
         try:
-            check_tile(arguments.tile, arguments.overlap)
+            check_tile(LARGEST if arguments.tile == AUTO else arguments.tile, arguments.overlap)
         except ValueError as error:
             parser.error(f"--tile, --overlap: {error}")
+
+
+def _tile(text: str) -> int | str:
+    """--tile's value."""
+    if text == AUTO:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number of pixels or {AUTO}, got {text!r}") from None
 
 
 def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
@@ -83,25 +120,75 @@ class Restorer:
 
     Args:
         weights: the network's file, see `models.weights.load_network`; its other options are the job's.
-        tile: side of the tiles in pixels; None restores whole images.
+        tile: side of the tiles in pixels; None restores whole images; "auto" is settled by the memory, see `settle`.
+        streamed: restores whole images band by band, see `models.streaming`.
+        compiled: restores with torch.compile's network, made anew for each size of image.
     """
 
     def __init__(self, weights: Path, job_name: str, device: torch.device, precision: str = "fp32",
-                 tile: int | None = None, overlap: int = 32):
+                 tile: int | str | None = None, overlap: int = 32, streamed: bool = False,
+                 compiled: bool = False):
         self.network = load_network(weights, **model_options(job_name, stage=2)).to(device)
-        self.device, self.precision, self.tile, self.overlap = device, precision, tile, overlap
+        self._compiled = torch.compile(self.network, mode="reduce-overhead", dynamic=False) if compiled else None
+        self.device, self.precision, self.overlap = device, precision, overlap
+        self.auto, self.tile, self.streamed = tile == AUTO, None if tile == AUTO else tile, streamed
         self._per_pixel: float | None = None  # bytes, measured when first needed
+        self._streaming: StreamingCost | None = None
+
+    @classmethod
+    def from_flags(cls, weights: Path, arguments: argparse.Namespace) -> Restorer:
+        """As the flags of `add_flags` and --job_name say."""
+        return cls(weights, arguments.job_name, distributed.device(arguments.device), arguments.precision,
+                   arguments.tile, arguments.overlap, arguments.stream, arguments.compile)
 
     @property
     def kl_gate(self) -> str:
         return self.network.kl_gate
+
+    @property
+    def way(self) -> str:
+        """How images are restored, in words."""
+        if self.tile:
+            return f"tiles of {self.tile} x {self.tile} pixels"
+        return "whole images, streamed" if self.streamed else "whole images"
+
+    @torch.inference_mode()
+    def settle(self, batch: int, height: int, width: int) -> str:
+        """With tile "auto": whole images if those of this size fit the free memory; else streamed ones, if they do;
+        else the largest tile that does. Returns what was chosen, and why, in a line.
+
+        Raises OutOfMemory where not even a tile larger than the overlap fits.
+        """
+        height, width = (side + -side % MULTIPLE for side in (height, width))
+        self.tile, self.streamed = None, False
+        try:
+            whole, free = self._needed(batch, height, width), free_memory(self.device)   # measuring takes some itself
+            if free is None or whole is None:
+                return f"{self.way}: how much memory is free, or needed, cannot be told here"
+            if whole <= MARGIN * free:
+                return f"{self.way}: {whole / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free"
+            self.streamed = True
+            streamed, free = self._needed(batch, height, width), free_memory(self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(self._too_small()) from error
+        short = f"not streamed, {whole / GIB:.1f} GiB needed"
+        if streamed <= MARGIN * free:
+            return f"{self.way}: {streamed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free ({short})"
+        self.tile, self.streamed = largest_tile(self._per_pixel * batch, free), False
+        if self.tile <= self.overlap:
+            raise OutOfMemory(f"{self.device} has {free / GIB:.1f} GiB free: not enough for tiles that overlap by "
+                              f"{self.overlap} pixels; use another device")
+        return (f"{self.way}: {free / GIB:.1f} GiB free (whole images need {streamed / GIB:.1f} GiB streamed, "
+                f"{whole / GIB:.1f} GiB else)")
 
     @torch.inference_mode()
     def restore(self, images: torch.Tensor, name: str = "image") -> tuple[torch.Tensor, float]:
         """Restores a batch (B, 3, H, W) in [-0.5, 0.5], of any size: (the clamped result on this device, seconds).
 
         The time is the network's, the device synchronised before and after. `name` is for messages.
-        Raises OutOfMemory that names the tile that fits.
+        Raises OutOfMemory that names what takes less memory.
         """
         images = images.to(self.device)
         height, width = images.shape[-2:]
@@ -122,13 +209,21 @@ class Restorer:
         raise OutOfMemory(self._advice(padded, name, "out of memory"))
 
     def _run(self, padded: torch.Tensor) -> torch.Tensor:
-        if self.tile is None:
-            return self._forward(padded)
-        return restore_tiled(self._forward, padded, self.tile, self.overlap)
+        forward = functools.partial(self._forward, network=self._compiled)
+        if self.tile:
+            return restore_tiled(forward, padded, self.tile, self.overlap)
+        return self._stream(padded) if self.streamed else forward(padded)
 
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.network(images).float()
+    def _forward(self, images: torch.Tensor, network: Callable | None = None) -> torch.Tensor:
+        with self._autocast():
+            return (network or self.network)(images).float()
+
+    def _stream(self, images: torch.Tensor, band: int = BAND) -> torch.Tensor:
+        with self._autocast():
+            return stream(self.network, images, band).float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -136,40 +231,51 @@ class Restorer:
 
     def _expect_to_fit(self, padded: torch.Tensor, name: str) -> None:
         """On the CPU, looks first: Linux promises more memory than there is, then kills the process without a word."""
-        if self.device.type != "cpu" or self._pixels(padded) <= PROBE**2:
+        batch, _, height, width = padded.shape
+        if self.device.type != "cpu" or self._pixels(batch, height, width) <= PROBE**2:
             return
-        free, needed = free_memory(self.device), self._needed(padded)
+        free, needed = free_memory(self.device), self._needed(batch, height, width)
         if free is not None and needed is not None and needed > free:
             raise OutOfMemory(self._advice(padded, name, "not enough memory"))
 
-    def _pixels(self, padded: torch.Tensor) -> int:
+    def _pixels(self, batch: int, height: int, width: int) -> int:
         """How many pixels the network sees at once."""
-        batch, _, height, width = padded.shape
         side = self.tile or max(height, width)
         return batch * min(height, side) * min(width, side)
 
-    def _needed(self, padded: torch.Tensor) -> float | None:
+    def _needed(self, batch: int, height: int, width: int) -> float | None:
+        """Bytes for images of this size, restored as they now are; measured on small ones."""
         if self._per_pixel is None:
             self._per_pixel = bytes_per_pixel(self._forward, self.device)
-        return None if self._per_pixel is None else self._per_pixel * self._pixels(padded)
+        if self.streamed and self._streaming is None:
+            self._streaming = streaming_cost(self._stream, self.device)
+        if self.streamed:
+            return None if self._streaming is None else self._streaming.of(batch, height, width, BAND)
+        return None if self._per_pixel is None else self._per_pixel * self._pixels(batch, height, width)
 
     def _advice(self, padded: torch.Tensor, name: str, what: str) -> str:
         batch, _, height, width = padded.shape
         try:
-            needed, free = self._needed(padded), free_memory(self.device)
+            needed, free = self._needed(batch, height, width), free_memory(self.device)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return f"{name}: {what} on {self.device}, even for an image of {PROBE} x {PROBE} pixels; use another device"
+            return f"{name}: {self._too_small()}"
         # What has just failed does not fit, whatever the estimate says.
-        tile = int((self._pixels(padded) / batch / 2) ** 0.5) // MULTIPLE * MULTIPLE
+        tile = int((self._pixels(batch, height, width) / batch / 2) ** 0.5) // MULTIPLE * MULTIPLE
         if needed is not None and free is not None:
             tile = min(tile, largest_tile(self._per_pixel * batch, free))
         at_once = f"{self.tile} x {self.tile} pixel tile" if self.tile else f"{width} x {height} pixels"
         amounts = f": {needed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free" if needed and free else ""
-        advice = f"use --tile {tile}" if tile > MULTIPLE else "use a device with more memory"
-        advice += ", or --batch_size 1" if batch > 1 else ""
-        return f"{name}: {what} on {self.device} for {batch} x {at_once}{amounts}; {advice}"
+        ways = [] if self.tile or self.streamed else ["--stream (whole images, the same result)"]
+        ways += [f"--tile {tile}"] if tile > MULTIPLE else []
+        ways += ["a device with more memory"] if not ways else [] if self.auto else ["--tile auto"]
+        ways += ["--batch_size 1"] if batch > 1 else []
+        streamed = ", streamed" if self.streamed else ""
+        return f"{name}: {what} on {self.device} for {batch} x {at_once}{streamed}{amounts}; use {', or '.join(ways)}"
+
+    def _too_small(self) -> str:
+        return f"out of memory on {self.device}, even for an image of {PROBE} x {PROBE} pixels; use another device"
 
 
 def pad_by_reflection(images: torch.Tensor) -> torch.Tensor:

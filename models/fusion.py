@@ -31,29 +31,38 @@ class KLFF(nn.Module):
         self.fuse_out1 = PointwiseConv(2 * dim, dim)
 
     def forward(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> torch.Tensor:
-        # A 1x1 convolution and nearest resizing commute; convolving first does the work at the smaller size going up.
+        current, other1, other2 = self.maps(current, other1, other2)
+        return self.fuse(current, other1, other2, self.gate(current, other1), self.gate(current, other2))
+
+    def maps(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The three levels after their convolutions, at the current one's size."""
         size = current.shape[-2:]
-        current = self.conv(current)
-        other1 = _resize(self.conv_n1, other1, size)
-        other2 = _resize(self.conv_n2, other2, size)
-        others = self.gate(current, other1) * other1 + self.gate(current, other2) * other2
-        return self.fuse_out1(torch.cat([current, others], dim=1))
+        return self.conv(current), _resize(self.conv_n1, other1, size), _resize(self.conv_n2, other2, size)
 
     def gate(self, current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Sigmoid[KL(other, current)], KL = p (log p - log q) with p = sigmoid(current), q = sigmoid(other)."""
-        dtype_in = current.dtype
-        current, other = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (current, other))
-        # log p - log q, each log sigmoid(x) written as -softplus(-x), which is quicker than logsigmoid and as exact.
-        kl = current.sigmoid() * (F.softplus(-other) - F.softplus(-current))
+        """Sigmoid[KL(other, current)]."""
+        kl = divergence(current, other)
         if self.kl_gate == "image":
             kl = kl.mean(dim=(1, 2, 3), keepdim=True)
         elif self.kl_gate == "batch":
             kl = kl.mean()
-        return kl.sigmoid().to(dtype_in)
+        return kl.sigmoid().to(current.dtype)
+
+    def fuse(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor, gate1: torch.Tensor,
+             gate2: torch.Tensor) -> torch.Tensor:
+        """What the maps and their gates become."""
+        return self.fuse_out1(torch.cat([current, gate1 * other1 + gate2 * other2], dim=1))
+
+
+def divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL of each element, p (log p - log q) with p = sigmoid(current), q = sigmoid(other), in fp32 at least."""
+    current, other = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (current, other))
+    # log sigmoid(x) written as -softplus(-x), which is quicker than logsigmoid and as exact.
+    return current.sigmoid() * (F.softplus(-other) - F.softplus(-current))
 
 
 def _resize(conv: nn.Conv2d, features: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """1x1 convolution and nearest-neighbour resizing to ``size``, in the cheaper order."""
+    """1x1 convolution and nearest-neighbour resizing to ``size``, which commute, in the cheaper order."""
     if features.shape[-1] > size[-1]:
         return conv(F.interpolate(features, size=size, mode="nearest"))
     return F.interpolate(conv(features), size=size, mode="nearest")

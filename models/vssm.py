@@ -27,8 +27,16 @@ class VSSM(nn.Module):
         self.mamba = S6(dim // 2, scan_backend=scan_backend)
 
     def forward(self, X: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-        features, Y = self.dwconv(self.proj_in(norm(X))).chunk(2, dim=1)
+        features, Y = self.split(norm(X))
         scanned = self.dual_scanner(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.join(X, scanned, Y)
+
+    def split(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(F, Y) = W_d W_p X."""
+        return self.dwconv(self.proj_in(X)).chunk(2, dim=1)
+
+    def join(self, X: torch.Tensor, scanned: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
+        """X + proj_out(SiLU(Y) * what the scanners made of F)."""
         return self.proj_out.add_to(X, scanned * F.silu(Y))
 
     def dual_scanner(self, features: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,7 @@ class XYScanNet(nn.Module):
         self.output = nn.Conv2d(dim1, 3, 3, padding=1, bias=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        x = _pad(image)
+        x = pad(image)
         height, width = image.shape[-2:]
         return (x + self.residual(x))[..., :height, :width]
 
@@ -86,7 +86,8 @@ class XYScanNet(nn.Module):
         return self.output(x)
 
 
-def _pad(image: torch.Tensor) -> torch.Tensor:
+def pad(image: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) reflected below and to the right until the network can halve it twice; ValueError as it says."""
     if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < MIN_SIZE:
         raise ValueError(f"images must be (B, 3, H, W) with H, W >= {MIN_SIZE}, got {tuple(image.shape)}")
     height, width = image.shape[-2:]

@@ -50,17 +50,34 @@ static vec *pack_A(const Scan *s) {
     return packed;
 }
 
+/* What a chunk's steps need before any state does, of one block of channels: x, delta after bias and softplus, delta x,
+ * and the slope of softplus. A loop of its own, for these long chains of operations depend on no step before. */
+typedef struct { vec x[CHUNK], d[CHUNK], dx[CHUNK], slope[CHUNK]; } Inputs;
+
+INLINE void prepare(const Scan *s, const float *u, const float *delta, vec bias, int64_t steps, int count, Inputs *in) {
+    for (int64_t t = 0; t < steps; t++) {
+        vec d = load(delta + t * s->delta.step, count) + bias, slope = all(1.0f);
+        if (s->softplus) {
+            vec e = exp_minus_abs(d);
+            slope = sigmoid_of(d, e);
+            d = softplus_of(d, e);
+        }
+        in->x[t] = load(u + t * s->u.step, count), in->d[t] = d, in->dx[t] = d * in->x[t], in->slope[t] = slope;
+    }
+}
+
 /* `steps` steps of one block of channels, from the states h on. */
 INLINE void forward_chunk(const Scan *s, const float *u, const float *delta, const float *z, const float *B,
                           const float *C, float *y, const vec *A, vec D, vec bias, vec *h_kept, int64_t steps,
                           int count) {
-    vec h[STATES];
+    Inputs in;
+    vec h[STATES], out[CHUNK];
+    prepare(s, u, delta, bias, steps, count, &in);
     for (int n = 0; n < STATES; n++) h[n] = h_kept[n];
     for (int64_t t = 0; t < steps; t++) {
         fetch_next(&s->u, u, t), fetch_next(&s->delta, delta, t), fetch_next(&s->y, y, t);
-        vec x = load(u + t * s->u.step, count), d = load(delta + t * s->delta.step, count) + bias;
-        if (s->softplus) d = softplus_of(d, exp_minus_abs(d));
-        vec dx = d * x, sum0 = D * x, sum1 = {0};
+        if (z) fetch_next(&s->z, z, t);
+        vec d = in.d[t], dx = in.dx[t], sum0 = D * in.x[t], sum1 = {0};
         const float *b = B + t * s->B.step, *c = C + t * s->C.step;
 #pragma GCC unroll 16
         for (int n = 0; n < STATES; n++) {
@@ -68,15 +85,16 @@ INLINE void forward_chunk(const Scan *s, const float *u, const float *delta, con
             if (n % 2) sum1 += h[n] * c[n];
             else sum0 += h[n] * c[n];
         }
-        vec out = sum0 + sum1;
-        if (z) {
-            fetch_next(&s->z, z, t);
-            vec gate = load(z + t * s->z.step, count);
-            out *= gate * sigmoid(gate);
-        }
-        store(y + t * s->y.step, out, count);
+        out[t] = sum0 + sum1;
     }
     for (int n = 0; n < STATES; n++) h_kept[n] = h[n];
+    for (int64_t t = 0; t < steps; t++) {
+        if (z) {
+            vec gate = load(z + t * s->z.step, count);
+            out[t] *= gate * sigmoid(gate);
+        }
+        store(y + t * s->y.step, out[t], count);
+    }
 }
 
 /* 0, or 1 where memory was short. */
@@ -124,30 +142,23 @@ int scan_forward(const Scan *s) {
 
 /* What one thread works with: the states of one chunk of one block, and sums over the blocks of its channels. */
 typedef struct {
-    vec decay[CHUNK][STATES], h[CHUNK + 1][STATES], B[CHUNK][STATES], C[CHUNK][STATES];
-    vec d[CHUNK], slope[CHUNK];
+    vec decay[CHUNK][STATES], h[CHUNK + 1][STATES], B[CHUNK][STATES], C[CHUNK][STATES], grad[CHUNK];
+    Inputs in;
 } Work;
 
-INLINE void backward_chunk(const Scan *s, const Grad *g, const float *u, const float *delta, const float *z,
-                           const float *B, const float *C, const float *gy, float *gu, float *gdelta, float *gz,
-                           const vec *A, vec D, vec bias, const float *start, vec *carry_kept, vec *gA, vec *gD,
-                           vec *gbias, Work *w, int64_t steps, int count) {
-    /* The states again. */
+/* Where a chunk of one block lies. */
+typedef struct { const float *u, *delta, *z, *gy; float *gu, *gdelta, *gz; } Place;
+
+/* The states of a chunk again, from its first. */
+INLINE void recompute(const Scan *s, const Grad *g, const Place *p, const float *B, const vec *A, const float *start,
+                      Work *w, int64_t steps) {
     vec h[STATES];
     for (int n = 0; n < STATES; n++) w->h[0][n] = h[n] = load(start + n * LANES, LANES);
     for (int64_t t = 0; t < steps; t++) {
-        fetch_next(&s->u, u, t), fetch_next(&s->delta, delta, t);
-        fetch_next(&g->y, gy, t), fetch_next(&g->u, gu, t), fetch_next(&g->delta, gdelta, t);
-        if (z) fetch_next(&s->z, z, t), fetch_next(&g->z, gz, t);
-        vec x = load(u + t * s->u.step, count), d = load(delta + t * s->delta.step, count) + bias;
-        vec slope = all(1.0f);
-        if (s->softplus) {
-            vec e = exp_minus_abs(d);
-            slope = sigmoid_of(d, e);
-            d = softplus_of(d, e);
-        }
-        w->d[t] = d, w->slope[t] = slope;
-        vec dx = d * x;
+        fetch_next(&s->u, p->u, t), fetch_next(&s->delta, p->delta, t), fetch_next(&g->y, p->gy, t);
+        fetch_next(&g->u, p->gu, t), fetch_next(&g->delta, p->gdelta, t);
+        if (p->z) fetch_next(&s->z, p->z, t), fetch_next(&g->z, p->gz, t);
+        vec d = w->in.d[t], dx = w->in.dx[t];
         const float *b = B + t * s->B.step;
 #pragma GCC unroll 16
         for (int n = 0; n < STATES; n++) {
@@ -156,20 +167,34 @@ INLINE void backward_chunk(const Scan *s, const Grad *g, const float *u, const f
             w->h[t + 1][n] = h[n] = decay * h[n] + dx * b[n];
         }
     }
-    /* From the last step to the first; carry = exp(delta_{t+1} A) dL/dh_{t+1}. */
-    vec carry[STATES], D_sum = *gD, bias_sum = *gbias;
-    for (int n = 0; n < STATES; n++) carry[n] = carry_kept[n];
-    for (int64_t t = steps - 1; t >= 0; t--) {
-        vec x = load(u + t * s->u.step, count), d = w->d[t], dx = d * x;
-        vec grad = load(gy + t * g->y.step, count);
-        const float *b = B + t * s->B.step, *c = C + t * s->C.step;
-        if (z) {
-            vec gate = load(z + t * s->z.step, count), sig = sigmoid(gate), y = D * x;
+}
+
+/* dL/dz, and in w->grad what dL/dy becomes on its way back through the gate. */
+INLINE void backward_gate(const Scan *s, const Grad *g, const Place *p, const float *C, vec D, Work *w, int64_t steps,
+                          int count) {
+    for (int64_t t = 0; t < steps; t++) {
+        w->grad[t] = load(p->gy + t * g->y.step, count);
+        if (!p->z) continue;
+        const float *c = C + t * s->C.step;
+        vec gate = load(p->z + t * s->z.step, count), sig = sigmoid(gate), y0 = D * w->in.x[t], y1 = {0};
 #pragma GCC unroll 16
-            for (int n = 0; n < STATES; n++) y += w->h[t + 1][n] * c[n];
-            store(gz + t * g->z.step, grad * y * sig * (1.0f + gate * (1.0f - sig)), count);
-            grad *= gate * sig;
+        for (int n = 0; n < STATES; n++) {
+            if (n % 2) y1 += w->h[t + 1][n] * c[n];
+            else y0 += w->h[t + 1][n] * c[n];
         }
+        store(p->gz + t * g->z.step, w->grad[t] * (y0 + y1) * sig * (1.0f + gate * (1.0f - sig)), count);
+        w->grad[t] *= gate * sig;
+    }
+}
+
+/* From a chunk's last step to its first; carry = exp(delta_{t+1} A) dL/dh_{t+1}. */
+INLINE void backward_states(const Scan *s, const Grad *g, const Place *p, const float *B, const float *C,
+                            const vec *A, vec D, vec *carry, vec *gA, vec *gD, vec *gbias, Work *w, int64_t steps,
+                            int count) {
+    vec D_sum = *gD, bias_sum = *gbias;
+    for (int64_t t = steps - 1; t >= 0; t--) {
+        vec x = w->in.x[t], d = w->in.d[t], dx = w->in.dx[t], grad = w->grad[t];
+        const float *b = B + t * s->B.step, *c = C + t * s->C.step;
         vec of_input = {0}, of_exponent = {0};      /* dL/d(delta u), and log2(e) dL/d delta through the exponent */
 #pragma GCC unroll 16
         for (int n = 0; n < STATES; n++) {
@@ -182,13 +207,12 @@ INLINE void backward_chunk(const Scan *s, const Grad *g, const float *u, const f
             of_exponent += through * A[n];
             gA[n] += through * d;
         }
-        vec grad_d = (of_exponent * (1.0f / LOG2_E) + of_input * x) * w->slope[t];
-        store(gu + t * g->u.step, of_input * d + grad * D, count);
-        store(gdelta + t * g->delta.step, grad_d, count);
+        vec grad_d = (of_exponent * (1.0f / LOG2_E) + of_input * x) * w->in.slope[t];
+        store(p->gu + t * g->u.step, of_input * d + grad * D, count);
+        store(p->gdelta + t * g->delta.step, grad_d, count);
         D_sum += grad * x;
         bias_sum += grad_d;
     }
-    for (int n = 0; n < STATES; n++) carry_kept[n] = carry[n];
     *gD = D_sum, *gbias = bias_sum;
 }
 
@@ -219,16 +243,23 @@ int scan_backward(const Scan *s, const Grad *g) {
                     for (int64_t block = 0; block < blocks; block++) {
                         int64_t c = block * LANES;
                         int count = (int)min64(LANES, s->channels - c);
-                        backward_chunk(
-                            s, g, sequence(&s->u, b0, b1) + t * s->u.step + c,
-                            sequence(&s->delta, b0, b1) + t * s->delta.step + c,
-                            s->z.data ? sequence(&s->z, b0, b1) + t * s->z.step + c : NULL, B, C,
-                            sequence(&g->y, b0, b1) + t * g->y.step + c, sequence(&g->u, b0, b1) + t * g->u.step + c,
-                            sequence(&g->delta, b0, b1) + t * g->delta.step + c,
-                            g->z.data ? sequence(&g->z, b0, b1) + t * g->z.step + c : NULL, A + block * STATES,
-                            load(s->D + c, count), load(s->bias + c, count), start + block * STATES * LANES,
-                            carry + ((b1 - first) * blocks + block) * STATES, gA + block * STATES, gD + block,
-                            gbias + block, w, steps, count);
+                        Place p = {
+                            .u = sequence(&s->u, b0, b1) + t * s->u.step + c,
+                            .delta = sequence(&s->delta, b0, b1) + t * s->delta.step + c,
+                            .z = s->z.data ? sequence(&s->z, b0, b1) + t * s->z.step + c : NULL,
+                            .gy = sequence(&g->y, b0, b1) + t * g->y.step + c,
+                            .gu = sequence(&g->u, b0, b1) + t * g->u.step + c,
+                            .gdelta = sequence(&g->delta, b0, b1) + t * g->delta.step + c,
+                            .gz = g->z.data ? sequence(&g->z, b0, b1) + t * g->z.step + c : NULL,
+                        };
+                        const vec *A_here = A + block * STATES;
+                        vec D = load(s->D + c, count);
+                        prepare(s, p.u, p.delta, load(s->bias + c, count), steps, count, &w->in);
+                        recompute(s, g, &p, B, A_here, start + block * STATES * LANES, w, steps);
+                        backward_gate(s, g, &p, C, D, w, steps, count);
+                        backward_states(s, g, &p, B, C, A_here, D,
+                                        carry + ((b1 - first) * blocks + block) * STATES, gA + block * STATES,
+                                        gD + block, gbias + block, w, steps, count);
                     }
                     float *gB = sequence(&g->B, b0, b1) + t * g->B.step, *gC = sequence(&g->C, b0, b1) + t * g->C.step;
                     for (int64_t i = 0; i < steps; i++)

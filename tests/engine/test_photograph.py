@@ -19,12 +19,16 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 class Unchanged:
     """Stands for a restorer whose network finds nothing to do, so that every level must come back."""
 
+    auto = False
+
     def restore(self, images: torch.Tensor, name: str) -> tuple[torch.Tensor, float]:
         return images, 0.25
 
 
 class Brighter:
     """Adds 20 of 255 levels, colours alike."""
+
+    auto = False
 
     def restore(self, images: torch.Tensor, name: str) -> tuple[torch.Tensor, float]:
         return images + 20 / 255, 0.25
@@ -268,3 +272,15 @@ def test_the_command(tmp_path):
     assert "photos/c.png: cannot be read" in out
     assert cv2.imread(str(tmp_path / "restored" / "b.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
     assert cv2.imread(str(tmp_path / "restored" / "night" / "a.png")).shape == (11, 14, 3)
+
+
+def test_says_how_each_photograph_is_restored_where_that_is_left_to_the_memory(tmp_path, capsys):
+    class Settling(Unchanged):
+        auto = True
+
+        def settle(self, batch: int, height: int, width: int) -> str:
+            return f"way for {batch} x {height} x {width}"
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((5, 7, 3), np.uint8))
+    through(tmp_path / "a.png", tmp_path, Settling())
+    assert "(7 x 5, way for 1 x 5 x 7, 0.25 s)" in capsys.readouterr().out

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from datasets.images import read_rgb
+from engine.memory import bytes_per_pixel
 from engine.predictor import PredictSpec, ahead, predict
 from metrics import psnr, ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet, load_network
@@ -205,7 +206,39 @@ def test_tiles_are_recorded_and_reported(place, capsys):
     assert (record["tile"], record["overlap"]) == (16, 8)
 
 
+def test_streamed_and_whole_images_go_together(place):
+    predict(SPEC, [*JOB, "--limit", "1"])
+    predict(SPEC, [*JOB, "--stream"])
+    assert json.loads((place / "results/tiny/images.json").read_text())["streamed"] and len(table(place)) == 3
+    predict(SPEC, [*JOB, "--output", "whole"])
+    for name in table(place):
+        a, b = (read_rgb(place / folder / f"{name}.png").astype(int) for folder in ("results/tiny/images", "whole"))
+        assert np.abs(a - b).max() <= 1 and np.mean(a != b) < 0.01
+
+
+def test_auto_is_recorded_as_what_it_chose_and_keeps_to_it(place, capsys, monkeypatch):
+    predict(SPEC, [*JOB, "--tile", "auto"])
+    assert "whole images: " in capsys.readouterr().out
+    record = json.loads((place / "results/tiny/images.json").read_text())
+    assert record["tile"] is None and record["streamed"] is False
+    tiny = load_network("results/tiny/models/best_XYScanNet_stage2.pth")
+    free = {"now": bytes_per_pixel(tiny, torch.device("cpu")) * 10**2 / 0.8}
+    monkeypatch.setattr("engine.restorer.free_memory", lambda device: free["now"])
+    refused("--tile", "auto", "--overlap", "0")
+    assert "tile: None then, 8 now" in capsys.readouterr().err
+    predict(SPEC, [*JOB, "--tile", "auto", "--overlap", "0", "--output", "tiled", "--limit", "1"])
+    assert "tiles of 8 x 8 pixels: " in capsys.readouterr().out
+    free["now"] *= 100
+    predict(SPEC, [*JOB, "--tile", "auto", "--overlap", "0", "--output", "tiled"])
+    assert "tiles of 8 x 8 pixels, as the images that are there already" in capsys.readouterr().out
+    record = json.loads((place / "tiled.json").read_text())
+    assert (record["tile"], record["overlap"]) == (8, 0) and len(table(place, "tiled.csv")) == 3
+
+
 @pytest.mark.parametrize("arguments, complaint", [
+    (("--tile", "all"), "a number of pixels or auto, got 'all'"),
+    (("--tile", "auto", "--overlap", "10"), "overlap must be a multiple of 8 pixels"),
+    (("--tile", "auto", "--stream"), "--stream is for whole images and --tile is not"),
     (("--tile", "20"), "tile must be a multiple of 8"),
     (("--tile", "32", "--overlap", "32"), "overlap must be a multiple of 8 pixels from 0 to below the tile"),
     (("--batch_size", "0"), "--batch_size must be at least 1"),

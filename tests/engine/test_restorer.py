@@ -55,6 +55,74 @@ def test_tiles_that_cover_the_image_change_nothing(weights):
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
 
 
+def test_streamed_equals_whole(weights):
+    image = images_of(21, 30, count=2)
+    whole, _ = Restorer(weights, "none", CPU).restore(image)
+    streamed, _ = Restorer(weights, "none", CPU, streamed=True).restore(image)
+    assert torch.allclose(streamed, whole, atol=1e-6)
+
+
+def test_compiled_network_restores_and_the_plain_one_is_what_is_probed(weights, monkeypatch):
+    """What torch.compile makes of the network is bound to it in tests/models; here a stand-in counts its calls."""
+    sizes, options = [], {}
+
+    def compile_network(network, **given):
+        options.update(given)
+        return lambda images: sizes.append(images.shape[-2:]) or network(images)
+
+    monkeypatch.setattr(torch, "compile", compile_network)
+    image = images_of(160, 136)                 # large enough to be measured for beforehand
+    whole, _ = Restorer(weights, "none", CPU).restore(image)
+    assert not sizes
+    restorer = Restorer(weights, "none", CPU, compiled=True)
+    assert torch.equal(restorer.restore(image)[0], whole) and sizes == [(160, 136)]
+    assert options == {"mode": "reduce-overhead", "dynamic": False}
+
+
+def needed(weights, height: int, width: int, streamed: bool = False) -> float:
+    return Restorer(weights, "none", CPU, streamed=streamed)._needed(1, height, width)
+
+
+@pytest.fixture(scope="module")
+def whole_and_streamed(weights) -> tuple[float, float]:
+    """Bytes that a 640 x 480 image needs."""
+    return needed(weights, 480, 640), needed(weights, 480, 640, streamed=True)
+
+
+def settled(weights, monkeypatch, free: float | None, **options) -> tuple[Restorer, str]:
+    monkeypatch.setattr(restorer_module, "free_memory", lambda device: free)
+    restorer = Restorer(weights, "none", CPU, tile="auto", **options)
+    return restorer, restorer.settle(1, 480, 640)
+
+
+def test_auto_takes_whole_images_if_they_fit_then_streamed_ones_then_tiles(weights, whole_and_streamed, monkeypatch):
+    whole, streamed = whole_and_streamed
+    assert streamed < 0.7 * whole
+    restorer, line = settled(weights, monkeypatch, 1.3 * whole)
+    assert (restorer.tile, restorer.streamed) == (None, False) and line.startswith("whole images: ")
+    restorer, line = settled(weights, monkeypatch, 1.3 * streamed)
+    assert (restorer.tile, restorer.streamed) == (None, True) and line.startswith("whole images, streamed: ")
+    free = 0.6 * streamed
+    restorer, line = settled(weights, monkeypatch, free)
+    tile = restorer.tile
+    assert not restorer.streamed and line.startswith(f"tiles of {tile} x {tile} pixels: ") and "\n" not in line
+    assert whole * tile**2 / (480 * 640) <= 0.8 * free < 1.2 * whole * (tile + 8) ** 2 / (480 * 640)
+    restorer, line = settled(weights, monkeypatch, None)
+    assert (restorer.tile, restorer.streamed) == (None, False) and "cannot be told" in line
+
+
+def test_auto_is_settled_anew_for_every_image(weights, whole_and_streamed, monkeypatch):
+    restorer, _ = settled(weights, monkeypatch, 0.6 * whole_and_streamed[1])
+    assert restorer.tile
+    restorer.settle(1, 64, 64)
+    assert restorer.tile is None
+
+
+def test_auto_refuses_tiles_that_are_all_overlap(weights, monkeypatch):
+    with pytest.raises(OutOfMemory, match="not enough for tiles that overlap by 64 pixels"):
+        settled(weights, monkeypatch, 10**6, overlap=64)
+
+
 def test_bf16_is_near_fp32_and_not_the_same(weights):
     image = images_of(16, 24)
     whole, _ = Restorer(weights, "none", CPU).restore(image)
@@ -112,6 +180,7 @@ def out_of_memory_above(pixels: int):
 
 
 def advised_tile(error: pytest.ExceptionInfo) -> int:
+    assert "--tile auto" in str(error.value)
     return int(str(error.value).split("--tile ")[1].split()[0].rstrip(",;"))
 
 
@@ -121,7 +190,7 @@ def test_running_out_of_memory_names_a_tile_that_fits(weights, monkeypatch):
     monkeypatch.setattr(restorer_module, "free_memory", lambda device: 200 * 200 * 1000)
     monkeypatch.setattr(restorer, "_expect_to_fit", lambda padded, name: None)
     image = images_of(250, 320)
-    with pytest.raises(OutOfMemory, match="holiday.jpg: out of memory on cpu for 1 x 320 x 256 pixels") as error:
+    with pytest.raises(OutOfMemory, match="y.jpg: out of memory on cpu for 1 x 320 x 256 pixels.* --stream") as error:
         restorer.restore(image, "holiday.jpg")
     tile = advised_tile(error)
     assert tile % 8 == 0 and 150 < tile <= 200
