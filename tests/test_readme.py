@@ -15,6 +15,12 @@ from tests.workplace import ROOT, make_pairs
 
 SMALL = ("model.dim=8 model.num_blocks=[1,1,1] data.patch_size=32 data.batch_size=4 data.workers=1 "
          "train.validate_every=1 loss.contrast_weight=0 --device cpu").split()
+SMALL_BENCHMARKS = {
+    "network": "--dim 8 --num_blocks 1 1 1 --size 16 --twin_backend torch",
+    "vssm": "--channels 8 --size 8 --twin_backend torch",
+    "scan": "--dims 2 --levels 3 --backends torch",
+    "tiling": "--dim 8 --size 40 48 --band 8 --tile 24:8",
+}
 # Commands that are not run here, and why.
 ELSEWHERE = {
     "make demo": "test_demo_runs_from_photographs_to_picture runs what it runs",
@@ -55,8 +61,9 @@ def made_small(line: str) -> list[str]:
         return [*words, *SMALL, f"train.epochs={1 + line.startswith('torchrun') + ('accumulate' in line)}"]
     if "predict" in line or "evaluate" in line:
         return [*words, "--device", "cpu"]
-    if "benchmarks/network" in line:
-        return [*words, *"--dim 8 --num_blocks 1 1 1 --size 16 --repeats 1 --device cpu".split()]
+    for script, small in SMALL_BENCHMARKS.items():
+        if f"benchmarks/{script}.py" in line:
+            return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
     return words
 
 
