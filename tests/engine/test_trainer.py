@@ -145,7 +145,7 @@ def test_a_number_that_is_none_stops_the_run_and_names_the_module(place):
     torch.save(state, place / "bad.pth")
     make_config(place, "bad", stage=1)
     out = run(place, STAGE1, "--job_name", "bad", "train.start_from=bad.pth", code=2)
-    assert "not finite" in out and "the output of decoder_level2.0.intra.mamba.in_proj (Linear)" in out
+    assert "not finite" in out and "the output of decoder_level2.0.intra" in out
     kept = torch.load(place / "results" / "bad" / "nonfinite_stage1_rank0.pt", weights_only=True)
     assert kept["blurred"].shape == (4, 3, 32, 32) and len(kept["names"]) == 4 and kept["iteration"] == 0
 
