@@ -14,7 +14,7 @@ from .fusion import KLFF, divergence
 from .vssm import InterVSSM, IntraVSSM
 from .xyscannet import MULTIPLE, XYScanNet, pad
 
-BAND = 64       # rows or columns at a time, at every level
+BAND = 32       # rows or columns at a time, at every level
 Part = tuple[int, int]
 
 

@@ -210,7 +210,7 @@ def test_streamed_and_whole_images_go_together(place):
     predict(SPEC, [*JOB, "--limit", "1"])
     predict(SPEC, [*JOB, "--stream"])
     assert json.loads((place / "results/tiny/images.json").read_text())["streamed"] and len(table(place)) == 3
-    predict(SPEC, [*JOB, "--output", "whole"])
+    predict(SPEC, [*JOB, "--output", "whole", "--tile", "512"])     # one tile over all of it
     for name in table(place):
         a, b = (read_rgb(place / folder / f"{name}.png").astype(int) for folder in ("results/tiny/images", "whole"))
         assert np.abs(a - b).max() <= 1 and np.mean(a != b) < 0.01
@@ -218,9 +218,9 @@ def test_streamed_and_whole_images_go_together(place):
 
 def test_auto_is_recorded_as_what_it_chose_and_keeps_to_it(place, capsys, monkeypatch):
     predict(SPEC, [*JOB, "--tile", "auto"])
-    assert "whole images: " in capsys.readouterr().out
+    assert "whole images, streamed: " in capsys.readouterr().out
     record = json.loads((place / "results/tiny/images.json").read_text())
-    assert record["tile"] is None and record["streamed"] is False
+    assert record["tile"] is None and record["streamed"] is True
     tiny = load_network("results/tiny/models/best_XYScanNet_stage2.pth")
     free = {"now": bytes_per_pixel(tiny, torch.device("cpu")) * 10**2 / 0.8}
     monkeypatch.setattr("engine.restorer.free_memory", lambda device: free["now"])

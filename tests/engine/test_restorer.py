@@ -49,7 +49,7 @@ def test_equals_the_network_on_the_padded_image(weights):
 
 def test_tiles_that_cover_the_image_change_nothing(weights):
     image = images_of(21, 30)
-    whole, _ = Restorer(weights, "none", CPU).restore(image)
+    whole, _ = Restorer(weights, "none", CPU, streamed=False).restore(image)
     assert torch.equal(Restorer(weights, "none", CPU, tile=32, overlap=8).restore(image)[0], whole)
     tiled, _ = Restorer(weights, "none", CPU, tile=16, overlap=8).restore(image)
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
@@ -57,7 +57,7 @@ def test_tiles_that_cover_the_image_change_nothing(weights):
 
 def test_streamed_equals_whole(weights):
     image = images_of(21, 30, count=2)
-    whole, _ = Restorer(weights, "none", CPU).restore(image)
+    whole, _ = Restorer(weights, "none", CPU, streamed=False).restore(image)
     streamed, _ = Restorer(weights, "none", CPU, streamed=True).restore(image)
     assert torch.allclose(streamed, whole, atol=1e-6)
 
@@ -72,11 +72,19 @@ def test_compiled_network_restores_and_the_plain_one_is_what_is_probed(weights, 
 
     monkeypatch.setattr(torch, "compile", compile_network)
     image = images_of(160, 136)                 # large enough to be measured for beforehand
-    whole, _ = Restorer(weights, "none", CPU).restore(image)
+    whole, _ = Restorer(weights, "none", CPU, streamed=False).restore(image)
     assert not sizes
     restorer = Restorer(weights, "none", CPU, compiled=True)
     assert torch.equal(restorer.restore(image)[0], whole) and sizes == [(160, 136)]
     assert options == {"mode": "reduce-overhead", "dynamic": False}
+
+
+def test_a_cpu_streams_unless_told_otherwise(weights):
+    assert Restorer(weights, "none", CPU).streamed
+    for options in ({"streamed": False}, {"tile": 32}, {"compiled": True}):
+        assert not Restorer(weights, "none", CPU, **options).streamed
+    restorer = Restorer(weights, "none", CPU, tile="auto")
+    assert restorer.settle(1, 64, 64).startswith("whole images, streamed: ")
 
 
 def needed(weights, height: int, width: int, streamed: bool = False) -> float:
@@ -91,7 +99,7 @@ def whole_and_streamed(weights) -> tuple[float, float]:
 
 def settled(weights, monkeypatch, free: float | None, **options) -> tuple[Restorer, str]:
     monkeypatch.setattr(restorer_module, "free_memory", lambda device: free)
-    restorer = Restorer(weights, "none", CPU, tile="auto", **options)
+    restorer = Restorer(weights, "none", CPU, tile="auto", streamed=False, **options)     # as on a GPU
     return restorer, restorer.settle(1, 480, 640)
 
 
@@ -185,7 +193,7 @@ def advised_tile(error: pytest.ExceptionInfo) -> int:
 
 
 def test_running_out_of_memory_names_a_tile_that_fits(weights, monkeypatch):
-    restorer = Restorer(weights, "none", CPU)
+    restorer = Restorer(weights, "none", CPU, streamed=False)
     monkeypatch.setattr(restorer, "network", out_of_memory_above(200 * 200))
     monkeypatch.setattr(restorer_module, "free_memory", lambda device: 200 * 200 * 1000)
     monkeypatch.setattr(restorer, "_expect_to_fit", lambda padded, name: None)
@@ -200,7 +208,7 @@ def test_running_out_of_memory_names_a_tile_that_fits(weights, monkeypatch):
 
 def test_the_cpu_is_not_asked_for_memory_it_does_not_have(weights, monkeypatch):
     """Linux would promise it and then kill the process."""
-    restorer = Restorer(weights, "none", CPU)
+    restorer = Restorer(weights, "none", CPU, streamed=False)
     monkeypatch.setattr(restorer_module, "free_memory", lambda device: 200 * 200 * 1000)
     monkeypatch.setattr(restorer, "network", out_of_memory_above(10**9))
     with pytest.raises(OutOfMemory, match="not enough memory on cpu") as error:
@@ -218,7 +226,7 @@ def test_a_smaller_tile_is_advised_whatever_the_estimate_says(weights, monkeypat
 
 
 def test_other_errors_pass_unchanged(weights, monkeypatch):
-    restorer = Restorer(weights, "none", CPU)
+    restorer = Restorer(weights, "none", CPU, streamed=False)
 
     def broken(images):
         raise RuntimeError("shapes do not match")
