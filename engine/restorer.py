@@ -48,8 +48,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                              "(the two score differently). auto: whole images if they fit the free memory, else "
                              "streamed ones, else the largest tiles that fit")
     parser.add_argument("--stream", action="store_true",
-                        help="restore whole images band by band: the same result to rounding in a fraction of the memory; "
-                             "on a CPU always, where it is quicker too")
+                        help="restore whole images band by band: the same result to rounding in a fraction of the "
+                             "memory; on a CPU always, where it is quicker too")
     parser.add_argument("--overlap", type=int, default=32, metavar="N",
                         help="pixels, a multiple of 8, over which tiles are blended (default %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
