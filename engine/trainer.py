@@ -18,6 +18,7 @@ from datasets.paired import PairedCrops, WholePairs, check_headers, worker_init
 from datasets.stream import BatchStream, epoch_of, iterations_for
 from losses import DeblurLoss
 from models import XYScanNet, load_weights
+from models.selective_scan import resolve_backend
 
 from . import distributed
 from .checkpoint import CheckpointError, load_state, random_state, save_atomic, save_state, set_random_state
@@ -58,6 +59,7 @@ class Trainer:
 
         # Network, optimiser, weights' average.
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
+        resolve_backend(config.model.scan_backend, self.device, self.dtype)     # refused now, not at the first step
         self.network = XYScanNet(**dataclasses.asdict(config.model),
                                  checkpoint_activations=config.train.checkpoint_activations).to(self.device, self.dtype)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, betas=(0.9, 0.999))

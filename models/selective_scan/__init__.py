@@ -29,6 +29,10 @@ NATIVE = {"cpu": ("cpu", cpu.why_missing, "install a C compiler, or use torch"),
           "triton": ("cuda", triton_kernel.why_missing, "use torch")}
 
 
+class BackendError(ValueError):
+    """A backend that is unknown, or cannot run where it is asked to."""
+
+
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, backend="auto"):
     """S6's recurrence (paper, Section 3.1; Gu & Dao 2023, Algorithm 2); the signature is mamba-ssm's.
 
@@ -43,7 +47,7 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
     Returns:
         (*batch, channels, length) in u's dtype; the state is kept in float32 (float64 for float64).
     Raises:
-        ValueError: a backend unknown or unable to run here, or shapes that do not fit together.
+        BackendError: a backend unknown or unable to run here. ValueError: shapes that do not fit together.
     """
     _check_shapes(u, delta, A, B, C)
     if torch.compiler.is_compiling():
@@ -67,16 +71,16 @@ def _(u, *_):
 
 
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
-    """The backend that ``backend`` means on ``device``; one asked for by name that cannot run raises ValueError."""
+    """The backend that ``backend`` means on ``device``; one asked for by name that cannot run raises BackendError."""
     if backend == "auto":
         name, why = choose(device.type, dtype)
         _say_once(f"selective scan on {device.type} ({dtype}): backend {name}, {why}")
         return name
     if backend not in BACKENDS:
-        raise ValueError(f"scan backend {backend!r} is unknown; choose one of auto, {', '.join(BACKENDS)}")
+        raise BackendError(f"scan backend {backend!r} is unknown; choose one of auto, {', '.join(BACKENDS)}")
     reason = why_not(backend, device.type, dtype)
     if reason:
-        raise ValueError(f"scan backend {backend} cannot run in {dtype} on {device}: {reason}")
+        raise BackendError(f"scan backend {backend} cannot run in {dtype} on {device}: {reason}")
     return backend
 
 

@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -150,6 +151,18 @@ def test_a_number_that_is_none_stops_the_run_and_names_the_module(place):
     assert kept["blurred"].shape == (4, 3, 32, 32) and len(kept["names"]) == 4 and kept["iteration"] == 0
 
 
+def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(place):
+    (place / "broken.py").write_text(
+        "import losses\n"
+        "def fail(*_, **__): raise RuntimeError('nobody expected this')\n"
+        "losses.DeblurLoss.forward = fail\n"
+        "import train_XYScanNet_stage1\n"
+        "train_XYScanNet_stage1.main()\n")
+    done = subprocess.run([sys.executable, "broken.py", "--job_name", "tiny", "data.workers=2"], cwd=place, timeout=60,
+                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(workplace.ROOT)})
+    assert done.returncode == 1 and "nobody expected this" in done.stderr
+
+
 def test_bfloat16_trains(place):
     run(place, STAGE1, "--job_name", "tiny", "train.precision=bf16", "train.epochs=2")
     assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in weights(place).values())
@@ -166,6 +179,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(place):
     (["data.patchsize=32"], "command line: data.patchsize: unknown key; did you mean patch_size?"),
     (["data.batch_size=3", "train.accumulate=2"], "data.batch_size: 3 images cannot be shared equally"),
     (["data.train=nowhere"], "nowhere"),
+    (["model.scan_backend=mamba_ssm", "--device", "cpu"], "scan backend mamba_ssm cannot run"),
     (["data.patch_size=64"], "smaller than the patch of 64"),
     (["--device", "cuda"], "no CUDA device"),
     (["loss.contrast_weight=1", "TORCH_OFFLINE"], "loss.contrast_weight=0"),
