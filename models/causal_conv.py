@@ -4,12 +4,11 @@ y_t = SiLU(bias + sum over k of weight_k x_{t-3+k}): each step sees itself and t
 """
 import ctypes
 import functools
-import importlib
 
 import torch
 import torch.nn.functional as F
 
-from .native.library import library
+from .native.compiler import compiled
 from .native.view import View, address, lying_well, sizes
 from .selective_scan import resolve_backend
 
@@ -27,7 +26,8 @@ def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     if backend == "cpu" and x.dim() <= 4 and weight.shape[1] == 4:
         return _CausalConvSilu.apply(lying_well(x.float()), weight.float(), bias.float()).to(x.dtype)
     if backend == "triton" and weight.shape[1] == 4:
-        return importlib.import_module("models.causal_conv_triton").causal_conv_silu_triton(x, weight, bias)
+        from .causal_conv_triton import causal_conv_silu_triton  # only here: Triton is not there on every machine
+        return causal_conv_silu_triton(x, weight, bias)
     return F.silu(_causal_conv(x, weight, bias))
 
 
@@ -81,6 +81,6 @@ def _parameters(x, y, weight, bias):
 
 @functools.cache
 def _conv_library() -> ctypes.CDLL:
-    conv = library("conv.c")
+    conv = compiled("conv.c")
     conv.conv_forward.restype = None
     return conv

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .native.library import BuildError, library
+from .native.compiler import BuildError, compiled
 from .native.view import address
 
 
@@ -96,7 +96,7 @@ def _available() -> bool:
 
 @functools.cache
 def _depthwise_library() -> ctypes.CDLL:
-    return library("depthwise.c")
+    return compiled("depthwise.c")
 
 
 def _check(failed: int) -> None:

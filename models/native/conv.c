@@ -20,7 +20,6 @@ typedef struct {
 
 typedef struct { int64_t b0, first, last; } Item;
 
-INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Rows are taken one by one, columns in groups. */
 INLINE int64_t group_size(const Conv *c) { return c->x.step > c->x.batch1 ? GROUP : 1; }

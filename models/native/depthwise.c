@@ -23,8 +23,6 @@ typedef struct { float *x, *weight; } Grad;         /* (like x), [thread][9][cha
 /* Three rows of a map around one row, NULL outside the image, and the columns from `from` to `to` of them. */
 typedef struct { const float *row[3]; int64_t channels, width, from, to; } Window;
 
-INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t num_outputs(const Depthwise *c) { return c->channels / 2; }
 INLINE int64_t strips_per_image(const Depthwise *c) { return (c->height + STRIP - 1) / STRIP; }
 INLINE int64_t tile_width(const Depthwise *c) { return max64(TILE_FLOATS / c->channels, 4); }

@@ -21,6 +21,9 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
 
 #define INLINE static inline __attribute__((always_inline))
 
+INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
 /* A tensor (batch0, batch1, step, channel) wherever it lies: strides in elements, channels adjacent. */
 typedef struct { float *data; int64_t batch0, batch1, step; } View;
 

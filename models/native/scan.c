@@ -31,7 +31,6 @@ typedef struct {
 int64_t scan_lanes(void) { return LANES; }
 int64_t scan_chunk(void) { return CHUNK; }
 
-INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t num_blocks(const Scan *s) { return (s->channels + LANES - 1) / LANES; }
 INLINE int64_t num_chunks(const Scan *s) { return (s->length + CHUNK - 1) / CHUNK; }
 INLINE float *sequence(const View *v, int64_t b0, int64_t b1) { return v->data + b0 * v->batch0 + b1 * v->batch1; }

@@ -11,6 +11,7 @@ import functools
 import logging
 
 import torch
+from torch import library
 
 from . import cpu, mamba_kernel, triton_kernel
 from .chunked import selective_scan_chunked
@@ -56,7 +57,7 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
     return BACKENDS[name](u, delta, A, B, C, D, z, delta_bias, delta_softplus)
 
 
-@torch.library.custom_op("xyscannet::selective_scan", mutates_args=())
+@library.custom_op("xyscannet::selective_scan", mutates_args=())
 def _opaque_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
                  D: torch.Tensor | None, z: torch.Tensor | None, delta_bias: torch.Tensor | None,
                  delta_softplus: bool, backend: str) -> torch.Tensor:

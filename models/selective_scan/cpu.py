@@ -8,7 +8,7 @@ import functools
 
 import torch
 
-from ..native.library import BuildError, library
+from ..native.compiler import BuildError, compiled
 from ..native.view import View, address, lying_well, sizes
 
 
@@ -99,7 +99,7 @@ def _prepare(tensor: torch.Tensor) -> torch.Tensor:
 @functools.cache
 def _scan_library(states: int) -> ctypes.CDLL:
     """Compiled for this number of states, so that they stay in registers."""
-    scan = library("scan.c", f"STATES={states}")
+    scan = compiled("scan.c", f"STATES={states}")
     scan.scan_lanes.restype = scan.scan_chunk.restype = ctypes.c_int64
     return scan
 

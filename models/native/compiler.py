@@ -26,26 +26,12 @@ class BuildError(RuntimeError):
 
 
 @functools.cache
-def library(source: str, *macros: str) -> ctypes.CDLL:
+def compiled(source: str, *macros: str) -> ctypes.CDLL:
     """The library of the C file ``source`` in this folder, compiled with ``macros`` (``NAME=VALUE``) defined.
 
-    Raises BuildError, the second time at once.
+    Raises BuildError.
     """
-    failure = _failures.get((source, macros))
-    if failure is None:
-        try:
-            return _build(source, macros)
-        except BuildError as error:
-            failure = _failures[source, macros] = error
-    raise failure
-
-
-_failures: dict[tuple[str, tuple[str, ...]], BuildError] = {}
-
-
-def _build(source: str, macros: tuple[str, ...]) -> ctypes.CDLL:
-    compiler = _compiler()
-    errors = []
+    compiler, failure = _compiler(), None
     for flags in FLAG_SETS:
         arguments = [*flags, *(f"-D{macro}" for macro in macros)]
         path = _cache() / f"{Path(source).stem}-{_key(compiler, source, arguments)}.so"
@@ -54,8 +40,8 @@ def _build(source: str, macros: tuple[str, ...]) -> ctypes.CDLL:
                 _compile(compiler, source, arguments, path)
             return ctypes.CDLL(str(path))
         except (BuildError, OSError) as error:      # OSError: what it needs to run, such as an OpenMP, is not here
-            errors.append(str(error))
-    raise BuildError(errors[-1])
+            failure = error
+    raise BuildError(str(failure))
 
 
 def _compiler() -> list[str]:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from models.native import library
+from models.native import compiler
 
 ROOT = Path(__file__).parents[2]
 SCAN = """
 import torch
 from models.selective_scan import resolve_backend, cpu
-from models.native import library
 print(resolve_backend("auto", torch.device("cpu")), cpu.why_missing())
 """
 
@@ -25,8 +24,8 @@ def run(tmp_path, **environment):
 
 def can_compile():
     try:
-        library._compiler()
-    except library.BuildError:
+        compiler._compiler()
+    except compiler.BuildError:
         return False
     return True
 
