@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.selective_scan import why_not
 from models.streaming import BAND, stream
 from models.weights import load_network
 
@@ -29,6 +31,8 @@ from .memory import (
     streaming_cost,
 )
 from .tiling import check_tile, restore_tiled
+
+logger = logging.getLogger(__name__)
 
 MULTIPLE = 8
 AUTO = "auto"
@@ -128,7 +132,7 @@ class Restorer:
     def __init__(self, weights: Path, job_name: str, device: torch.device, precision: str = "fp32",
                  tile: int | str | None = None, overlap: int = 32, streamed: bool | None = None,
                  compiled: bool = False):
-        self.network = load_network(weights, **model_options(job_name, stage=2)).to(device)
+        self.network = load_network(weights, **_options(job_name, device)).to(device)
         self._compiled = torch.compile(self.network, mode="reduce-overhead", dynamic=False) if compiled else None
         self.device, self.precision, self.overlap = device, precision, overlap
         self.auto, self.tile = tile == AUTO, None if tile == AUTO else tile
@@ -277,6 +281,18 @@ class Restorer:
 
     def _too_small(self) -> str:
         return f"out of memory on {self.device}, even for an image of {PROBE} x {PROBE} pixels; use another device"
+
+
+def _options(job_name: str, device: torch.device) -> dict:
+    """What the weights do not tell of the job's network. A scan backend of the training machine's that cannot run here
+    gives way to "auto": backends differ in speed, not in what they compute."""
+    options = model_options(job_name, stage=2)
+    reason = why_not(options.get("scan_backend"), device.type)
+    if reason is None:
+        return options
+    logger.warning("the job's scan backend %s cannot run on %s (%s): auto is used", options["scan_backend"], device,
+                   reason)
+    return {**options, "scan_backend": "auto"}
 
 
 def pad_by_reflection(images: torch.Tensor) -> torch.Tensor:

@@ -174,6 +174,15 @@ def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeyp
     assert str(find_weights(None, "j", "final")) == "results/j/models/final_XYScanNet_stage2.pth"
 
 
+def test_a_scan_backend_of_another_machine_gives_way(weights, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    make_config(tmp_path, "j", stage=2, model={"scan_backend": "mamba_ssm"})
+    image = images_of(16, 24)
+    restored, _ = Restorer(weights, "j", CPU).restore(image)
+    assert "scan backend mamba_ssm cannot run on cpu (it runs on cuda; use torch): auto is used" in caplog.text
+    assert torch.equal(restored, Restorer(weights, "none", CPU).restore(image)[0])
+
+
 def out_of_memory_above(pixels: int):
     """A network that keeps 1000 bytes a pixel and fails as PyTorch's allocator does above `pixels`."""
 
