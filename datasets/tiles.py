@@ -2,6 +2,7 @@
 
     python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles that cover all
     python -m datasets.tiles datasets/GoPro TILES --size 384 --keep 2 --quality 95    the two most blurred, as WebP
+    python -m datasets.tiles datasets/GoPro TILES --size 320 --reduce 2               of images, and blur, half as large
 
 OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp). The tiles of an image are as few as cover it, spread
 evenly. Those where blurred and sharp differ most are kept first: a clear sky teaches nothing. OUT appears when it is
@@ -26,39 +27,46 @@ from .paired import check_headers
 
 
 def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str = "train", size: int = 384,
-              keep: int | None = None, quality: int | None = None, workers: int | None = None,
-              progress: bool = False) -> int:
+              keep: int | None = None, quality: int | None = None, reduce: int = 1,
+              workers: int | None = None, progress: bool = False) -> int:
     """Cuts one split of a data set that has sharp images.
 
     source: a data set in any layout of layouts.py. out: a folder that does not exist yet or is empty.
     split: "train" or "test": which pairs are cut, and the folder they get.
     size: height and width of a tile. keep: tiles kept of each pair, those with the lowest PSNR; None keeps all.
     quality: of WebP, 1 to 100; None for PNG, which is lossless. workers: threads, None for one a core.
+    reduce: by what whole number height and width are divided first, by area averaging.
     Returns: the number of tiles.
     Raises: LayoutError and ImageError for pairs that cannot be used or are smaller than a tile; ValueError for
         impossible numbers; FileExistsError where out holds something.
     """
-    if size < 8 or (keep is not None and keep < 1) or (quality is not None and not 1 <= quality <= 100):
-        raise ValueError("size >= 8, keep >= 1 and quality between 1 and 100 are needed")
+    if size < 8 or reduce < 1 or (keep is not None and keep < 1) or (quality is not None and not 1 <= quality <= 100):
+        raise ValueError("size >= 8, reduce >= 1, keep >= 1 and quality between 1 and 100 are needed")
     pairs = find_pairs(source, split)
     alone = next((pair for pair in pairs if pair.sharp is None), None)
     if alone is not None:
         raise LayoutError(f"{alone.blurred}: has no sharp image; tiles are cut of pairs")
-    check_headers(pairs, size, progress)
+    check_headers(pairs, size * reduce, progress)
     with new_folder(Path(out)) as folder, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality), pairs)
+        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce), pairs)
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 
 
-def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None) -> int:
+def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int) -> int:
     """Writes the tiles of one pair. Returns how many."""
-    images = {"blur": read_rgb(pair.blurred), "sharp": read_rgb(pair.sharp)}
+    images = {"blur": reduced(read_rgb(pair.blurred), reduce), "sharp": reduced(read_rgb(pair.sharp), reduce)}
     windows = [(f"{pair.name}_{top}_{left}", np.s_[top:top + size, left:left + size])
                for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))]
     windows.sort(key=lambda named: -cv2.norm(*(image[named[1]] for image in images.values())))
     for (name, window), (kind, image) in product(windows[:keep], images.items()):
         _write(folder / kind / name, image[window], quality)
     return len(windows[:keep])
+
+
+def reduced(image: np.ndarray, by: int) -> np.ndarray:
+    """(H, W, 3) -> (H // by, W // by, 3): means of by x by pixels."""
+    height, width = (side // by for side in image.shape[:2])
+    return cv2.resize(image[:height * by, :width * by], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _offsets(extent: int, size: int) -> list[int]:
@@ -85,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=384, help="height and width of a tile; default 384")
     parser.add_argument("--keep", type=int, metavar="N", help="keep each pair's N most blurred tiles; default all")
     parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100; default PNG, lossless")
+    parser.add_argument("--reduce", type=int, default=1, metavar="N", help="first make the images N times smaller")
     parser.add_argument("--workers", type=int, help="threads; default one a core")
     options = vars(parser.parse_args(arguments))
     try:

@@ -1,4 +1,7 @@
-"""One picture to look at: blurred | restored | sharp, with the same crop enlarged under each, PSNR in the captions."""
+"""One picture to look at: blurred | restored | sharp, with the same crop enlarged under each, PSNR in the captions.
+
+A truly blurred photograph has no sharp one, and no PSNR.
+"""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metrics import psnr
 
-PANEL = 360         # pixels across one of the three panels
-CROP = (48, 96)     # height and width of the enlarged crop in the image's pixels
+PANELS, PANEL = 3, 360      # in a row; pixels across each
+CROP = (48, 96)             # height and width of the enlarged crop in the image's pixels
 GAP, CAPTION = 8, 28
 ORANGE, BLACK = (230, 120, 0), (20, 20, 20)
 
@@ -22,7 +25,7 @@ class Example:
     name: str
     blurred: np.ndarray
     restored: np.ndarray
-    sharp: np.ndarray
+    sharp: np.ndarray | None
 
 
 def save_comparison(examples: Sequence[Example], path: Path) -> None:
@@ -38,12 +41,15 @@ def save_comparison(examples: Sequence[Example], path: Path) -> None:
 
 
 def _row(example: Example) -> Image.Image:
-    y, x = where_blur_hurts(example.blurred, example.sharp)
-    captions = (f"blurred, {psnr(example.blurred, example.sharp):.2f} dB",
-                f"restored, {psnr(example.restored, example.sharp):.2f} dB", f"sharp ({example.name})")
-    panels = [_panel(image, caption, y, x) for image, caption in
-              zip((example.blurred, example.restored, example.sharp), captions, strict=True)]
-    row = Image.new("RGB", (len(panels) * (PANEL + GAP) + GAP, panels[0].height + GAP), "white")
+    blurred, restored, sharp = example.blurred, example.restored, example.sharp
+    y, x = where_they_differ(blurred, restored if sharp is None else sharp)
+    if sharp is None:
+        panels = [_panel(blurred, f"blurred ({example.name})", y, x), _panel(restored, "restored", y, x)]
+    else:
+        panels = [_panel(blurred, f"blurred, {psnr(blurred, sharp):.2f} dB", y, x),
+                  _panel(restored, f"restored, {psnr(restored, sharp):.2f} dB", y, x),
+                  _panel(sharp, f"sharp ({example.name})", y, x)]
+    row = Image.new("RGB", (PANELS * (PANEL + GAP) + GAP, panels[0].height + GAP), "white")
     for k, panel in enumerate(panels):
         row.paste(panel, (GAP + k * (PANEL + GAP), GAP))
     return row
@@ -70,9 +76,9 @@ def _panel(image: np.ndarray, caption: str, y: int, x: int) -> Image.Image:
     return panel
 
 
-def where_blur_hurts(blurred: np.ndarray, sharp: np.ndarray) -> tuple[int, int]:
-    """Upper left corner (y, x) of the window of CROP's size where blurred and sharp differ most."""
-    error = np.square(blurred.astype(np.float32) - sharp).mean(axis=2)
+def where_they_differ(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
+    """Upper left corner (y, x) of the window of CROP's size where two images differ most."""
+    error = np.square(one.astype(np.float32) - other).mean(axis=2)
     height, width = min(CROP[0], error.shape[0]), min(CROP[1], error.shape[1])
     sums = cv2.boxFilter(error, -1, (width, height), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
     inside = sums[:error.shape[0] - height + 1, :error.shape[1] - width + 1]

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 import sys
+import warnings
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -182,6 +183,8 @@ class Trainer:
         if self.val_pairs:
             images = WholePairs(self.val_pairs, self._reader(self.val_pairs))
             self.validation = Validation(images, min(config.data.workers, 2), self.device)
+        # Strides of sides of one pixel or channel differ there, which costs nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.parallel = (DistributedDataParallel(self.network, broadcast_buffers=False,
                                                  device_ids=[self.device.index] if self.device.type == "cuda" else None)
                          if distributed.is_distributed() else self.network)

@@ -40,6 +40,16 @@ def test_tiles_cover_both_images_of_every_pair(source: Path, tmp_path: Path) -> 
     assert all(cover.min() == 1 for cover in covered.values())
 
 
+def test_reduced_images_are_means_of_squares(source: Path, tmp_path: Path) -> None:
+    assert cut_tiles(source, tmp_path / "out", size=25, reduce=2) == 3 * 2
+    whole = {pair.name: read_rgb(pair.sharp) for pair in find_pairs(source, "train")}
+    for tile in find_pairs(tmp_path / "out", "train"):
+        name, top, left = tile.name.rsplit("_", 2)
+        window = whole[name][2 * int(top):2 * int(top) + 50, 2 * int(left):2 * int(left) + 50]
+        means = window.reshape(25, 2, 25, 2, 3).mean(axis=(1, 3))
+        assert np.abs(read_rgb(tile.sharp) - means).max() <= 0.5
+
+
 def test_command_keeps_the_most_blurred_tiles(source: Path, tmp_path: Path, repository: Path) -> None:
     for pair in find_pairs(source, "train"):  # Sharp but for the rows that the lower three tiles hold.
         blurred = read_rgb(pair.sharp)
@@ -73,7 +83,7 @@ def test_bad_use_is_explained_and_leaves_nothing(source: Path, tmp_path: Path,
     out = tmp_path / "out"
     for arguments, message in [(["--size", "64"], "smaller than the patch of 64"), (["--split", "test"], "no split"),
                                (["--keep", "0"], "keep >= 1"), (["--quality", "0"], "quality between 1 and 100"),
-                               (["--size", "4"], "size >= 8")]:
+                               (["--size", "4"], "size >= 8"), (["--reduce", "0"], "reduce >= 1")]:
         assert main([str(source), str(out), *arguments]) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
