@@ -2,9 +2,11 @@
 
     python predict.py photograph.jpg
     python predict.py holiday/ --output holiday_sharp/
+    python predict.py photograph.jpg --job_name xyscannetp_gopro
 
 A result lies under its photograph's relative path, as PNG, in restored/ unless --output says otherwise. 16 bits, grey,
-transparency, colour profile and EXIF are kept. The weights are those of --job_name, or the file given with --weights.
+transparency, colour profile and EXIF are kept. The weights are those of --job_name, or the file given with --weights;
+without either, the small network's that come with the repository (configs/xyscannet_t).
 """
 import argparse
 import sys
@@ -19,8 +21,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--output", type=Path, default=Path("restored"), metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--job_name", default="xyscannetp_gopro",
-                        help="whose best_ stage-2 weights to use (default %(default)s)")
+    parser.add_argument("--job_name", default="xyscannet_t",
+                        help="whose best_ stage-2 weights to use (default %(default)s, the shipped ones)")
     add_flags(parser)
     arguments = parser.parse_args()
     check_flags(parser, arguments)
@@ -29,6 +31,7 @@ def main() -> int:
         photographs = find_photographs(arguments.input, arguments.output)
         weights = find_weights(arguments.weights, arguments.job_name, "best")
         restorer = Restorer.from_flags(weights, arguments)
+        print(f"restoring with {weights} on {restorer.device}", flush=True)
         failed = restore_photographs(restorer, photographs, arguments.overwrite)
     return 1 if failed else 0
 

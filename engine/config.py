@@ -128,6 +128,11 @@ def models_dir(job_name: str) -> Path:
     return results_dir(job_name) / "models"
 
 
+def shipped_weights(job_name: str) -> Path:
+    """Where a job's trained weights lie that come with the repository, if any do."""
+    return CONFIGS / job_name / "weights.pth"
+
+
 def config_path(job_name: str, stage: int) -> Path:
     """configs/J/config_stageN.yaml; ConfigError naming what there is where it is missing."""
     path = CONFIGS / job_name / f"config_stage{stage}.yaml"

@@ -1,7 +1,8 @@
-"""``make demo``: the whole job in miniature, from sharp photographs to a table and a picture.
+"""``make demo``: what the shipped weights do, and the whole job in miniature, from sharp photographs to a picture.
 
-Blur is synthesised over the shipped photographs; a small network is trained in both stages on most of them; the others,
-never trained on, are restored and scored. Everything lies in results/demo/. Further arguments go to both stages:
+Two blurred photographs are restored with the shipped weights. Then blur is synthesised over the shipped photographs; a
+miniature network is trained in both stages on most of them; the others, never trained on, are restored and scored.
+Everything lies in results/demo/. Further arguments go to both stages:
 ``python -m engine.demo train.iterations=20``.
 """
 import json
@@ -11,9 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from datasets.images import read_rgb
+import numpy as np
+
+from datasets.blur import linear_photo, shaken_pair, to_8_bit
+from datasets.images import read_rgb, write_png
 from datasets.layouts import find_pairs
-from datasets.synthesize import synthesize_photos
+from datasets.synthesize import LINEAR_LIGHT, synthesize_photos
 
 from .config import results_dir
 from .picture import Example, save_comparison
@@ -22,6 +26,9 @@ from .predictor import PredictSpec, predict
 JOB = "demo"
 FOLDER = results_dir(JOB)
 HELD_OUT = ("astronaut", "bridge", "citrus", "pagoda")
+SAMPLES = Path("datasets") / "samples"
+SHAKEN, BLURRED = SAMPLES / "astronaut.jpg", Path("datasets") / "samples_blurred" / "text.jpg"
+SIDE, STRENGTH = 480, 10    # pixels: the shaken photograph's side, its mean blur length
 SPEC = PredictSpec(name="held-out photographs", folder=str(FOLDER / "data"), images="images", weights="final")
 
 
@@ -29,16 +36,19 @@ def main() -> None:
     started = time.perf_counter()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
-    say("1/4  blur the shipped photographs by random camera shake")
-    counts = synthesize_photos(Path("datasets") / "samples", FOLDER / "data", pairs_per_photo=12, size=256, strength=5,
+    say("1/5  restore two blurred photographs with the weights that come with the repository")
+    print(restore_shipped())
+
+    say("2/5  blur the sample photographs by random camera shake")
+    counts = synthesize_photos(SAMPLES, FOLDER / "data", pairs_per_photo=12, size=256, strength=5,
                                test_photos=HELD_OUT, progress=True)
     print(f"{counts['train']} pairs to train on; {counts['test']} held out, of {', '.join(HELD_OUT)}")
 
     for stage in (1, 2):
-        say(f"{1 + stage}/4  train stage {stage}")
+        say(f"{2 + stage}/5  train stage {stage}")
         run(f"train_XYScanNet_stage{stage}.py", "--job_name", JOB, *sys.argv[1:])
 
-    say("4/4  restore and score the held-out photographs")
+    say("5/5  restore and score the held-out photographs")
     predict(SPEC, ["--job_name", JOB])
 
     picture = draw()
@@ -59,6 +69,22 @@ def run(script: str, *arguments: str) -> None:
     done = subprocess.run([sys.executable, script, *arguments])
     if done.returncode:
         sys.exit(done.returncode)
+
+
+def restore_shipped() -> Path:
+    """Restores a photograph shaken here and one that was blurred when it was taken; returns their picture."""
+    blurred, restored = FOLDER / "photographs", FOLDER / "photographs_restored"
+    photo = linear_photo(read_rgb(SHAKEN), SIDE, LINEAR_LIGHT)
+    pair = shaken_pair(photo, SIDE, STRENGTH, np.random.default_rng(0))
+    shaken, sharp = (to_8_bit(image, LINEAR_LIGHT) for image in pair)
+    write_png(blurred / "shaken.png", shaken)
+    shutil.copy(BLURRED, blurred)
+    run("predict.py", str(blurred), "--output", str(restored))
+    examples = [Example(SHAKEN.stem, shaken, read_rgb(restored / "shaken.png"), sharp),
+                Example("as it was taken", read_rgb(BLURRED), read_rgb(restored / f"{BLURRED.stem}.png"), None)]
+    picture = FOLDER / "photographs.png"
+    save_comparison(examples, picture)
+    return picture
 
 
 def draw() -> Path:

@@ -17,7 +17,7 @@ from models.streaming import BAND, stream
 from models.weights import load_network
 
 from . import distributed
-from .config import CONFIGS, config_path, model_options, models_dir
+from .config import CONFIGS, config_path, model_options, models_dir, shipped_weights
 from .memory import (
     GIB,
     MARGIN,
@@ -93,7 +93,7 @@ def _tile(text: str) -> int | str:
 
 
 def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
-    """The file asked for, or stage 2's best_ or final_ weights of the job; never another one.
+    """The file asked for; else stage 2's best_ or final_ weights of the job; else those that come with its recipe.
 
     Raises MissingWeights that names the file, what lies in its folder instead, and how to get it; ConfigError for a
     job that is none.
@@ -101,6 +101,8 @@ def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
     path = weights or models_dir(job_name) / f"{which}_XYScanNet_stage2.pth"
     if path.is_file():
         return path
+    if not weights and shipped_weights(job_name).is_file():
+        return shipped_weights(job_name)
     others = ", ".join(sorted(found.name for found in path.parent.glob("*.pth")))
     there = f"{path.parent} holds {others or 'no weights'}"
     if weights:

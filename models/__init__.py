@@ -1,5 +1,6 @@
 """The network and nothing else."""
 from .weights import WeightsError, load_network, load_weights
-from .xyscannet import XYScanNet, xyscannet, xyscannet_s, xyscannetp
+from .xyscannet import XYScanNet, xyscannet, xyscannet_s, xyscannet_t, xyscannetp
 
-__all__ = ["WeightsError", "XYScanNet", "load_network", "load_weights", "xyscannet", "xyscannet_s", "xyscannetp"]
+__all__ = ["WeightsError", "XYScanNet", "load_network", "load_weights", "xyscannet", "xyscannet_s",
+           "xyscannet_t", "xyscannetp"]

@@ -94,6 +94,11 @@ def pad(image: torch.Tensor) -> torch.Tensor:
     return F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="reflect")
 
 
+def xyscannet_t(**options) -> XYScanNet:
+    """XYScanNet-T, 1.26 M parameters: no network of the paper, but the one whose weights come with this repository."""
+    return XYScanNet(dim=32, num_blocks=(1, 1, 2), **options)
+
+
 def xyscannet_s(**options) -> XYScanNet:
     """XYScanNet-S, 7.30 M parameters: the paper's ablations (Tables 5 to 8)."""
     return XYScanNet(dim=48, **options)

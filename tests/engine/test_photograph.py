@@ -254,11 +254,11 @@ def test_which_photographs_a_folder_holds(tmp_path):
 
 
 def test_the_command(tmp_path):
-    weights = tmp_path / "results" / "xyscannetp_gopro" / "models" / "best_XYScanNet_stage2.pth"
+    weights = tmp_path / "results" / "xyscannet_t" / "models" / "best_XYScanNet_stage2.pth"
     (tmp_path / "photos" / "night").mkdir(parents=True)
     pillow(3).save(tmp_path / "photos" / "night" / "a.jpg", quality=95)
     cv2.imwrite(str(tmp_path / "photos" / "b.png"), pixels(3, np.uint16))
-    make_config(tmp_path, "xyscannetp_gopro", stage=2)
+    make_config(tmp_path, "xyscannet_t", stage=2)
     out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=2)
     assert f"no weights at {weights.relative_to(tmp_path)}" in out and "train_XYScanNet_stage2.py" in out
     assert "--weights FILE" in out and not (tmp_path / "restored").exists()

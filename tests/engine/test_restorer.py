@@ -174,6 +174,20 @@ def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeyp
     assert str(find_weights(None, "j", "final")) == "results/j/models/final_XYScanNet_stage2.pth"
 
 
+def test_a_jobs_own_weights_come_before_those_shipped_with_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_config(tmp_path, "j", stage=2)
+    shipped = tmp_path / "configs" / "j" / "weights.pth"
+    shipped.touch()
+    assert str(find_weights(None, "j", "best")) == "configs/j/weights.pth"
+    with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
+        find_weights(tmp_path / "other.pth", "j", "best")
+    own = tmp_path / "results" / "j" / "models" / "best_XYScanNet_stage2.pth"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert find_weights(None, "j", "best").resolve() == own
+
+
 def test_a_scan_backend_of_another_machine_gives_way(weights, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     make_config(tmp_path, "j", stage=2, model={"scan_backend": "mamba_ssm"})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import XYScanNet, xyscannet, xyscannet_s, xyscannetp
+from models import XYScanNet, xyscannet, xyscannet_s, xyscannet_t, xyscannetp
 from models.selective_scan import cpu
 from tests.parity import fill, image
 
@@ -62,7 +62,8 @@ def test_names_and_their_order_are_the_released_ones():
     assert names == list(case["grad_norms"])
 
 
-@pytest.mark.parametrize("build, count", [(xyscannet_s, 7_301_952), (xyscannet, 16_155_072), (xyscannetp, 63_514_368)])
+@pytest.mark.parametrize("build, count", [(xyscannet_t, 1_260_928), (xyscannet_s, 7_301_952), (xyscannet, 16_155_072),
+                                          (xyscannetp, 63_514_368)])
 def test_parameter_counts(build, count):
     with torch.device("meta"):
         network = build()

@@ -1,0 +1,51 @@
+"""The script that makes XYScanNet-T's data, on images that stand in for the real ones."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.layouts import find_pairs
+
+SCRIPT = "configs/xyscannet_t/data.sh"
+
+
+def save(path: Path, size: tuple[int, int], seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (size[0] // 16, size[1] // 16, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), cv2.resize(coarse, size[::-1]))
+
+
+def sources(folder: Path) -> list[str]:
+    """One or two images of each kind that the script looks for."""
+    for kind in ("blur", "sharp"):
+        for number in (47, 48, 123):
+            save(folder / "gopro" / kind / f"{number:06d}.jpg", (640, 672), number)
+        for scene in ("000", "001", "003", "020"):
+            save(folder / "reds" / scene / kind / "00000001.jpg", (640, 672), int(scene))
+    for number in range(8, 61):
+        save(folder / "clip" / f"{number:06d}.jpg", (640, 672), number)
+    save(folder / "photos" / "hill.jpg", (480, 640), 0)
+    return [str(folder / name) for name in ("gopro", "clip", "reds", "photos")]
+
+
+@pytest.mark.slow
+def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(repository)}
+    command = [str(repository / SCRIPT), *sources(tmp_path / "sources")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    train = {pair.name.split("/")[0] for pair in find_pairs(tmp_path / "datasets" / "xyscannet_t" / "train", "train")}
+    parts = {name.split("-")[0] for name in train}
+    assert parts == {"real", "clip", "streets", "photos", "mild", "halfreal", "halfclip", "halfstreets"}
+    val = {pair.name.split("/")[0] for pair in find_pairs(tmp_path / "datasets" / "xyscannet_t" / "val", "test")}
+    assert val == {f"{size}-{scene}" for size in ("full", "half") for scene in ("GOPR0372_07_00", "REDS_001")}
+    assert not any("REDS_001" in name or "000123" in name for name in train)
+
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 1 and "is there already" in again.stderr
+    help_text = subprocess.run([str(repository / SCRIPT)], cwd=tmp_path, capture_output=True, text=True).stderr
+    assert "GOPRO CLIP REDS PHOTOS" in help_text
