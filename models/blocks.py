@@ -6,7 +6,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .convolution import DepthwiseConv, PointwiseConv
-from .vssm import InterVSSM, IntraVSSM
 
 
 class ChannelNorm(nn.Module):
@@ -50,13 +49,15 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Figure 3 (b): intra-slice, then inter-slice scanning, a feed-forward network after each."""
+    """Figure 3 (b): intra-slice, then inter-slice scanning, a feed-forward network after each.
 
-    def __init__(self, dim: int, scan_backend: str = "auto"):
+    Ablations put other modules in these two places (paper, Tables 5 and 7).
+    """
+
+    def __init__(self, dim: int, intra: nn.Module, inter: nn.Module):
         super().__init__()
         self.norm1_ssm, self.norm2_ssm = ChannelNorm(dim), ChannelNorm(dim)
-        self.intra = IntraVSSM(dim, scan_backend)
-        self.inter = InterVSSM(dim, scan_backend)
+        self.intra, self.inter = intra, inter
         self.norm1_ffn, self.norm2_ffn = ChannelNorm(dim), ChannelNorm(dim)
         self.ffn1, self.ffn2 = GatedFFN(dim), GatedFFN(dim)
 

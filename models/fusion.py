@@ -1,4 +1,7 @@
-"""KLFF: cross-level feature fusion weighted by KL divergence (paper, Section 3.4, Figure 4 b, Equation 6)."""
+"""KLFF: cross-level feature fusion weighted by KL divergence (paper, Section 3.4, Figure 4 b, Equation 6).
+
+And what the paper compares it with (Table 8): AFF (Figure 4 a) and none.
+"""
 from collections.abc import Sequence
 
 import torch
@@ -52,6 +55,29 @@ class KLFF(nn.Module):
              gate2: torch.Tensor) -> torch.Tensor:
         """What the maps and their gates become."""
         return self.fuse_out1(torch.cat([current, gate1 * other1 + gate2 * other2], dim=1))
+
+
+class AFF(nn.Module):
+    """Asymmetric feature fusion: all levels side by side through a 1x1 and a 3x3 convolution, which have biases.
+
+    Cho et al. 2021, https://arxiv.org/abs/2108.05054, Section 3.4. Called as KLFF is.
+    """
+
+    def __init__(self, dim: int, other_dims: Sequence[int]):
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim + sum(other_dims), dim, 1)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> torch.Tensor:
+        others = (F.interpolate(other, size=current.shape[-2:], mode="nearest") for other in (other1, other2))
+        return self.conv2(F.relu(self.conv1(torch.cat([current, *others], dim=1))))
+
+
+class Skip(nn.Module):
+    """No fusion: the current level's features as they are. Called as KLFF is."""
+
+    def forward(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> torch.Tensor:
+        return current
 
 
 def divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

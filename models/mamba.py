@@ -14,13 +14,17 @@ from .selective_scan import selective_scan
 
 
 class S6(nn.Module):
-    """(*, d_model), channels last, to the same shape: a causal, selective scan along one of the other dimensions."""
+    """(*, d_model), channels last, to the same shape: a causal, selective scan along one of the other dimensions.
 
-    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, scan_backend: str = "auto"):
+    bidirectional: adds the scan from end to start, by the same weights, in front of out_proj (paper, Table 6).
+    """
+
+    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, scan_backend: str = "auto",
+                 bidirectional: bool = False):
         super().__init__()
         d_inner = expand * d_model
         self.d_state, self.d_conv, self.dt_rank = d_state, d_conv, math.ceil(d_model / 16)
-        self.scan_backend = scan_backend
+        self.scan_backend, self.bidirectional = scan_backend, bidirectional
         self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1).float()).repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
@@ -28,15 +32,7 @@ class S6(nn.Module):
         self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, d_inner)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        self._init_step_size()
-
-    def _init_step_size(self, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-        """Steps start log-uniform in [dt_min, dt_max] (Gu & Dao 2023, Section 3.6); the bias is softplus' inverse."""
-        nn.init.uniform_(self.dt_proj.weight, -self.dt_rank ** -0.5, self.dt_rank ** -0.5)
-        log_dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max))
-        dt = log_dt.exp().clamp(min=dt_floor)
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        init_step_size(self.dt_proj)
 
     def forward(self, u: torch.Tensor, dim: int) -> torch.Tensor:
         """Scans along ``dim``; every other dimension but the last is batch."""
@@ -44,6 +40,11 @@ class S6(nn.Module):
 
     def scan(self, xz: torch.Tensor, dim: int) -> torch.Tensor:
         """What lies between in_proj and out_proj: (*, 2 d_inner) -> (*, d_inner), channels last, along ``dim``."""
+        y = self.scan_onward(xz, dim)
+        return y + self.scan_onward(xz.flip(dim), dim).flip(dim) if self.bidirectional else y
+
+    def scan_onward(self, xz: torch.Tensor, dim: int) -> torch.Tensor:
+        """``scan`` from start to end."""
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
 
         # (*, d_inner, L): views, read by the fast backends where they lie, whether rows or columns.
@@ -57,3 +58,13 @@ class S6(nn.Module):
             y = selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, delta_softplus=True,
                                backend=self.scan_backend)
         return y.movedim(-1, dim)
+
+
+def init_step_size(projection: nn.Linear, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
+    """Steps start log-uniform in [dt_min, dt_max] (Gu & Dao 2023, Section 3.6); the bias is softplus' inverse."""
+    bound = projection.in_features ** -0.5
+    nn.init.uniform_(projection.weight, -bound, bound)
+    log_dt = torch.empty_like(projection.bias).uniform_(math.log(dt_min), math.log(dt_max))
+    dt = log_dt.exp().clamp(min=dt_floor)
+    with torch.no_grad():
+        projection.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

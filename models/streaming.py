@@ -3,6 +3,7 @@
 Only what cannot be computed from a few rows is kept whole: each level's features, updated in place, and the columns'
 scans. A band of rows is enough for convolutions (with a halo of neighbouring rows) and for the scans of rows, a band
 of columns for the scans of columns; the means over rows, columns and images are summed up in a pass of their own.
+SS2D and AFF, of the ablations, are computed whole.
 Features are (B, C, H, W), channels last in memory; a part, (start, stop), is some rows (dim 2) or columns (dim 3).
 """
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from .fusion import KLFF, divergence
+from .ss2d import SS2D
 from .vssm import InterVSSM, IntraVSSM
 from .xyscannet import MULTIPLE, XYScanNet, pad
 
@@ -72,10 +74,17 @@ def _encode(blocks: nn.Sequential, x: torch.Tensor, band: int) -> None:
 def _decode(blocks: nn.Sequential, x: torch.Tensor, band: int) -> None:
     """DecoderBlocks, in place."""
     for block in blocks:
-        _intra(block.norm1_ssm, block.intra, x, band)
+        _scanned(block.norm1_ssm, block.intra, x, band)
         _feed_forward(block.norm1_ffn, block.ffn1, x, band)
-        _inter(block.norm2_ssm, block.inter, x, band)
+        _scanned(block.norm2_ssm, block.inter, x, band)
         _feed_forward(block.norm2_ffn, block.ffn2, x, band)
+
+
+def _scanned(norm: nn.Module, vssm: IntraVSSM | InterVSSM | SS2D, x: torch.Tensor, band: int) -> None:
+    if isinstance(vssm, SS2D):
+        x.copy_(vssm(x, norm))      # its routes run through the whole map
+    else:
+        (_intra if isinstance(vssm, IntraVSSM) else _inter)(norm, vssm, x, band)
 
 
 def _feed_forward(norm: nn.Module, ffn: nn.Module, x: torch.Tensor, band: int) -> None:
@@ -128,7 +137,16 @@ def _scan(vssm: nn.Module, features: torch.Tensor, dim: int) -> torch.Tensor:
     return vssm.mamba(features.permute(0, 2, 3, 1), dim=dim - 1).permute(0, 3, 1, 2)
 
 
-def _fusion(klff: KLFF, current: torch.Tensor, others: tuple[torch.Tensor, torch.Tensor], band: int
+def _fusion(fusion: nn.Module, current: torch.Tensor, others: tuple[torch.Tensor, torch.Tensor], band: int
+            ) -> Callable[[Part], torch.Tensor]:
+    """KLFF, or what stands in its place, as a function of rows."""
+    if isinstance(fusion, KLFF):
+        return _klff(fusion, current, others, band)
+    whole = fusion(current, *others)
+    return lambda rows: _cut(whole, rows)
+
+
+def _klff(klff: KLFF, current: torch.Tensor, others: tuple[torch.Tensor, torch.Tensor], band: int
             ) -> Callable[[Part], torch.Tensor]:
     """KLFF as a function of rows; the divergences' means, where there are any, are taken beforehand."""
     def maps(rows: Part) -> tuple[torch.Tensor, ...]:

@@ -17,14 +17,14 @@ from .mamba import S6
 class VSSM(nn.Module):
     """Eq. 5: SiLU(Y) * DualScanner(F), (Y, F) = W_d W_p norm(X), added to X. (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, dim: int, scan_backend: str = "auto"):
+    def __init__(self, dim: int, scan_backend: str = "auto", bidirectional: bool = False):
         super().__init__()
         self.proj_in = PointwiseConv(dim, 2 * dim)                                               # W_p
         self.dwconv = DepthwiseConv(2 * dim)         # W_d
         self.proj_out = PointwiseConv(dim, dim)
         self.conv_input = PointwiseConv(dim, dim)
         self.fuse_out = PointwiseConv(dim, dim)
-        self.mamba = S6(dim // 2, scan_backend=scan_backend)
+        self.mamba = S6(dim // 2, scan_backend=scan_backend, bidirectional=bidirectional)
 
     def forward(self, X: torch.Tensor, norm: nn.Module) -> torch.Tensor:
         features, Y = self.split(norm(X))

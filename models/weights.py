@@ -54,10 +54,10 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
 
 
 def load_network(path: str | Path, **options) -> XYScanNet:
-    """The network whose weights ``path`` holds, its size read off them, in evaluation mode on the CPU.
+    """The network whose weights ``path`` holds, its size and modules read off them, in evaluation mode on the CPU.
 
     Args:
-        options: what weights do not tell, such as ``kl_gate``; see ``XYScanNet``.
+        options: what weights do not tell: ``kl_gate``, ``scan``, ``slices``, ``scan_backend``; see ``XYScanNet``.
     Raises:
         WeightsError: as ``load_weights``, and where the file is of no XYScanNet at all.
     """
@@ -68,6 +68,8 @@ def load_network(path: str | Path, **options) -> XYScanNet:
     if embedding is None or not all(depths):
         raise WeightsError(f"{path}: not XYScanNet weights; its first key is {next(iter(state))}, "
                            "and patch_embed.proj.weight or a decoder level is missing")
-    network = XYScanNet(dim=len(embedding), num_blocks=depths, **options)
+    vssm = "ss2d" if "decoder_level1.0.intra.in_proj.weight" in state else "xyscan"
+    fusion = "klff" if "clff_level1.conv.weight" in state else "aff" if "clff_level1.conv1.weight" in state else "none"
+    network = XYScanNet(dim=len(embedding), num_blocks=depths, vssm=vssm, fusion=fusion, **options)
     load_weights(network, path)
     return network.eval()

@@ -7,7 +7,7 @@ from torch import nn
 
 from .blocks import DecoderBlock, EncoderBlock, Level, PatchEmbed, Rescale
 from .convolution import PointwiseConv
-from .fusion import KLFF
+from .variants import check_variant, fusion_module, state_space_modules
 
 MULTIPLE = 4    # two halvings: height and width inside are multiples of it
 MIN_SIZE = 8
@@ -23,21 +23,29 @@ class XYScanNet(nn.Module):
         scan_backend: what computes the scans, see ``selective_scan``.
         checkpoint_activations: whether training keeps only each block's input and computes the rest again for the
             backward pass: less memory for more time, the same numbers.
+        vssm: the decoder's state space modules: xyscan | ss2d (Table 5).
+        scan: unidirectional | bidirectional (Table 6); slices: intra_inter | intra | inter, which module stands in
+            both places of a decoder block (Table 7). Both are for xyscan.
+        fusion: of the encoder's levels: klff | aff | none (Table 8).
     """
 
     def __init__(self, dim: int = 48, num_blocks: Sequence[int] = (3, 3, 6), kl_gate: str = "image",
-                 scan_backend: str = "auto", checkpoint_activations: bool = False):
+                 scan_backend: str = "auto", checkpoint_activations: bool = False, vssm: str = "xyscan",
+                 scan: str = "unidirectional", slices: str = "intra_inter", fusion: str = "klff"):
         super().__init__()
         if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 1:
             raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
+        check_variant(vssm=vssm, scan=scan, slices=slices, fusion=fusion)
         self.dim, self.num_blocks, self.kl_gate = dim, tuple(num_blocks), kl_gate
+        self.vssm, self.scan, self.slices, self.fusion = vssm, scan, slices, fusion
         dim1, dim2, dim3 = dim, 2 * dim, 4 * dim
 
         def encoder(width: int, depth: int) -> Level:
             return Level([EncoderBlock(width) for _ in range(depth)], checkpoint_activations)
 
         def decoder(width: int, depth: int) -> Level:
-            return Level([DecoderBlock(width, scan_backend) for _ in range(depth)], checkpoint_activations)
+            return Level([DecoderBlock(width, *state_space_modules(width, vssm, scan, slices, scan_backend))
+                          for _ in range(depth)], checkpoint_activations)
 
         # Embedding.
         self.patch_embed = PatchEmbed(dim1)
@@ -52,11 +60,11 @@ class XYScanNet(nn.Module):
         # Decoder, with cross-level feature fusion where the encoder's features join.
         self.decoder_level3 = decoder(dim3, num_blocks[2])
         self.up3_2 = Rescale(dim3, dim2, 2)
-        self.clff_level2 = KLFF(dim2, (dim1, dim3), kl_gate)
+        self.clff_level2 = fusion_module(dim2, (dim1, dim3), fusion, kl_gate)
         self.reduce_chan_level2 = PointwiseConv(2 * dim2, dim2)
         self.decoder_level2 = decoder(dim2, num_blocks[1])
         self.up2_1 = Rescale(dim2, dim1, 2)
-        self.clff_level1 = KLFF(dim1, (dim2, dim3), kl_gate)
+        self.clff_level1 = fusion_module(dim1, (dim2, dim3), fusion, kl_gate)
         self.reduce_chan_level1 = PointwiseConv(2 * dim1, dim1)
         self.decoder_level1 = decoder(dim1, num_blocks[0])
         self.output = nn.Conv2d(dim1, 3, 3, padding=1, bias=False)

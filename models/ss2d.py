@@ -1,0 +1,70 @@
+"""SS2D: flatten and scan, the vision module that slice and scan replaces (paper, Section 4.3, Table 5, Figure 6 b).
+
+VMamba (Liu et al. 2024, https://arxiv.org/abs/2401.10166, Section 4.2) flattens the whole map into one sequence along
+four routes; MambaIR (Guo et al. 2024, https://arxiv.org/abs/2402.15648, Section 3.3) restores images with it. Here it
+stands in the place of the Intra- and of the Inter-VSSM.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .convolution import PointwiseConv
+from .mamba import init_step_size
+from .selective_scan import selective_scan
+
+
+class Route(nn.Module):
+    """S6's recurrence along one route: (B, L, E), channels last, to the same shape; its own step sizes, B, C, A, D."""
+
+    def __init__(self, d_inner: int, dt_rank: int, d_state: int, scan_backend: str):
+        super().__init__()
+        self.sizes, self.scan_backend = (dt_rank, d_state, d_state), scan_backend
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        init_step_size(self.dt_proj)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1).float()).repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
+        dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)
+        delta = F.linear(dt, self.dt_proj.weight)
+        u, delta, B, C = (t.transpose(1, 2) for t in (x, delta, B, C))
+        with torch.autocast(x.device.type, enabled=False):      # as in S6: half precision loses the state
+            y = selective_scan(u, delta, A, B, C, self.D, None, self.dt_proj.bias, delta_softplus=True,
+                               backend=self.scan_backend)
+        return y.transpose(1, 2)
+
+
+class SS2D(nn.Module):
+    """X + SS2D(norm(X)): (B, C, H, W) -> (B, C, H, W).
+
+    The four routes: rows joined into one sequence, columns joined into one, and both from end to start.
+    """
+
+    def __init__(self, dim: int, expand: float = 1.5, d_state: int = 16, scan_backend: str = "auto"):
+        super().__init__()
+        d_inner, dt_rank = int(expand * dim), math.ceil(dim / 16)
+        self.in_proj = PointwiseConv(dim, 2 * d_inner)
+        self.conv2d = nn.Conv2d(d_inner, d_inner, 3, padding=1, groups=d_inner)
+        self.routes = nn.ModuleList(Route(d_inner, dt_rank, d_state, scan_backend) for _ in range(4))
+        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_proj = PointwiseConv(d_inner, dim)
+
+    def forward(self, X: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        x, z = self.in_proj(norm(X)).chunk(2, dim=1)
+        y = self.scan(F.silu(self.conv2d(x)).permute(0, 2, 3, 1))
+        with torch.autocast(y.device.type, enabled=False):
+            y = self.out_norm(y.to(self.out_norm.weight.dtype)).permute(0, 3, 1, 2)
+        return self.out_proj.add_to(X, y * F.silu(z))
+
+    def scan(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of the four routes, each pixel's results brought back to it: (B, H, W, E) -> (B, H, W, E)."""
+        height, width = x.shape[1:3]
+        rows, columns = x.flatten(1, 2), x.transpose(1, 2).flatten(1, 2)
+        there, down, back, up = self.routes
+        by_rows = there(rows) + back(rows.flip(1)).flip(1)
+        by_columns = down(columns) + up(columns.flip(1)).flip(1)
+        return by_rows.unflatten(1, (height, width)) + by_columns.unflatten(1, (width, height)).transpose(1, 2)
