@@ -209,11 +209,7 @@ def _blurred_only(folder: Path) -> list[Pair] | None:
     paths = list_images(folder)
     if any(part.lower() in SHARP_NAMES for path in paths for part in Path(path).parts[:-1]):
         return None
-    stems = [os.path.splitext(path)[0] for path in paths]
-    times = Counter(stems)
-    # photo.jpg beside photo.png: both keep their suffix in the name, so that neither's result overwrites the other's.
-    names = [path if times[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
-    return [Pair(name, folder / path, None) for name, path in zip(names, paths, strict=True)]
+    return [Pair(name, folder / path, None) for name, path in zip(image_names(paths), paths, strict=True)]
 
 
 # Files and names
@@ -273,6 +269,14 @@ def list_images(folder: Path) -> list[str]:
         prefix = "" if relative == "." else relative + "/"
         found += [prefix + name for name in files if _is_image(name)]
     return sorted(found)
+
+
+def image_names(paths: list[str]) -> list[str]:
+    """Unique names of images at relative paths: the paths without suffix."""
+    stems = [os.path.splitext(path)[0] for path in paths]
+    times = Counter(stems)
+    # photo.jpg beside photo.png: both keep their suffix in the name, so that neither's result overwrites the other's.
+    return [path if times[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 
 def _is_visible(name: str) -> bool:

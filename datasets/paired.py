@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .augmentation import augment, random_crop
+from .degradation import Degradation
 from .images import ImageError, read_rgb, read_size
 from .layouts import LayoutError, Pair
 
@@ -25,14 +26,17 @@ class PairedCrops(Dataset):
     An item is addressed by (epoch, index) and drawn from a generator seeded with [seed, epoch, index]: it depends on
     nothing else, so that resuming and the number of workers and processes change nothing.
 
+    degradation: makes the blurred crop of the augmented sharp one; the pairs' blurred images are not read.
     Raises: ValueError for a pair without sharp image; ImageError for images that cannot be read or do not fit.
     """
 
-    def __init__(self, pairs: Sequence[Pair], patch_size: int, seed: int, read: Reader = read_rgb) -> None:
+    def __init__(self, pairs: Sequence[Pair], patch_size: int, seed: int, read: Reader = read_rgb,
+                 degradation: Degradation | None = None) -> None:
         alone = next((pair for pair in pairs if pair.sharp is None), None)
         if alone is not None:
             raise ValueError(f"{alone.blurred}: has no sharp image, so nothing can be learnt from it")
         self.pairs, self.patch_size, self.seed, self.read = pairs, patch_size, seed, read
+        self.degradation = degradation
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -43,23 +47,27 @@ class PairedCrops(Dataset):
         pair = self.pairs[index]
         rng = np.random.default_rng([self.seed, epoch, index])
         try:
-            crops = random_crop(self.read(pair.blurred), self.read(pair.sharp), self.patch_size, rng)
+            sharp = self.read(pair.sharp)
+            blurred = sharp if self.degradation else self.read(pair.blurred)
+            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng)
+            if self.degradation:
+                blurred = self.degradation(sharp, rng)
         except ImageError:
             raise
         except ValueError as error:
             raise ImageError(f"{pair.blurred}: {error}") from error
-        blurred, sharp = augment(*crops, rng)
         return _to_tensor(blurred), _to_tensor(sharp)
 
 
 class WholePairs(Dataset):
     """Whole images, for validation and prediction. Sizes may vary: load them with batch_size=None.
 
+    degradation: makes the blurred image of the sharp one, each time the same.
     Raises: ImageError for an image that cannot be read.
     """
 
-    def __init__(self, pairs: Sequence[Pair], read: Reader = read_rgb) -> None:
-        self.pairs, self.read = pairs, read
+    def __init__(self, pairs: Sequence[Pair], read: Reader = read_rgb, degradation: Degradation | None = None) -> None:
+        self.pairs, self.read, self.degradation = pairs, read, degradation
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -67,6 +75,9 @@ class WholePairs(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor | None, str]:
         """-> blurred uint8 (3, H, W), sharp uint8 (3, H, W) or None where there is none, the pair's name."""
         pair = self.pairs[index]
+        if self.degradation:
+            blurred, sharp = self.degradation.whole(self.read(pair.sharp), index)
+            return _to_tensor(blurred), _to_tensor(sharp), pair.name
         sharp = None if pair.sharp is None else _to_tensor(self.read(pair.sharp))
         return _to_tensor(self.read(pair.blurred)), sharp, pair.name
 

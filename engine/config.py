@@ -13,6 +13,8 @@ from pathlib import Path
 
 import yaml
 
+from datasets.degradation import parse_degradation
+
 CONFIGS = Path("configs")
 RESULTS = Path("results")
 
@@ -23,23 +25,34 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network, see ``models.XYScanNet``."""
+    """The network and its variants, see ``models.XYScanNet``."""
     dim: int = 48                                   # channels at full resolution: 48 S, 72 mid, 144 P
     num_blocks: tuple[int, int, int] = (3, 3, 6)    # blocks at levels 1, 2, 3
     kl_gate: typing.Literal["elementwise", "image", "batch"] = "image"
     scan_backend: typing.Literal["auto", "reference", "torch", "cpu", "triton", "mamba_ssm"] = "auto"
+    vssm: typing.Literal["xyscan", "ss2d"] = "xyscan"                                   # Table 5
+    scan: typing.Literal["unidirectional", "bidirectional"] = "unidirectional"          # Table 6
+    slices: typing.Literal["intra_inter", "intra", "inter"] = "intra_inter"             # Table 7
+    fusion: typing.Literal["klff", "aff", "none"] = "klff"                              # Table 8
 
     def check(self) -> None:
+        plain = self.scan == "unidirectional" and self.slices == "intra_inter"
+        _require(self.vssm == "xyscan" or plain, "vssm", "ss2d has four scans of its own and no slices: leave out "
+                                                         "model.scan and model.slices")
         _require(self.dim >= 2 and self.dim % 2 == 0, "dim", "must be even, at least 2")
         _require(min(self.num_blocks) >= 1, "num_blocks", "must be at least 1 at each level")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Pairs of images. A source is a folder in any known layout, or two: [blurred, sharp]."""
+    """Pairs of images. A source is a folder in any known layout, or two: [blurred, sharp].
+
+    With a degradation it is one plain folder of sharp images, of which the others are made while training.
+    """
     train: str | tuple[str, str]
     val: str | tuple[str, str] | None = None
     variant: typing.Literal["J", "R"] | None = None     # RealBlur: which of the two, where one folder holds both
+    degradation: str | None = None                      # noise:25, noise:15-50, jpeg:10-40, sr:4, …
     patch_size: int = 252
     batch_size: int = 16                                # images a step, over all processes together
     workers: int = 4                                    # reading processes, for each training process
@@ -50,6 +63,20 @@ class DataConfig:
         _require(self.patch_size >= 16, "patch_size", "must be at least 16")
         _require(self.batch_size >= 1, "batch_size", "must be at least 1")
         _require(self.workers >= 0, "workers", "must not be negative")
+        if self.degradation is not None:
+            self._check_degradation()
+
+    def _check_degradation(self) -> None:
+        try:
+            multiple = parse_degradation(self.degradation).multiple
+        except ValueError as error:
+            raise _Impossible("degradation", str(error)) from None
+        _require(self.patch_size % multiple == 0, "patch_size",
+                 f"must be a multiple of {multiple} for {self.degradation}")
+        for key in ("train", "val"):
+            _require(not isinstance(getattr(self, key), tuple), key,
+                     f"must be one folder of sharp images, of which {self.degradation} makes the others")
+        _require(self.variant is None, "variant", "is for pairs of RealBlur and must be left out with degradation")
 
 
 @dataclass(frozen=True)
@@ -149,14 +176,15 @@ def load_config(job_name: str, stage: int, overrides: typing.Sequence[str] = ())
     return _build({"job_name": job_name, "stage": stage, **_read_yaml(path)}, str(path), overrides)
 
 
-def model_options(job_name: str, stage: int) -> dict:
-    """What a trained job's weights do not tell of its network: from the run's own record, else its recipe."""
-    record = results_dir(job_name) / f"config_stage{stage}.yaml"
-    if not record.is_file() and not (CONFIGS / job_name / f"config_stage{stage}.yaml").is_file():
-        return {}
-    path = record if record.is_file() else config_path(job_name, stage)
-    model = _section(ModelConfig, _read_yaml(path).get("model", {}), str(path), "model")
-    return {"kl_gate": model.kl_gate, "scan_backend": model.scan_backend}
+def model_options(weights: Path, job_name: str) -> dict:
+    """What weights do not tell of their network: from the record or recipe beside them, else from the job's own."""
+    name = f"config_stage{1 if weights.stem.endswith('stage1') else 2}.yaml"
+    for folder in (weights.parent.parent, weights.parent, results_dir(job_name), CONFIGS / job_name):
+        path = folder / name
+        if path.is_file():
+            model = _section(ModelConfig, _read_yaml(path).get("model", {}), str(path), "model")
+            return {name: getattr(model, name) for name in ("kl_gate", "scan_backend", "scan", "slices")}
+    return {}
 
 
 def save_config(config: Config, path: Path, **facts: object) -> None:
@@ -191,7 +219,7 @@ def parse_stage_config(stage: int, description: str, argv: typing.Sequence[str] 
 
 
 def _jobs() -> list[str]:
-    return sorted(path.name for path in CONFIGS.glob("*") if any(path.glob("config_stage*.yaml")))
+    return sorted({path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("config_stage*.yaml")})
 
 
 def _read_yaml(path: Path) -> dict:

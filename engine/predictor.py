@@ -34,7 +34,7 @@ from .scoresheet import Row, ScoreSheet, ScoreSheetError
 
 READERS, WRITERS = 2, 4  # threads; decoding, encoding and scoring release Python's lock
 # What decides a result's values: a folder never mixes images made with different ones.
-DECISIVE = ("weights_sha256", "kl_gate", "precision", "tile", "overlap", "input")
+DECISIVE = ("weights_sha256", "kl_gate", "precision", "tile", "overlap", "local_pooling", "input")
 SCORES = ("psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")
 
 
@@ -205,6 +205,7 @@ def make_record(spec: PredictSpec, arguments: argparse.Namespace, weights: Path,
         "precision": arguments.precision,
         "tile": restorer.tile,
         "overlap": restorer.overlap if restorer.tile else None,
+        "local_pooling": restorer.local_pooling,
         "streamed": restorer.streamed,
         "compiled": arguments.compile,
         "batch_size": arguments.batch_size,

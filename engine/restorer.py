@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.local_pooling import COARSEST, set_local_pooling
 from models.selective_scan import why_not
 from models.streaming import BAND, stream
 from models.weights import load_network
@@ -58,6 +59,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                         help="pixels, a multiple of 8, over which tiles are blended (default %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
                         help="bf16: mixed precision by autocast (default %(default)s)")
+    parser.add_argument("--local_pooling", type=int, metavar="N",
+                        help="average over windows of N pixels, the training crops' size, instead of whole rows, "
+                             "columns and images: other results, where images are larger than that")
     parser.add_argument("--compile", action="store_true",
                         help="compile the network with torch.compile first, into CUDA graphs on a GPU: a minute or "
                              "more for each size of image, worth it for many of one size; the same to rounding")
@@ -73,6 +77,12 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         parser.error(f"--device: {error}")
     if arguments.stream and arguments.tile is not None:
         parser.error("--stream is for whole images and --tile is not; use one of them")
+    if arguments.local_pooling is not None:
+        if arguments.local_pooling < COARSEST or arguments.local_pooling % COARSEST:
+            parser.error(f"--local_pooling: must be a positive multiple of {COARSEST}, got {arguments.local_pooling}")
+        if arguments.stream or arguments.tile == AUTO:
+            parser.error("--local_pooling is for whole images and tiles of a given size, not for --stream and "
+                         "--tile auto")
     if arguments.compile and (arguments.stream or arguments.tile == AUTO):
         parser.error("--compile is for whole images and tiles of one size, not for --stream and --tile auto")
     if arguments.tile is not None:
@@ -129,16 +139,20 @@ class Restorer:
         tile: side of the tiles in pixels; None restores whole images; "auto" is settled by the memory, see `settle`.
         streamed: restores whole images band by band, see `models.streaming`; None: on a CPU, where that is quicker.
         compiled: restores with torch.compile's network, made anew for each size of image.
+        local_pooling: side in pixels of the windows to average over, see `models.local_pooling`; nothing is streamed.
     """
 
     def __init__(self, weights: Path, job_name: str, device: torch.device, precision: str = "fp32",
                  tile: int | str | None = None, overlap: int = 32, streamed: bool | None = None,
-                 compiled: bool = False):
-        self.network = load_network(weights, **_options(job_name, device)).to(device)
+                 compiled: bool = False, local_pooling: int | None = None):
+        self.network = load_network(weights, **_options(weights, job_name, device)).to(device)
+        set_local_pooling(self.network, local_pooling)
+        self.local_pooling = local_pooling
         self._compiled = torch.compile(self.network, mode="reduce-overhead", dynamic=False) if compiled else None
         self.device, self.precision, self.overlap = device, precision, overlap
         self.auto, self.tile = tile == AUTO, None if tile == AUTO else tile
-        self._bands = device.type == "cpu" and not compiled if streamed is None else streamed     # if not tiles
+        # Whether whole images are streamed, which is quicker on a CPU.
+        self._bands = device.type == "cpu" and not compiled and not local_pooling if streamed is None else streamed
         self.streamed = self._bands and not self.tile
         self._per_pixel: float | None = None  # bytes, measured when first needed
         self._streaming: StreamingCost | None = None
@@ -147,7 +161,8 @@ class Restorer:
     def from_flags(cls, weights: Path, arguments: argparse.Namespace) -> Restorer:
         """As the flags of `add_flags` and --job_name say."""
         return cls(weights, arguments.job_name, distributed.device(arguments.device), arguments.precision,
-                   arguments.tile, arguments.overlap, arguments.stream or None, arguments.compile)
+                   arguments.tile, arguments.overlap, arguments.stream or None, arguments.compile,
+                   arguments.local_pooling)
 
     @property
     def kl_gate(self) -> str:
@@ -156,9 +171,10 @@ class Restorer:
     @property
     def way(self) -> str:
         """How images are restored, in words."""
+        pooling = f", averages over {self.local_pooling} pixels" if self.local_pooling else ""
         if self.tile:
-            return f"tiles of {self.tile} x {self.tile} pixels"
-        return "whole images, streamed" if self.streamed else "whole images"
+            return f"tiles of {self.tile} x {self.tile} pixels{pooling}"
+        return "whole images, streamed" if self.streamed else f"whole images{pooling}"
 
     @torch.inference_mode()
     def settle(self, batch: int, height: int, width: int) -> str:
@@ -274,9 +290,12 @@ class Restorer:
             tile = min(tile, largest_tile(self._per_pixel * batch, free))
         at_once = f"{self.tile} x {self.tile} pixel tile" if self.tile else f"{width} x {height} pixels"
         amounts = f": {needed / GIB:.1f} GiB needed, {free / GIB:.1f} GiB free" if needed and free else ""
-        ways = [] if self.tile or self.streamed else ["--stream (whole images, the same result)"]
+        ways = [] if self.tile or self.streamed or self.local_pooling else ["--stream (whole images, the same result)"]
         ways += [f"--tile {tile}"] if tile > MULTIPLE else []
-        ways += ["a device with more memory"] if not ways else [] if self.auto else ["--tile auto"]
+        if not ways:
+            ways = ["a device with more memory"]
+        elif not self.auto and not self.local_pooling:
+            ways += ["--tile auto"]
         ways += ["--batch_size 1"] if batch > 1 else []
         streamed = ", streamed" if self.streamed else ""
         return f"{name}: {what} on {self.device} for {batch} x {at_once}{streamed}{amounts}; use {', or '.join(ways)}"
@@ -285,10 +304,10 @@ class Restorer:
         return f"out of memory on {self.device}, even for an image of {PROBE} x {PROBE} pixels; use another device"
 
 
-def _options(job_name: str, device: torch.device) -> dict:
-    """What the weights do not tell of the job's network. A scan backend of the training machine's that cannot run here
+def _options(weights: Path, job_name: str, device: torch.device) -> dict:
+    """What the weights do not tell of their network. A scan backend of the training machine's that cannot run here
     gives way to "auto": backends differ in speed, not in what they compute."""
-    options = model_options(job_name, stage=2)
+    options = model_options(weights, job_name)
     reason = why_not(options.get("scan_backend"), device.type)
     if reason is None:
         return options

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets.cache import cached_reader
+from datasets.degradation import parse_degradation, sharp_pairs
 from datasets.images import read_rgb
 from datasets.layouts import LayoutError, Pair, find_pairs
 from datasets.paired import PairedCrops, WholePairs, check_headers, worker_init
@@ -48,6 +49,7 @@ class Trainer:
             torch.backends.cudnn.benchmark = True
 
         # Data.
+        self.degradation = parse_degradation(config.data.degradation) if config.data.degradation else None
         self.train_pairs = self._find_pairs("train", "train")
         self.val_pairs = self._find_pairs("val", "test") if config.data.val else []
         self.iterations = config.train.iterations or iterations_for(
@@ -84,6 +86,8 @@ class Trainer:
         """The pairs of data.train or data.val, all with a sharp image."""
         source = getattr(self.config.data, key)
         try:
+            if self.degradation:
+                return sharp_pairs(source)
             pairs = find_pairs(source, split, variant=self.config.data.variant)
         except LayoutError as error:
             raise LayoutError(f"data.{key}: {error}. Unpack the data set there, or name its folder: data.{key}=FOLDER"
@@ -112,10 +116,10 @@ class Trainer:
         if state is None:
             return False
         for what, now in self._identity().items():
-            if state["identity"][what] != now:
-                raise CheckpointError(f"{self._path('last')} was made with {what} {state['identity'][what]}, this run "
-                                      f"has {now}: the order of images would change. Set it back, or use another "
-                                      "--job_name")
+            before = state["identity"].get(what)
+            if before != now:
+                raise CheckpointError(f"{self._path('last')} was made with {what} {before}, this run has {now}: other "
+                                      "images would follow. Set it back, or use another --job_name")
         self.network.load_state_dict(state["model_state"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.ema:
@@ -134,10 +138,11 @@ class Trainer:
                         "ema_state": self.ema.state_dict() if self.ema else None,
                         "best": self.best, "random_state": random_states}, self._path("last"))
 
-    def _identity(self) -> dict[str, int]:
+    def _identity(self) -> dict[str, int | str | None]:
         """What fixes which images come next."""
-        return {"data.batch_size": self.config.data.batch_size, "train.seed": self.config.train.seed,
-                "number of training pairs": len(self.train_pairs)}
+        data = self.config.data
+        return {"data.batch_size": data.batch_size, "data.degradation": data.degradation,
+                "train.seed": self.config.train.seed, "number of training pairs": len(self.train_pairs)}
 
     @property
     def released(self) -> XYScanNet:
@@ -172,7 +177,8 @@ class Trainer:
         config = self.config
         if distributed.is_main():
             check_headers(self.train_pairs, config.data.patch_size, progress=sys.stderr.isatty())
-            check_headers(self.val_pairs, progress=sys.stderr.isatty())
+            least = self.degradation.multiple if self.degradation else None
+            check_headers(self.val_pairs, least, progress=sys.stderr.isatty())
             save_config(config, results_dir(config.job_name) / f"config_stage{config.stage}.yaml",
                         git=git_hash(), **versions(), processes=self.world_size, device=self.device)
         distributed.barrier()
@@ -181,7 +187,7 @@ class Trainer:
         self.batches = self._batches()
         self.validation = None
         if self.val_pairs:
-            images = WholePairs(self.val_pairs, self._reader(self.val_pairs))
+            images = WholePairs(self.val_pairs, self._reader(self.val_pairs), self.degradation)
             self.validation = Validation(images, min(config.data.workers, 2), self.device)
         # Strides of sides of one pixel or channel differ there, which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -197,7 +203,8 @@ class Trainer:
     def _batches(self):
         """Endless micro-batches of this rank, decoded ahead by worker processes."""
         data = self.config.data
-        crops = PairedCrops(self.train_pairs, data.patch_size, self.config.train.seed, self._reader(self.train_pairs))
+        crops = PairedCrops(self.train_pairs, data.patch_size, self.config.train.seed, self._reader(self.train_pairs),
+                            self.degradation)
         return DataLoader(crops, batch_sampler=self._stream(self.iteration, self.iterations),
                           num_workers=data.workers, worker_init_fn=worker_init,
                           pin_memory=self.device.type == "cuda", prefetch_factor=4 if data.workers else None,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .convolution import PointwiseConv
+from .local_pooling import local_mean
 
 KL_GATES = ("elementwise", "image", "batch")
 
@@ -22,6 +23,8 @@ class KLFF(nn.Module):
             over each image, one gate an image; equals the released code for one image. "batch": the mean over the
             whole batch, the released code to the letter: an image's result depends on its neighbours.
     """
+
+    window: int | None = None       # of the current level's pixels to average, see ``local_pooling``; None: all
 
     def __init__(self, dim: int, other_dims: Sequence[int], kl_gate: str = "image"):
         super().__init__()
@@ -45,7 +48,12 @@ class KLFF(nn.Module):
     def gate(self, current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Sigmoid[KL(other, current)]."""
         kl = divergence(current, other)
-        if self.kl_gate == "image":
+        if self.kl_gate == "image" and self.window:
+            kl = kl.mean(dim=1, keepdim=True)
+            for dim in (2, 3):
+                means, index = local_mean(kl, self.window, dim)
+                kl = means.index_select(dim, index)
+        elif self.kl_gate == "image":
             kl = kl.mean(dim=(1, 2, 3), keepdim=True)
         elif self.kl_gate == "batch":
             kl = kl.mean()

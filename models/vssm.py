@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .convolution import DepthwiseConv, PointwiseConv
+from .local_pooling import local_mean
 from .mamba import S6
 
 
@@ -63,6 +64,8 @@ class IntraVSSM(VSSM):
 class InterVSSM(VSSM):
     """Inter-VSSM, Figure 3 (d): dependencies between rows and between columns."""
 
+    window: int | None = None       # of this level's pixels to average, see ``local_pooling``; None: all
+
     def dual_scanner(self, features: torch.Tensor) -> torch.Tensor:
         """Eq. 4: scan across slices, each compressed to its mean (GAP), and gate the features with the result.
 
@@ -71,10 +74,19 @@ class InterVSSM(VSSM):
         the channels goes where is settled by the released checkpoints.
         """
         F_h, F_v = F.linear(features, self.conv_input.matrix).chunk(2, dim=-1)
-        gate_h = self.mamba(F_h.mean(dim=2), dim=1).sigmoid().unsqueeze(2)
-        gate_v = self.mamba(F_v.mean(dim=1), dim=1).sigmoid().unsqueeze(1)
+        if self.window:
+            gate_h, gate_v = self._local_gate(F_h, mean_over=2), self._local_gate(F_v, mean_over=1)
+        else:
+            gate_h = self.mamba(F_h.mean(dim=2), dim=1).sigmoid().unsqueeze(2)
+            gate_v = self.mamba(F_v.mean(dim=1), dim=1).sigmoid().unsqueeze(1)
         out_of_h, out_of_v = self.fuse_out.matrix.chunk(2, dim=1)
         return _sum_of_linear(gate_h * F_h, out_of_h, gate_v * F_v, out_of_v)
+
+
+    def _local_gate(self, features: torch.Tensor, mean_over: int) -> torch.Tensor:
+        """The gate from means over each pixel's own window instead of its whole row or column."""
+        means, index = local_mean(features, self.window, mean_over)
+        return self.mamba(means, dim=3 - mean_over).sigmoid().index_select(mean_over, index)
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -83,11 +83,25 @@ def test_saved_record_reads_back_the_same(place):
     assert again.model == config.model and again.data == config.data and again.train == config.train
 
 
-def test_options_of_a_trained_network_come_from_its_own_record(place):
-    assert model_options("nothing", 2) == {}
-    assert model_options("tiny", 1)["kl_gate"] == "image"
-    save_config(load_config("tiny", 1, ["model.kl_gate=batch"]), place / "results" / "tiny" / "config_stage1.yaml")
-    assert model_options("tiny", 1)["kl_gate"] == "batch"
+def test_options_of_a_trained_network_come_from_the_record_nearest_to_its_weights(place):
+    elsewhere = place / "elsewhere" / "some.pth"
+    assert model_options(elsewhere, "nothing") == {}
+    make_config(place, "tiny", stage=2, model={"slices": "intra"})
+    assert model_options(elsewhere, "tiny")["slices"] == "intra"                # the recipe
+    record = place / "results" / "tiny" / "config_stage2.yaml"
+    save_config(load_config("tiny", 2, ["model.kl_gate=batch"]), record)
+    assert model_options(elsewhere, "tiny")["kl_gate"] == "batch"               # what the job was trained with
+    own = place / "results" / "other" / "models" / "best_XYScanNet_stage1.pth"
+    save_config(load_config("tiny", 1, ["model.scan=bidirectional"]), own.parent.parent / "config_stage1.yaml")
+    assert model_options(own, "tiny") == {"kl_gate": "image", "scan_backend": "auto", "scan": "bidirectional",
+                                          "slices": "intra_inter"}              # these weights' own, whatever the job
+
+
+def test_variants_that_cannot_be_are_refused(place):
+    with pytest.raises(ConfigError, match=r"model.vssm: .*ss2d has four scans of its own"):
+        load_config("tiny", 1, ["model.vssm=ss2d", "model.slices=intra"])
+    with pytest.raises(ConfigError, match="model.fusion"):
+        load_config("tiny", 1, ["model.fusion=mean"])
 
 
 @pytest.mark.parametrize("epoch, expected", [

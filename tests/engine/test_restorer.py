@@ -1,4 +1,6 @@
 """Images of any size through a network: padding, tiles, precision, levels, and what happens without memory."""
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,16 @@ import torch.nn.functional as F
 from engine import restorer as restorer_module
 from engine.config import ConfigError
 from engine.memory import OutOfMemory
-from engine.restorer import MissingWeights, Restorer, find_weights, from_levels, pad_by_reflection, to_levels
+from engine.restorer import (
+    MissingWeights,
+    Restorer,
+    add_flags,
+    check_flags,
+    find_weights,
+    from_levels,
+    pad_by_reflection,
+    to_levels,
+)
 from models import XYScanNet
 from tests.workplace import make_config
 
@@ -151,6 +162,27 @@ def test_levels_are_clamped_and_rounded_to_the_nearest():
     values = torch.tensor([-9.0, -0.5, 0.4 / 255 - 0.5, 0.6 / 255 - 0.5, 254.6 / 255 - 0.5, 0.5, 9.0])
     levels = to_levels(values.view(1, 1, 1, -1).expand(1, 3, 1, -1))
     assert levels[0, 0, :, 0].tolist() == [0, 0, 0, 1, 255, 255, 255]
+
+
+def test_local_pooling_is_the_networks_own_and_not_streamed(weights):
+    image = images_of(32, 64)
+    ordinary, local = Restorer(weights, "none", CPU), Restorer(weights, "none", CPU, local_pooling=32)
+    assert ordinary.streamed and not local.streamed and local.way == "whole images, averages over 32 pixels"
+    assert not torch.allclose(local.restore(image)[0], ordinary.restore(image)[0], atol=1e-6)
+    covered = Restorer(weights, "none", CPU, local_pooling=64).restore(image)[0]
+    assert torch.allclose(covered, ordinary.restore(image)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--local_pooling", "30"], "--local_pooling: must be a positive multiple of 4, got 30"),
+    (["--local_pooling", "32", "--stream"], "not for --stream"),
+    (["--local_pooling", "32", "--tile", "auto"], "not for --stream and --tile auto")])
+def test_flags_of_local_pooling_that_cannot_be(flags, message, capsys):
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    with pytest.raises(SystemExit):
+        check_flags(parser, parser.parse_args(flags))
+    assert message in capsys.readouterr().err
 
 
 def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeypatch):
