@@ -1,7 +1,8 @@
 """One recipe, one file: a stage's configuration, typed and checked, from YAML and ``key=value`` overrides.
 
-``--job_name J`` reads configs/J/config_stage{1,2}.yaml and owns results/J/. Unknown keys, wrong types and impossible
-values are refused with the file and the key. The resolved configuration is saved beside the weights.
+``--job_name J`` reads configs/J/config_stage{1,2}.yaml and owns results/J/; ``J@NAME``, a further run of the same
+recipe, owns results/J@NAME/. Unknown keys, wrong types and impossible values are refused with the file and the key.
+The resolved configuration is saved beside the weights.
 """
 import argparse
 import dataclasses
@@ -161,8 +162,8 @@ def shipped_weights(job_name: str) -> Path:
 
 
 def config_path(job_name: str, stage: int) -> Path:
-    """configs/J/config_stageN.yaml; ConfigError naming what there is where it is missing."""
-    path = CONFIGS / job_name / f"config_stage{stage}.yaml"
+    """configs/J/config_stageN.yaml, also of J@NAME; ConfigError naming what there is where it is missing."""
+    path = CONFIGS / job_name.partition("@")[0] / f"config_stage{stage}.yaml"
     if not path.is_file():
         stages = sorted(found.name for found in path.parent.glob("config_stage*.yaml"))
         there = f"{path.parent} has {', '.join(stages)}" if stages else f"the jobs there are: {', '.join(_jobs())}"

@@ -184,11 +184,11 @@ class Trainer:
         distributed.barrier()
         with distributed.main_first():
             self.loss = DeblurLoss(config.loss.edge_weight, config.loss.contrast_weight).to(self.device, self.dtype)
-        self.batches = self._batches()
+        self.batches = iter(self._batches())    # forks its processes now, before other threads hold locks
         self.validation = None
         if self.val_pairs:
             images = WholePairs(self.val_pairs, self._reader(self.val_pairs), self.degradation)
-            self.validation = Validation(images, min(config.data.workers, 2), self.device)
+            self.validation = Validation(images, self.device)
         # Strides of sides of one pixel or channel differ there, which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.parallel = (DistributedDataParallel(self.network, broadcast_buffers=False,
@@ -228,9 +228,9 @@ class Trainer:
     def _train(self, request) -> bool:
         """Step until the end (True) or until any rank is asked to stop (False)."""
         self.network.train()
-        batches, meter = iter(self.batches), Meter()
+        meter = Meter()
         while self.iteration < self.iterations:
-            micro_batches = list(itertools.islice(batches, self.config.train.accumulate))
+            micro_batches = list(itertools.islice(self.batches, self.config.train.accumulate))
             meter.add(self.train_step(micro_batches), self.config.data.batch_size)
             self.iteration += 1
             self.journal.step(meter.last_loss)
