@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 FORMATS = ("text", "markdown", "latex")
 NOT_REPORTED, NOT_MEASURED = "–", "not measured"
+ARROWS = {True: " ↑", False: " ↓", None: ""}
 HEADER_WIDTH = 12
 BOLD, PLAIN = "\033[1m", "\033[0m"
 
@@ -19,7 +20,7 @@ class Column:
 
     name: str
     digits: int
-    higher_is_better: bool
+    higher_is_better: bool | None       # None: neither
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Table:
     def render(self, form: str, colours: bool = False) -> str:
         """The table as `form` (text, markdown or latex). In text the best figures are bold where `colours` says that a
         terminal can show it, else between asterisks."""
-        header = ["", *(f"{column.name} {'↑' if column.higher_is_better else '↓'}" for column in self.columns)]
+        header = ["", *(column.name + ARROWS[column.higher_is_better] for column in self.columns)]
         best = {column.name: self._best(column) for column in self.columns}
         body = [[(line.label, False), *((text := printed(line.figures.get(column.name), column),
                                          line.competes and text == best[column.name])
@@ -55,7 +56,7 @@ class Table:
         """The best figure as it is printed, so that equal figures share the honour."""
         figures = [line.figures.get(column.name) for line in self.lines if line.competes]
         numbers = [figure for figure in figures if isinstance(figure, (int, float)) and not math.isnan(figure)]
-        if len(numbers) < 2:
+        if len(numbers) < 2 or column.higher_is_better is None:
             return None  # nothing to be better than
         return printed(max(numbers) if column.higher_is_better else min(numbers), column)
 

@@ -1,0 +1,361 @@
+"""Tables 5 to 8: which runs are made, by which commands, on which devices; stopped, killed, resumed; averaged."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import ablation, runs
+from analysis.ablation import SEEDS, TABLES, Mean, columns_of, main
+from engine.config import load_config, results_dir, save_config
+from engine.demo import HELD_OUT
+from metrics.paper import paper_table
+from tests.workplace import ROOT, make_pairs
+
+# Stands in for the training, prediction and evaluation scripts: notes that it was called, and writes what they would.
+STAND_IN = r'''
+import hashlib, json, os, signal, sys, time
+from pathlib import Path
+
+script, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+value = dict(zip(arguments, arguments[1:]))
+job = value.get("--job_name") or str(Path(value["--pred"]).parent.relative_to("results"))
+folder, seed = Path("results") / job, int(job[-1])
+
+def note(what):
+    with open("calls.jsonl", "a") as file:
+        call = {"script": script, "arguments": arguments, "job": job, "what": what, "time": time.monotonic(),
+                "device": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}
+        file.write(json.dumps(call) + "\n")
+
+note("begins")
+print("output of", script)
+if script.startswith("train"):
+    signal.signal(signal.SIGTERM, lambda *_: (note("stopped"), sys.exit(0)))
+    note("ready")
+    while (until := os.environ.get("UNTIL")) and not Path(until).exists():
+        time.sleep(0.02)
+    if os.environ.get("FAILS") == job:
+        sys.exit("no memory left")
+    (folder / "models").mkdir(parents=True, exist_ok=True)
+    for kind in ("best", "final"):
+        (folder / "models" / f"{kind}_XYScanNet_stage1.pth").write_text(job)
+elif script == "evaluate.py":
+    names = ("psnr ssim_matlab_rgb ssim_per_channel niqe_live lpips_alex fid fid_over_blurred kid kid_over_blurred "
+             "psnr_aligned ssim_aligned stlpips_alex").split()
+    scores = {name: {"value": 30.0 + seed + k} for k, name in enumerate(names)}
+    if missing := os.environ.get("MISSING"):
+        scores[missing] = {"not_measured": "no network"}
+    weights = (folder / "models" / "best_XYScanNet_stage1.pth").read_bytes()
+    record = {"dataset": value["--dataset"], "profile": "paper", "complete": True, "metrics": scores,
+              "images": {"scored": 3, "data_set": 3},
+              "made_by": {"weights_sha256": hashlib.sha256(weights).hexdigest()}}
+    scored = Path(value["--pred"] + "_scores")
+    scored.mkdir(parents=True, exist_ok=True)
+    (scored / "scores.json").write_text(json.dumps(record))
+note("ends")
+'''
+TRAIN, EVALUATE = "train_XYScanNet_stage1.py", "evaluate.py"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the recipes, GoPro and HIDE, where stand-ins are run in the place of the scripts."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs" / "ablation", tmp_path / "configs" / "ablation")
+    make_pairs(tmp_path / "datasets" / "GoPro", train=1)
+    make_pairs(tmp_path / "datasets" / "HIDE", train=0)
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for name in (TRAIN, EVALUATE, *(script for script, _ in runs.PREDICT.values())):
+        (scripts / name).write_text(STAND_IN)
+    monkeypatch.setattr(runs, "SCRIPTS", scripts)
+    monkeypatch.setattr(runs, "POLL", 0.02)
+    monkeypatch.setattr(ablation, "devices", lambda: [None])
+    return tmp_path
+
+
+def calls(place: Path, what: str = "begins") -> list[dict]:
+    """The scripts' calls so far."""
+    file = place / "calls.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [call for call in map(json.loads, lines) if call["what"] == what]
+
+
+def when(condition: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
+    """A thread that waits for something and then does something."""
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.02)
+        do()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def forget(place: Path) -> None:
+    (place / "calls.jsonl").unlink()
+
+
+def cells(printed: str, label: str) -> list[str]:
+    """The figures of the first row with that label."""
+    row = next(line for line in printed.splitlines() if re.match(rf"{re.escape(label)}  +", line))
+    return re.split(r"  +", row)[1:]
+
+
+# Which runs, and what is read from the paper
+
+
+@pytest.mark.parametrize("number, columns", [
+    (5, {"gopro": ["KID", "FID", "LPIPS", "NIQE"], "hide": ["KID", "FID", "LPIPS", "NIQE"], "rwbi": ["NIQE"]}),
+    (6, {"gopro": ["PSNR", "LPIPS"], "hide": ["PSNR", "LPIPS"]}), (7, {"gopro": ["PSNR"], "hide": ["PSNR"]}),
+    (8, {"hide": ["NIQE", "LPIPS"], "rwbi": ["NIQE"], "realblur_j": ["ST-LPIPS"]})])
+def test_every_row_of_the_paper_has_a_recipe_and_every_score_a_column(number, columns, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = TABLES[number]
+    assert {word for word in paper_table(table.paper) if word != "Reference"} == table.rows.keys()
+    assert columns_of(table) == columns
+    models = {word: load_config(f"ablation/{job}@1", 1).model for word, job in table.rows.items()}
+    assert len(set(models.values())) == len(models)
+    assert load_config("ablation/xyscan", 1).model in models.values()
+
+
+def test_the_quick_recipe_fits_every_row(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for job in {job for table in TABLES.values() for job in table.rows.values()}:
+        config = load_config(f"ablation/{job}@quick-1", 1, ablation.QUICK_RECIPE)
+        assert config.train.epochs is None and config.train.iterations < 1000 and config.model.dim < 48
+
+
+def test_a_mean_prints_with_the_deviation_of_a_sample():
+    values = [32.01, 32.11, 32.23, 32.4]
+    assert f"{Mean(values):.2f}" == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert f"{Mean([0.125]):.3f}" == "0.125" and Mean(values) == pytest.approx(np.mean(values))
+
+
+def test_each_gpu_that_may_be_seen_gets_a_run(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count, expected in ((0, [None]), (1, [None]), (3, ["0", "1", "2"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert runs.devices() == expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-5,7")
+    assert runs.devices() == ["2", "MIG-5", "7"]
+
+
+# A table from beginning to end
+
+
+def test_every_run_is_trained_and_scored_by_the_scripts_and_no_finished_one_again(place, capfd):
+    assert main(["--table", "6", "data.cache=memmap"]) == 0
+    made = calls(place)
+    assert [call["job"] for call in made if call["script"] == TRAIN] == [
+        f"ablation/{row}@{seed}" for seed in SEEDS for row in ("bidirectional", "xyscan")]
+    weights = "results/ablation/bidirectional@1/models/best_XYScanNet_stage1.pth"
+    job = ["--job_name", "ablation/bidirectional@1"]
+    assert [[call["script"], *call["arguments"]] for call in made[:5]] == [
+        [TRAIN, *job, "data.cache=memmap", "train.seed=1"],
+        ["predict_GoPro_test_results.py", *job, "--weights", weights, "--input", "datasets/GoPro"],
+        [EVALUATE, "--pred", "results/ablation/bidirectional@1/images", "--dataset", "gopro", "--gt", "datasets/GoPro",
+         "--niqe_model", "live"],
+        ["predict_HIDE_results.py", *job, "--weights", weights, "--input", "datasets/HIDE"],
+        [EVALUATE, "--pred", "results/ablation/bidirectional@1/images_hide", "--dataset", "hide", "--gt",
+         "datasets/HIDE", "--niqe_model", "live"]]
+    assert len(made) == 8 * 5
+
+    printed = capfd.readouterr().out
+    assert "run 3 of 8, ablation/bidirectional@2: $ python train_XYScanNet_stage1.py --job_name" in printed
+    assert f"output of {EVALUATE}" in printed       # alone on its device: what the scripts say is shown
+    table = (place / "results" / "ablation" / "table6.txt").read_text()
+    assert table in printed and printed.rstrip().endswith("python -m analysis.complexity")
+    assert "Table 6, GoPro. One direction or both" in table and "Table 6, HIDE. One direction or both" in table
+    assert cells(table, "bidirectional (paper)") == ["*0.091*", "32.10"]
+    deviation = np.std([1, 2, 3, 4], ddof=1)
+    assert cells(table, "bidirectional") == [f"36.500 ± {deviation:.3f}", f"32.50 ± {deviation:.2f}"]
+    assert "unidirectional: not comparable with the paper's rows: over 3 images" in table
+
+    forget(place)
+    assert main(["--table", "6", "data.cache=memmap"]) == 0
+    assert not calls(place) and table in capfd.readouterr().out
+
+
+def test_data_sets_that_are_missing_cost_their_own_columns_until_they_are_there(place, capfd):
+    command = ["--table", "8", "--seeds", "2"]
+    assert main(command) == 0
+    printed = capfd.readouterr().out
+    reason = "RWBI: datasets/RWBI: no such folder; unpack RWBI there"
+    assert printed.index(f"not measured: {reason}") < printed.index("run 1 of 3")
+    parts = (place / "results" / "ablation" / "table8.txt").read_text().split("Table 8, ")
+    assert [part.split(".")[0] for part in parts[1:]] == ["HIDE", "RWBI", "RealBlur-J"]
+    assert cells(parts[1], "KLFF") == ["36.000", "35.000", "not measured"]      # LPIPS, niqe_live, niqe_matlab
+    assert cells(parts[2], "KLFF (paper)")[-1] == "*3.51*" and set(cells(parts[2], "KLFF")) == {"not measured"}
+    assert reason in parts[2] and reason not in parts[1] and "RealBlur-J: datasets/RealBlur_J: no such" in parts[3]
+    assert "AFF: runs finished and scored: 1, the paper's: 4." in parts[1]
+
+    forget(place)
+    make_pairs(place / "datasets" / "RWBI", train=0)
+    assert main(command) == 0
+    assert [call["script"] for call in calls(place)] == ["predict_RWBI_results.py", EVALUATE] * 3
+    assert "--gt" not in calls(place)[1]["arguments"]
+    parts = (place / "results" / "ablation" / "table8.txt").read_text().split("Table 8, ")
+    assert cells(parts[2], "AFF") == ["35.000", "not measured"]     # niqe_live is not the paper's
+
+
+def test_a_score_that_could_not_be_had_is_tried_again(place, monkeypatch):
+    monkeypatch.setenv("MISSING", "lpips_alex")
+    command = ["--table", "6", "--seeds", "1"]
+    assert main(command) == 0
+    table = place / "results" / "ablation" / "table6.txt"
+    assert cells(table.read_text(), "bidirectional") == ["not measured", "31.00"]
+    assert "bidirectional: lpips_alex not measured: no network" in table.read_text()
+    forget(place)
+    monkeypatch.delenv("MISSING")
+    assert main(command) == 0
+    assert [call["script"] for call in calls(place)] == [EVALUATE] * 4
+    assert cells(table.read_text(), "bidirectional") == ["35.000", "31.00"]
+
+
+def test_scores_of_other_weights_do_not_count(place):
+    command = ["--table", "7", "--seeds", "1"]
+    assert main(command) == 0
+    forget(place)
+    (place / "results/ablation/intra@1/models/best_XYScanNet_stage1.pth").write_text("trained anew")
+    assert main(command) == 0
+    assert [(call["script"], call["job"]) for call in calls(place)] == [
+        (script, "ablation/intra@1") for script in ("predict_GoPro_test_results.py", EVALUATE,
+                                                    "predict_HIDE_results.py", EVALUATE)]
+
+
+# What is refused before anything is made
+
+
+def refused(arguments: list[str], capfd) -> str:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    return capfd.readouterr().err
+
+
+def test_a_run_goes_on_with_its_own_recipe_alone(place, capfd):
+    name = "ablation/xyscan@1"
+    save_config(load_config(name, 1, ["train.seed=1"]), results_dir(name) / "config_stage1.yaml")
+    message = refused(["--table", "6", "--seeds", "1", "train.epochs=5", "data.workers=0"], capfd)
+    assert "ablation/xyscan@1 was begun with another recipe" in message and "workers" not in message
+    assert "train.epochs: 3000 then, 5 now" in message and not calls(place)
+    assert main(["--table", "6", "--seeds", "1", "data.workers=0"]) == 0
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["data.batch_sise=8"], "did you mean batch_size"), (["--niqe_model", "model.mat"], "model.mat"),
+    (["data.train=nowhere"], "data.train: nowhere: no such folder. Unpack the data set there; --quick")])
+def test_mistakes_are_said_before_anything_is_made(place, capfd, arguments, message):
+    assert message in refused(["--table", "5", *arguments], capfd)
+    assert not calls(place)
+
+
+# Side by side, failing, stopped, killed
+
+
+def test_runs_side_by_side_have_a_device_each_and_write_to_their_logs(place, monkeypatch, capfd):
+    monkeypatch.setattr(ablation, "devices", lambda: ["3", "5"])
+    monkeypatch.setenv("UNTIL", "two_begun")
+    watcher = when(lambda: len(calls(place)) == 2, (place / "two_begun").touch)
+    assert main(["--table", "7", "--seeds", "1,2"]) == 0
+    watcher.join()
+    begun, ended = calls(place), calls(place, "ends")
+    assert {call["device"] for call in begun} == {"3", "5"}
+    places = [{call["device"] for call in begun if call["job"] == job} for job in {call["job"] for call in begun}]
+    assert len(places) == 6 and all(len(devices) == 1 for devices in places)
+    end = {call["pid"]: call["time"] for call in ended}
+    for device in ("3", "5"):
+        own = [call for call in begun if call["device"] == device]
+        assert all(end[first["pid"]] <= second["time"] for first, second in zip(own, own[1:], strict=False))
+    assert begun[0]["device"] != begun[1]["device"] and begun[1]["time"] < end[begun[0]["pid"]]
+
+    printed = capfd.readouterr().out
+    assert "output of" not in printed and re.search(r"run \d of 6, ablation/intra@2, GPU [35]: \$ python", printed)
+    log = (place / "results/ablation/intra@2/runs.log").read_text()
+    assert log.count("output of") == 5 and "$ python evaluate.py" in log
+
+
+def test_one_runs_failure_does_not_keep_the_others(place, monkeypatch, capfd):
+    monkeypatch.setenv("FAILS", "ablation/inter@1")
+    assert main(["--table", "7", "--seeds", "1,2"]) == 1
+    printed = capfd.readouterr()
+    assert f"ablation/inter@1 is not finished: {TRAIN} ended with code 1" in printed.out
+    assert "no memory left" in printed.err
+    table = (place / "results" / "ablation" / "table7.txt").read_text()
+    assert cells(table, "inter") == ["32.00"] and cells(table, "intra")[0].startswith("31.50 ± ")
+    assert "inter: runs finished and scored: 1, the paper's: 4." in table
+
+
+def test_a_signal_stops_cleanly_and_the_same_command_goes_on(place, monkeypatch, capfd):
+    monkeypatch.setenv("UNTIL", "never")
+    watcher = when(lambda: calls(place, "ready"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["--table", "7", "--seeds", "1"]) == 1
+    watcher.join()
+    printed = capfd.readouterr().out
+    assert len(calls(place)) == 1 and len(calls(place, "stopped")) == 1
+    assert "SIGTERM: stopping" in printed and "ablation/inter@1 is not finished: stopped" in printed
+    assert "ablation/intra@1 is not finished: not reached" in printed
+    monkeypatch.delenv("UNTIL")
+    assert main(["--table", "7", "--seeds", "1"]) == 0
+
+
+def test_after_a_kill_what_it_left_running_is_waited_for_and_not_run_twice(place):
+    driver = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from analysis import runs; "
+              f"from analysis.ablation import main; runs.SCRIPTS = Path({str(runs.SCRIPTS)!r}); "
+              "main(['--table', '6', '--seeds', '1'])")
+    command = subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.DEVNULL,
+                               env=os.environ | {"UNTIL": "other_made", "CUDA_VISIBLE_DEVICES": ""})
+    while not calls(place):
+        assert command.poll() is None
+        time.sleep(0.02)
+    command.kill()
+    command.wait()
+    watcher = when(lambda: len(calls(place, "ends")) == 5, (place / "other_made").touch)
+    assert main(["--table", "6", "--seeds", "1"]) == 0
+    watcher.join()
+    ended = calls(place, "ends")
+    assert len(ended) == 10
+    assert {call["job"] for call in ended[:5]} == {"ablation/xyscan@1"}     # made while the other still ran
+    assert {call["job"] for call in ended[5:]} == {"ablation/bidirectional@1"}
+    assert [call["script"] for call in ended].count(TRAIN) == 2
+
+
+# The real scripts
+
+
+@pytest.mark.slow
+def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")     # weights are not downloaded here
+    monkeypatch.setenv("XYSCANNET_CACHE", "none")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    shutil.copytree(ROOT / "configs" / "ablation", tmp_path / "configs" / "ablation")
+    (tmp_path / "datasets" / "samples").mkdir(parents=True)
+    for name in (*HELD_OUT, "cat"):
+        shutil.copy(ROOT / "datasets" / "samples" / f"{name}.jpg", tmp_path / "datasets" / "samples")
+    monkeypatch.setattr(ablation, "QUICK_PHOTOS", {"pairs_per_photo": 1, "size": 48, "strength": 3})
+    assert main(["--table", "6", "--quick", "--seeds", "1", "model.num_blocks=[1,1,1]", "model.dim=8",
+                 "data.patch_size=32", "data.batch_size=1", "data.workers=0", "train.iterations=2"]) == 0
+    printed = capfd.readouterr().out
+    table = (tmp_path / "results" / "ablation" / "table6_quick.txt").read_text()
+    assert "quality columns are not the paper's" in table and table in printed
+    assert cells(table, "bidirectional (paper)") == ["*0.091*", "32.10"]
+    for row in ("bidirectional", "unidirectional"):
+        lpips, psnr = cells(table, row)
+        assert lpips == "not measured" and 10 < float(psnr) < 40
+    name = "ablation/bidirectional@quick-1"
+    record = json.loads((results_dir(name) / "images_hide_scores" / "scores.json").read_text())
+    assert record["images"]["scored"] == 4 and record["config"]["model"]["scan"] == "bidirectional"
+    assert runs.Run(name, 1).is_trained()

@@ -1,0 +1,294 @@
+"""Counts are those one makes by hand, or by another counter; the command prints them, and what it measures."""
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from analysis.ablation import TABLES
+from analysis.complexity import COLUMNS, cell, main
+from analysis.efficiency import VARIANTS, count_variant
+from analysis.macs import WHOLE, _visible, count, papers_fusion_macs, scan_macs
+from benchmarks.floor import count as count_plainly
+from benchmarks.twin import Twin
+from metrics.paper import paper_table
+from models import XYScanNet
+from models.blocks import ChannelNorm, GatedFFN
+from models.causal_conv import _causal_conv
+from models.mamba import S6
+from models.selective_scan.reference import selective_scan_reference
+from models.ss2d import SS2D
+from models.vssm import InterVSSM, IntraVSSM
+from tests.workplace import ROOT
+
+H, W = 12, 20
+
+
+class WithNorm(nn.Module):
+    """A feed-forward network or state space module as the network's blocks call it."""
+
+    def __init__(self, inner: nn.Module, dim: int):
+        super().__init__()
+        self.inner, self.norm = inner, ChannelNorm(dim)
+
+    def forward(self, x):
+        return self.inner(x, self.norm)
+
+
+class AlongRows(nn.Module):
+    def __init__(self, s6: S6):
+        super().__init__()
+        self.s6 = s6
+
+    def forward(self, x):
+        return self.s6(x, dim=2)
+
+
+class Products(TorchDispatchMode):
+    """Counts elementwise multiplications."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if function.overloadpacket is torch.ops.aten.mul:
+            self.number += out.numel()
+        return out
+
+
+def s6_macs(d_model: int, tokens: int, scans: int = 1, projections: bool = True) -> int:
+    """in_proj and out_proj; as often as it scans: causal convolution, x_proj, dt_proj, and the recurrence."""
+    d, rank, states = 2 * d_model, -(-d_model // 16), 16
+    inside = d * 4 + d * (rank + 2 * states) + rank * d + d * (4 * states + 3)
+    return tokens * (scans * inside + projections * (d_model * 2 * d + d * d_model))
+
+
+def test_known_layers():
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8, stride=2, padding=1),
+                           nn.Flatten(2), nn.Linear(H * W // 4, 5, bias=False))
+    macs = count(layers, 2, 3, H, W)
+    assert macs.of["0"] == 2 * H * W * 3 * 8 * 9
+    assert macs.of["1"] == 2 * H * W // 4 * 8 * 9
+    assert macs.of["3"] == 2 * 8 * H * W // 4 * 5
+    assert macs.of[WHOLE] == macs.of["0"] + macs.of["1"] + macs.of["3"]
+    assert not any(macs.in_scans.values())
+
+
+def test_feed_forward_network():
+    c = 6
+    assert count(WithNorm(GatedFFN(c), c), 1, c, H, W).of[WHOLE] == H * W * (c * 2 * c + 2 * c * 9 + c * c)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_s6(bidirectional):
+    d_model, scans = 24, 1 + bidirectional
+    macs = count(AlongRows(S6(d_model, bidirectional=bidirectional)), 2, H, W, d_model)
+    assert macs.of[WHOLE] == s6_macs(d_model, 2 * H * W, scans)
+    assert macs.in_scans[WHOLE] == scans * 2 * H * W * 2 * d_model * 67
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_inter_vssm_scans_means_alone(bidirectional):
+    c, scans = 12, 1 + bidirectional
+    macs = count(WithNorm(InterVSSM(c, bidirectional=bidirectional), c), 1, c, H, W)
+    around = H * W * (c * 2 * c + 2 * c * 9 + c * c + c * c + c * c)
+    assert macs.of[WHOLE] == around + s6_macs(c // 2, H + W, scans)
+
+
+@pytest.mark.parametrize("as_written", [False, True])
+def test_intra_vssm_scans_every_pixel_twice(as_written):
+    c = 12
+    macs = count(WithNorm(IntraVSSM(c), c), 1, c, H, W, as_written=as_written)
+    around = H * W * (c * 2 * c + 2 * c * 9 + c * c)
+    if as_written:
+        inside = H * W * (c * c + c * c) + s6_macs(c // 2, 2 * H * W)
+    else:       # two maps of c channels to 2 c and of c to c, made of two weights each
+        inside = H * W * (2 * c * 2 * c + 2 * c * c) + s6_macs(c // 2, 2 * H * W, projections=False)
+        inside += 2 * (2 * c * c // 2 * c + c * c // 2 * c)
+    assert macs.of[WHOLE] == around + inside
+
+
+def test_ss2d_scans_every_pixel_four_times():
+    c, e, rank = 20, 30, 2
+    macs = count(WithNorm(SS2D(c), c), 1, c, H, W)
+    route = e * (rank + 32) + rank * e + e * 66
+    assert macs.of[WHOLE] == H * W * (c * 2 * e + e * 9 + 4 * route + e * c)
+    assert macs.in_scans[WHOLE] == H * W * 4 * e * 66
+
+
+@pytest.mark.parametrize("skip, gate", [(True, True), (True, False), (False, True)])
+def test_a_scan_counts_the_reference_s_multiplications(skip, gate):
+    batch, channels, states, length = 2, 3, 5, 7
+    u, delta, z = torch.rand(3, batch, channels, length)
+    B, C = torch.rand(2, batch, states, length)
+    with Products() as products:
+        selective_scan_reference(u, delta, -torch.rand(channels, states), B, C, torch.rand(channels) if skip else None,
+                                 z if gate else None)
+    assert products.number == scan_macs(u.numel(), states, skip, gate)
+
+
+def test_a_causal_convolution_counts_its_own_multiplications():
+    x = torch.rand(2, 3, 7)
+    with Products() as products:
+        _causal_conv(x, torch.rand(3, 4), torch.rand(3))
+    assert products.number == x.numel() * 4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_modules_sum_up_to_the_whole(variant):
+    counted = count_variant(variant, 8, (1, 1, 1), 32)
+    assert sum(counted.macs.of.get(module, 0) for module in counted.parameters) == counted.macs.of[WHOLE]
+    network = XYScanNet(8, (1, 1, 1), **VARIANTS[variant])
+    assert sum(counted.parameters.values()) == sum(parameter.numel() for parameter in network.parameters())
+    assert 0 < counted.macs.in_scans[WHOLE] < counted.state_space < counted.macs.of[WHOLE]
+
+
+def test_as_written_is_the_plain_network_s_count():
+    """Of the twin of the benchmarks, whose every layer stands by itself; it counts no scans."""
+    dim, blocks, height, width = 16, (1, 1, 2), 16, 24
+    network = XYScanNet(dim, blocks)
+    macs = count(network, 1, 3, height, width, as_written=True)
+    with torch.device("meta"):
+        twin = Twin(dim, blocks)
+    # The twin's causal convolutions also compute the three steps after each of their sequences.
+    extra = sum(depth * (height + width + 2 * 2**level) // 2**level * (dim * 2**level) * 4 * 3
+                for level, depth in enumerate(blocks))
+    plain = count_plainly(twin, (1, 3, height, width), backward=False).flops // 2
+    assert macs.of[WHOLE] - macs.in_scans[WHOLE] == plain - extra
+
+
+@pytest.mark.parametrize("as_written", [False, True])
+def test_what_is_counted_computes_the_network_s_numbers(as_written):
+    torch.manual_seed(0)
+    network = XYScanNet(8, (1, 1, 1), scan_backend="torch").double().eval()
+    image = torch.rand(1, 3, 16, 24, dtype=torch.float64) - 0.5
+    with torch.no_grad():
+        expected = network(image)
+        with _visible(as_written):
+            seen = network(image)
+    torch.testing.assert_close(seen, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_network_is_itself_again_after_counting():
+    before = IntraVSSM.dual_scanner, torch.compiler.is_compiling()
+    count(XYScanNet(4, (1, 1, 1)), 1, 3, 8, 8, as_written=True)
+    assert (IntraVSSM.dual_scanner, torch.compiler.is_compiling()) == before
+
+
+@pytest.mark.parametrize("variant, parameters, fusion", [
+    ("xyscan", 7_301_952, 71_424), ("ss2d", 7_406_496, 71_424), ("bidirectional", 7_301_952, 71_424),
+    ("intra", 7_301_952, 71_424), ("inter", 7_301_952, 71_424), ("aff", 7_382_880, 152_352),
+    ("no_fusion", 7_230_528, 0)])
+def test_parameters_at_the_paper_s_size(variant, parameters, fusion):
+    network = XYScanNet(48, **VARIANTS[variant])
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert sum(parameter.numel() for level in (network.clff_level1, network.clff_level2)
+               for parameter in level.parameters()) == fusion
+
+
+@pytest.mark.parametrize("variant, papers", [("xyscan", 2.19), ("aff", 4.32), ("no_fusion", 0)])
+def test_fusion_modules_as_the_paper_counts_them(variant, papers):
+    network = XYScanNet(48, (1, 1, 1), **VARIANTS[variant])
+    macs = papers_fusion_macs(network, 256, 256)
+    assert round(macs / 1e9, 2) == papers
+    counted = count(network, 1, 3, 256, 256, as_written=True).of
+    biases_and_relu = 3 * (48 * 256**2 + 96 * 128**2) if variant == "aff" else 0
+    assert counted.get("clff_level1", 0) + counted.get("clff_level2", 0) == macs - biases_and_relu
+
+
+def test_klff_convolves_the_smaller_map():
+    of = count(XYScanNet(48, (1, 1, 1)), 1, 3, 256, 256).of
+    large, medium, small = 256**2, 128**2, 64**2
+    assert of["clff_level1"] == 48 * (large * 48 + medium * 96 + small * 192 + large * 96)
+    assert of["clff_level2"] == 96 * (medium * 96 + medium * 48 + small * 192 + medium * 192)
+
+
+def test_variants_are_the_jobs_of_the_ablations():
+    for name, options in VARIANTS.items():
+        recipe = yaml.safe_load((ROOT / "configs" / "ablation" / name / "config_stage1.yaml").read_text())
+        assert recipe["model"] == {"dim": 48, **options}
+
+
+def test_columns_and_rows_are_the_paper_s():
+    for number, columns in COLUMNS.items():
+        paper = paper_table(TABLES[number].paper)
+        assert set(TABLES[number].rows) <= set(paper) and set(TABLES[number].rows.values()) <= set(VARIANTS)
+        known = set(next(iter(paper.values())))
+        assert set(columns) - known <= {"GMACs", "step s"}
+        efficiency = {name for name in known if name.endswith((" s", " GB", "(M)", "(K)", "FLOPs"))}
+        assert efficiency <= set(columns)
+
+
+def test_factors_are_of_the_last_row():
+    reference = {"test s": 0.165, "train s": None, "step s": "not measured"}
+    assert cell("test s", {"test s": 0.33}, reference) == "0.330 (2.00x)"
+    assert cell("test s", reference, reference) == "0.165"
+    assert cell("train s", {"train s": 189}, reference) == cell("step s", {"step s": 189}, reference)[:3] == "189"
+    assert cell("train s", reference, reference) is None
+    assert cell("step s", reference, reference) == "not measured"
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "analysis.complexity", *arguments, "--device", "cpu"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def cells(output: str, label: str) -> list[str]:
+    """What follows a line's label, without the factors in brackets."""
+    line, = (line for line in output.splitlines() if line.startswith(label + "  "))
+    return re.sub(r" \([\d.]+x\)", "", line.removeprefix(label)).split()
+
+
+def test_the_command_counts_fusion_modules():
+    output = run("--table", "8", "--num_blocks", "1", "1", "1")
+    assert cells(output, "AFF (paper)") == ["4.32", "–", "152.35"]
+    assert cells(output, "AFF (here)") == ["4.32", "4.30", "152.35"]
+    assert cells(output, "KLFF (here)") == ["2.19", "1.17", "71.42"]
+    assert cells(output, "none (here)") == ["0.00", "0.00", "0.00"]
+
+
+def test_tables_by_module_have_a_column_for_every_variant(capsys):
+    assert main("--table modules 6 --dim 16 --num_blocks 1 1 1 --size 64".split()) == 0
+    parameters, macs, table6 = re.split(r"^GMACs at 64 x 64|^Table 6", capsys.readouterr().out, flags=re.M)
+    assert re.search(r"unidirectional \(here\) +0\.\d\d +not measured +not measured\n", table6)
+    network = XYScanNet(16, (1, 1, 1), fusion="aff")
+    column = list(VARIANTS).index("aff")
+    assert len(cells(parameters, "whole")) == len(cells(macs, "whole")) == len(VARIANTS)
+    assert cells(parameters, "whole")[column] == f"{sum(p.numel() for p in network.parameters()):,}"
+    of, in_scans = count(network, 1, 3, 64, 64)
+    for label, number in (("whole", of[WHOLE]), ("clff_level1", of["clff_level1"]),
+                          ("of it selective scans", in_scans[WHOLE])):
+        assert cells(macs, label)[column] == f"{number / 1e9:.3f}"
+
+
+@pytest.mark.slow
+def test_the_command_measures():
+    output = run(*"--table 6 --dim 16 --num_blocks 1 1 1 --size 64 --measure --batch 2 --train_size 16".split(),
+                 *"--test_size 16 24 --repeats 1".split())
+    assert cells(output, "bidirectional (paper)") == ["–", "19.51", "5.18"]
+    for row in ("bidirectional (here)", "unidirectional (here)"):
+        gmacs, train, test = map(float, cells(output, row))
+        assert gmacs > 0.1 and train >= 0 and test >= 0
+    assert "one RTX 3090" in output and "CPU, 1 threads" in output and "batch 2, 16 x 16" in output
+
+
+@pytest.mark.parametrize("form, rule", [("markdown", "| KLFF (here) |"), ("latex", r"\begin{tabular}")])
+def test_formats(form, rule, capsys):
+    assert main(["--table", "8", "--dim", "8", "--num_blocks", "1", "1", "1", "--size", "8", "--format", form]) == 0
+    assert rule in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    (["--size", "18"], "multiple of 4"), (["--dim", "7"], "--dim must be even"), (["--table", "4"], "invalid choice"),
+    (["--batch", "0"], "--batch"), (["--device", "nonsense"], "--device")])
+def test_bad_arguments_are_told(arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and complaint in capsys.readouterr().err
