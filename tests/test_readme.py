@@ -21,8 +21,10 @@ SMALL_BENCHMARKS = {
     "scan": "--dims 2 --levels 3 --backends torch",
     "tiling": "--dim 8 --size 40 48 --band 8 --tile 24:8",
 }
+SMALL_FIGURES = {"receptive_field": "--size 32 --count 1", "features": "--size 32"}
 # Commands that are not run here, and why.
 ELSEWHERE = {
+    "python -m analysis.ablation --table 6 --quick": "tests/analysis/test_ablation.py runs it with less training",
     "make demo": "test_demo_runs_from_photographs_to_picture runs what it runs",
     "make test": "is what runs this test",
     "pip install -e .": "is how `make test` installs",
@@ -39,7 +41,8 @@ def copy(tmp_path_factory):
     """The repository with small data sets where the README says that they lie."""
     place = tmp_path_factory.mktemp("copy") / "repository"
     shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(
-        ".git", ".venv", "results", "restored", "*.pth", "__pycache__", "GoPro", "HIDE", "RealBlur*", "RWBI", ".cache"))
+        ".git", ".venv", "results", "restored", "vgg19*.pth", "__pycache__", "GoPro", "HIDE", "RealBlur*", "RWBI",
+        ".cache"))
     for name in ("GoPro", "RealBlur_J", "RealBlur_R"):
         make_pairs(place / "datasets" / name)
     make_pairs(place / "datasets" / "HIDE", train=0)
@@ -61,6 +64,9 @@ def made_small(line: str) -> list[str]:
         return [*words, *SMALL, f"train.epochs={1 + line.startswith('torchrun') + ('accumulate' in line)}"]
     if "predict" in line or "evaluate" in line:
         return [*words, "--device", "cpu"]
+    for figure, small in SMALL_FIGURES.items():
+        if f"analysis.{figure} " in line:
+            return [*words, *small.split()]
     for script, small in SMALL_BENCHMARKS.items():
         if f"benchmarks/{script}.py" in line:
             return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
@@ -107,8 +113,8 @@ def test_files_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text()
     for path in re.findall(r"(?:\]\(|src=\")((?!http)[^)\"#]+)", text):
         assert (ROOT / path).exists(), path
-    for job in re.findall(r"^\| `([a-z_]+)`(?:, `([a-z_]+)`)? \|", text, re.MULTILINE):
-        for name in filter(None, job):
+    for cell in re.findall(r"^\| ((?:`[a-z0-9_/]+`(?:, )?)+)…? \|", text, re.MULTILINE):
+        for name in re.findall(r"`([a-z0-9_/]+)`", cell):
             assert (ROOT / "configs" / name).is_dir(), name
 
 
