@@ -8,6 +8,7 @@ Read from the TensorBoard logs in results/JOB/logs. Stage 2 follows stage 1. The
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -45,17 +46,18 @@ def read_run(logs: Path) -> dict[str, list[Series]]:
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)    # a resumed run is nothing to warn of
     run: dict[str, list[Series]] = {LOSS: [], PSNR: []}
     before = 0
     for folder in sorted(logs.glob("stage[12]")):
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         events.Reload()
         there = events.Tags()["scalars"]
-        if LOSS not in there:
+        points = {name: events.Scalars(name) if name in there else [] for name in run}
+        if not points[LOSS]:
             continue
         for name, stages in run.items():
-            points = events.Scalars(name) if name in there else []
-            stages.append([(before + point.step, point.value) for point in points])
+            stages.append([(before + point.step, point.value) for point in points[name]])
         before = run[LOSS][-1][-1][0]
     if not run[LOSS]:
         raise FileNotFoundError(f"{logs}: no training has been logged there")

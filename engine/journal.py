@@ -27,7 +27,8 @@ class Journal:
         self.file = logging.FileHandler(folder / f"train_stage{stage}.log")
         self.file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         logging.getLogger().addHandler(self.file)
-        self.board = SummaryWriter(folder / "logs" / f"stage{stage}", purge_step=start)
+        # What was logged after the saved state is made again.
+        self.board = SummaryWriter(folder / "logs" / f"stage{stage}", purge_step=start + 1)
         self.bar = tqdm(total=total, initial=start, desc=f"stage {stage}", unit="step", dynamic_ncols=True,
                         disable=not sys.stderr.isatty())
 

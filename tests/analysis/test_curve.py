@@ -27,6 +27,13 @@ def test_stage_2_follows_stage_1(results):
     assert run[PSNR] == [[], [(40, 30.0), (50, 40.0)]]
 
 
+def test_a_resumed_run_has_each_step_once(results):
+    with SummaryWriter(results / "tiny" / "logs" / "stage1", purge_step=21) as board:      # step 30 is made again
+        board.add_scalar(LOSS, 7.0, 30)
+    series = read_run(results / "tiny" / "logs")[LOSS][0]
+    assert len(series) == 3 and dict(series) == pytest.approx({10: 0.1, 20: 0.05, 30: 7.0})
+
+
 def test_smoothing_takes_means_of_neighbours():
     assert smoothed([(1, 2.0), (2, 4.0)]) == [(1, 2.0), (2, 4.0)]
     series = smoothed([(step, float(step)) for step in range(205)])
