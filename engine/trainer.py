@@ -171,6 +171,7 @@ class Trainer:
                                 request.received or "another rank", self.iteration)
         finally:
             self.journal.close()
+            self.batches = None     # ends its processes while Python can still wait for them
 
     def _prepare(self) -> None:
         """Check every image's header, record the configuration, and load what training needs but resuming does not."""

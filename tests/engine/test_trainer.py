@@ -216,3 +216,8 @@ def test_recipes_of_the_repository_are_valid():
     for path in stages:
         config = load_config(path.parent.name, int(path.stem[-1]))
         assert config.job_name == path.parent.name
+
+
+def test_readers_end_without_a_word(place):
+    make_config(place, "quiet", data={"workers": 2})
+    assert "Exception ignored" not in run(place, STAGE1, "--job_name", "quiet", "--device", "cpu")
