@@ -27,6 +27,6 @@ setup(
     extras_require={
         "cuda": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "metrics": METRICS,
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "scikit-image>=0.22", "ruff>=0.6", *METRICS],
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "scikit-image>=0.22", "ruff>=0.6", *METRICS],
     },
 )

@@ -14,7 +14,7 @@ from engine.trainer import Trainer
 def main() -> None:
     config, arguments = parse_stage_config(stage=1, description=__doc__)
     with readable_errors(), distributed.process_group(arguments.device):
-        trainer = Trainer(config, arguments.device)     # data, network, Adam, cosine schedule
+        trainer = Trainer(config, arguments.device)     # data, network, optimiser, cosine schedule
         if arguments.dry_run:
             print(trainer.describe())
             return

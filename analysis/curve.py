@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.figure import FigureError, check_name, new_figure, save
 from analysis.radar import COLOURS
 from engine.config import results_dir
 
@@ -27,14 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("jobs", nargs="+", metavar="JOB", help="job names, results/JOB")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default results/JOB/curve.png, of the first job")
     arguments = parser.parse_args(argv)
+    output = arguments.output or results_dir(arguments.jobs[0]) / "curve.png"
     try:
-        runs = {job: read_run(results_dir(job) / "logs") for job in arguments.jobs}
-    except FileNotFoundError as error:
+        check_name(output)
+        draw({job: read_run(results_dir(job) / "logs") for job in arguments.jobs}, output)
+    except (FigureError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    output = arguments.output or results_dir(arguments.jobs[0]) / "curve.png"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draw(runs, output)
     print(output)
     return 0
 
@@ -73,13 +73,9 @@ def smoothed(series: Series) -> Series:
 
 def draw(runs: dict[str, dict[str, list[Series]]], path: Path) -> None:
     """One panel for the loss, one for the PSNR where any run was validated; a line a run, stages apart."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     validated = any(series for run in runs.values() for series in run[PSNR])
-    figure, axes = pyplot.subplots(1, 1 + validated, figsize=(5.2 * (1 + validated), 3.4), squeeze=False,
-                                   layout="constrained")
+    figure = new_figure(5.2 * (1 + validated), 3.4)
+    axes = figure.subplots(1, 1 + validated, squeeze=False)
     for colour, (job, run) in zip(COLOURS * len(runs), runs.items(), strict=False):
         for axis, name in zip(axes[0], (LOSS, PSNR), strict=False):
             for k, series in enumerate(filter(None, run[name])):
@@ -92,8 +88,7 @@ def draw(runs: dict[str, dict[str, list[Series]]], path: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from analysis.figure import new_figure, save
 from engine.comparison import OWN_NAMES, differences, paper_lines, run_line
 from engine.measures import MEASURES
 
@@ -19,14 +20,10 @@ HERO, OWN = "#D55E00", "#000000"
 HOLE = 0.35  # of the radius, in the middle: lines that are worst everywhere stay apart
 
 
-class RadarError(RuntimeError):
-    """The figure cannot be drawn; the message says what to do."""
-
-
 def draw_radar(records: dict[str, dict], path: Path) -> list[str]:
     """Draws the paper's methods and the runs on GoPro whose figures can stand beside theirs; returns why others cannot.
 
-    Raises RadarError without matplotlib.
+    Raises FigureError without matplotlib.
     """
     lines = {line.label: line.figures for line in paper_lines("gopro") if line.competes and has_all(line.figures)}
     remarks = []
@@ -60,13 +57,7 @@ def normalise(figures: dict[str, list[float]]) -> dict[str, list[float]]:
 
 def draw(figures: dict[str, list[float]], path: Path) -> None:
     """The chart of figures by label, in the order of AXES, as PNG."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RadarError("the figure needs matplotlib: pip install -e .[metrics]; the tables are made") from error
-    figure = Figure(figsize=(9.6, 5.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.6, 5.8)
     chart = figure.add_subplot(projection="polar")
     angles = [2 * math.pi * k / len(AXES) for k in range(len(AXES))]
     for index, (label, values) in enumerate(normalise(figures).items()):
@@ -88,10 +79,7 @@ def draw(figures: dict[str, list[float]], path: Path) -> None:
         chart.spines[name].set(color="#999999", linewidth=0.9)
     figure.legend(loc="outside right center", fontsize=10.5, frameon=False, handlelength=3)
     figure.suptitle("GoPro: the rim is the best of these methods, the inner ring the worst", fontsize=12)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=160)
-    temporary.replace(path)
+    save(figure, path)
 
 
 def axis_label(axis: str, column: tuple[float, ...]) -> str:

@@ -10,9 +10,9 @@ import torch
 from datasets.images import read_rgb
 from engine import distributed
 from engine.config import model_options
-from engine.restorer import from_levels
+from engine.restorer import MULTIPLE, from_levels
 from models.weights import load_network
-from models.xyscannet import MIN_SIZE, MULTIPLE, XYScanNet, xyscannet_s
+from models.xyscannet import MIN_SIZE, XYScanNet, xyscannet_s
 
 SEED = 666
 
@@ -33,7 +33,8 @@ class Subject:
     def variant(self) -> str:
         """Its size and modules in words; scan and slices are what no weights tell."""
         network = self.network
-        modules = ["SS2D"] if network.vssm == "ss2d" else [network.scan, network.slices.replace("_", " and ")]
+        modules = ["half the size inside"] if network.unshuffle == 2 else []
+        modules += ["SS2D"] if network.vssm == "ss2d" else [network.scan, network.slices.replace("_", " and ")]
         return ", ".join([f"dim {network.dim}", f"blocks {'-'.join(map(str, network.num_blocks))}", *modules])
 
     def announce(self) -> str:

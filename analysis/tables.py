@@ -12,7 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from analysis.radar import RadarError, draw_radar
+from analysis.figure import FigureError
+from analysis.radar import draw_radar
 from engine.comparison import compare
 from engine.measures import DATA_SETS, PROFILES
 from engine.scoresheet import write_whole
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for remark in draw_radar(records, output / "radar.png"):
             print(remark, file=sys.stderr)
-    except RadarError as error:
+    except FigureError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"figure: {output / 'radar.png'}", file=sys.stderr)

@@ -35,6 +35,7 @@ class ModelConfig:
     scan: typing.Literal["unidirectional", "bidirectional"] = "unidirectional"          # Table 6
     slices: typing.Literal["intra_inter", "intra", "inter"] = "intra_inter"             # Table 7
     fusion: typing.Literal["klff", "aff", "none"] = "klff"                              # Table 8
+    unshuffle: int = 1                              # pixels in height and width to one position inside: 1 or 2
 
     def check(self) -> None:
         plain = self.scan == "unidirectional" and self.slices == "intra_inter"
@@ -42,6 +43,7 @@ class ModelConfig:
                                                          "model.scan and model.slices")
         _require(self.dim >= 2 and self.dim % 2 == 0, "dim", "must be even, at least 2")
         _require(min(self.num_blocks) >= 1, "num_blocks", "must be at least 1 at each level")
+        _require(self.unshuffle in (1, 2), "unshuffle", "must be 1 or 2")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, its learning rate on a cosine from lr to min_lr, by epoch or by iteration as the run's length is given."""
+    """The learning rate is on a cosine from lr to min_lr, by epoch or by iteration as the run's length is given."""
+    name: typing.Literal["adam", "muon"] = "adam"   # muon: see engine.muon; the paper trains with Adam
     lr: float = 2.2e-4
     min_lr: float = 1e-7
     cosine_length: int | None = None    # epochs or iterations from lr to min_lr; the run's own length by default

@@ -1,23 +1,15 @@
-"""The training loop: one network, one loss, one Adam, one cosine; on one device or many, stopped and resumed."""
+"""The training loop: one network, one loss, one optimiser, one cosine; on one device or many, stopped and resumed."""
 import contextlib
 import dataclasses
 import itertools
 import logging
-import sys
 import warnings
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from datasets.cache import cached_reader
-from datasets.degradation import parse_degradation, sharp_pairs
-from datasets.images import read_rgb
-from datasets.layouts import LayoutError, Pair, find_pairs
-from datasets.paired import PairedCrops, WholePairs, check_headers, worker_init
-from datasets.stream import BatchStream, epoch_of, iterations_for
 from losses import DeblurLoss
 from models import XYScanNet, load_weights
 from models.selective_scan import resolve_backend
@@ -25,9 +17,11 @@ from models.selective_scan import resolve_backend
 from . import distributed
 from .checkpoint import CheckpointError, load_state, random_state, save_atomic, save_state, set_random_state
 from .config import Config, ConfigError, models_dir, results_dir, save_config, to_yaml
+from .feed import Feed
 from .guard import NonFiniteError, first_nonfinite
 from .journal import Journal, Meter
 from .memory import GIB, peak_memory
+from .muon import Muon
 from .provenance import git_hash, versions
 from .schedule import cosine
 from .signals import stop_requests
@@ -49,11 +43,8 @@ class Trainer:
             torch.backends.cudnn.benchmark = True
 
         # Data.
-        self.degradation = parse_degradation(config.data.degradation) if config.data.degradation else None
-        self.train_pairs = self._find_pairs("train", "train")
-        self.val_pairs = self._find_pairs("val", "test") if config.data.val else []
-        self.iterations = config.train.iterations or iterations_for(
-            config.train.epochs, len(self.train_pairs), config.data.batch_size)
+        self.feed = Feed(config, pin_memory=self.device.type == "cuda")
+        self.iterations = self.feed.iterations
 
         shares = self.world_size * config.train.accumulate
         if config.data.batch_size % shares:
@@ -65,7 +56,8 @@ class Trainer:
         resolve_backend(config.model.scan_backend, self.device, self.dtype)     # refused now, not at the first step
         self.network = XYScanNet(**dataclasses.asdict(config.model),
                                  checkpoint_activations=config.train.checkpoint_activations).to(self.device, self.dtype)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, betas=(0.9, 0.999))
+        self.optimizer = (Muon(self.network, config.optim.lr) if config.optim.name == "muon" else
+                          torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, betas=(0.9, 0.999)))
         self.ema = (AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay))
                     if config.train.ema_decay else None)
         self.iteration = 0
@@ -76,27 +68,11 @@ class Trainer:
         config, parameters = self.config, sum(p.numel() for p in self.network.parameters())
         share = config.data.batch_size // (self.world_size * config.train.accumulate)
         return (f"{to_yaml(config)}\n"
-                f"data: {len(self.train_pairs)} training pairs, {len(self.val_pairs)} validation pairs\n"
+                f"data: {len(self.feed.train_pairs)} training pairs, {len(self.feed.val_pairs)} validation pairs\n"
                 f"network: {parameters:,} parameters, {config.train.precision}, on {self.device}\n"
                 f"run: {self.iterations:,} iterations of {config.data.batch_size} images "
                 f"({self.world_size} processes x {config.train.accumulate} micro-steps x {share}), "
-                f"{self.iterations * config.data.batch_size / len(self.train_pairs):,.1f} epochs")
-
-    def _find_pairs(self, key: str, split: str) -> list[Pair]:
-        """The pairs of data.train or data.val, all with a sharp image."""
-        source = getattr(self.config.data, key)
-        try:
-            if self.degradation:
-                return sharp_pairs(source)
-            pairs = find_pairs(source, split, variant=self.config.data.variant)
-        except LayoutError as error:
-            raise LayoutError(f"data.{key}: {error}. Unpack the data set there, or name its folder: data.{key}=FOLDER"
-                              ) from error
-        alone = [pair.blurred for pair in pairs if pair.sharp is None]
-        if alone:
-            raise LayoutError(f"data.{key}: {len(alone)} images have no sharp one to learn from or compare with, "
-                              f"the first {alone[0]}")
-        return pairs
+                f"{self.iterations * config.data.batch_size / len(self.feed.train_pairs):,.1f} epochs")
 
     # Weights and states.
 
@@ -116,10 +92,10 @@ class Trainer:
         if state is None:
             return False
         for what, now in self._identity().items():
-            before = state["identity"].get(what)
+            before = state["identity"].get(what, now)       # absent: from before there was a choice
             if before != now:
-                raise CheckpointError(f"{self._path('last')} was made with {what} {before}, this run has {now}: other "
-                                      "images would follow. Set it back, or use another --job_name")
+                raise CheckpointError(f"{self._path('last')} was made with {what} {before}, this run has {now}: it "
+                                      "would go on as another run. Set it back, or use another --job_name")
         self.network.load_state_dict(state["model_state"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.ema:
@@ -133,16 +109,18 @@ class Trainer:
         """Write last_: everything that the rest of the run depends on."""
         random_states = distributed.gather(random_state())
         if distributed.is_main():
-            save_state({"epoch": self._epoch(self.iteration), "iteration": self.iteration, "identity": self._identity(),
+            save_state({"epoch": self.feed.epoch(self.iteration), "iteration": self.iteration,
+                        "identity": self._identity(),
                         "model_state": self.network.state_dict(), "optimizer_state": self.optimizer.state_dict(),
                         "ema_state": self.ema.state_dict() if self.ema else None,
                         "best": self.best, "random_state": random_states}, self._path("last"))
 
     def _identity(self) -> dict[str, int | str | None]:
-        """What fixes which images come next."""
+        """What fixes which images come next, and what the optimiser's state means."""
         data = self.config.data
         return {"data.batch_size": data.batch_size, "data.degradation": data.degradation,
-                "train.seed": self.config.train.seed, "number of training pairs": len(self.train_pairs)}
+                "optim.name": self.config.optim.name, "train.seed": self.config.train.seed,
+                "number of training pairs": len(self.feed.train_pairs)}
 
     @property
     def released(self) -> XYScanNet:
@@ -177,52 +155,24 @@ class Trainer:
         """Check every image's header, record the configuration, and load what training needs but resuming does not."""
         config = self.config
         if distributed.is_main():
-            check_headers(self.train_pairs, config.data.patch_size, progress=sys.stderr.isatty())
-            least = self.degradation.multiple if self.degradation else None
-            check_headers(self.val_pairs, least, progress=sys.stderr.isatty())
+            self.feed.check()
             save_config(config, results_dir(config.job_name) / f"config_stage{config.stage}.yaml",
                         git=git_hash(), **versions(), processes=self.world_size, device=self.device)
         distributed.barrier()
         with distributed.main_first():
             self.loss = DeblurLoss(config.loss.edge_weight, config.loss.contrast_weight).to(self.device, self.dtype)
-        self.batches = iter(self._batches())    # forks its processes now, before other threads hold locks
-        self.validation = None
-        if self.val_pairs:
-            images = WholePairs(self.val_pairs, self._reader(self.val_pairs), self.degradation)
-            self.validation = Validation(images, self.device)
+        self.batches = iter(self.feed.batches(self.iteration))  # forks processes now, before other threads hold locks
+        self.validation = Validation(self.feed.validation_images(), self.device) if self.feed.val_pairs else None
         # Strides of sides of one pixel or channel differ there, which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        self.parallel = (DistributedDataParallel(self.network, broadcast_buffers=False,
-                                                 device_ids=[self.device.index] if self.device.type == "cuda" else None)
-                         if distributed.is_distributed() else self.network)
-
-    def _reader(self, pairs: list[Pair]):
-        if self.config.data.cache == "none":
-            return read_rgb
-        return cached_reader(pairs, self.config.data.cache_dir, progress=distributed.is_main() and sys.stderr.isatty())
-
-    def _batches(self):
-        """Endless micro-batches of this rank, decoded ahead by worker processes."""
-        data = self.config.data
-        crops = PairedCrops(self.train_pairs, data.patch_size, self.config.train.seed, self._reader(self.train_pairs),
-                            self.degradation)
-        return DataLoader(crops, batch_sampler=self._stream(self.iteration, self.iterations),
-                          num_workers=data.workers, worker_init_fn=worker_init,
-                          pin_memory=self.device.type == "cuda", prefetch_factor=4 if data.workers else None,
-                          generator=torch.Generator())     # its own: the global generator stays what the run makes it
-
-    def _stream(self, start: int, stop: int) -> BatchStream:
-        """Which images this rank sees in the steps from ``start`` to ``stop``, a list a micro-batch."""
-        return BatchStream(len(self.train_pairs), self.config.data.batch_size, self.config.train.seed, start, stop,
-                           self.rank, self.world_size, self.config.train.accumulate)
-
-    def _epoch(self, iteration: int) -> int:
-        return epoch_of(iteration, len(self.train_pairs), self.config.data.batch_size)
+        gpus = [self.device.index] if self.device.type == "cuda" else None
+        self.parallel = (DistributedDataParallel(self.network, device_ids=gpus) if distributed.is_distributed()
+                         else self.network)
 
     def _learning_rate(self) -> float:
         """The cosine's value: by epoch where the run's length is given in epochs, else by iteration."""
         train, optim = self.config.train, self.config.optim
-        position = self._epoch(self.iteration) if train.epochs else self.iteration
+        position = self.feed.epoch(self.iteration) if train.epochs else self.iteration
         length = optim.cosine_length or optim.cosine_start + (train.epochs or train.iterations)
         return cosine(optim.cosine_start + position, length, optim.lr, optim.min_lr)
 
@@ -235,7 +185,7 @@ class Trainer:
             meter.add(self.train_step(micro_batches), self.config.data.batch_size)
             self.iteration += 1
             self.journal.step(meter.last_loss)
-            epoch_ended = self._epoch(self.iteration) > self._epoch(self.iteration - 1)
+            epoch_ended = self.feed.epoch(self.iteration) > self.feed.epoch(self.iteration - 1)
             last = self.iteration == self.iterations
             if self.iteration % LOG_EVERY == 0 or epoch_ended or last:
                 self._log(meter, epoch_ended or last)
@@ -250,10 +200,10 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         """Whether the step just made has completed an epoch whose number is a multiple of ``every``."""
-        return self._epoch(self.iteration) // every > self._epoch(self.iteration - 1) // every
+        return self.feed.epoch(self.iteration) // every > self.feed.epoch(self.iteration - 1) // every
 
     def train_step(self, micro_batches: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Forward, loss, backward for each micro-batch, then one step of Adam. Returns the loss's terms, averaged."""
+        """Forward, loss, backward for each micro-batch, then one step. Returns the loss's terms, averaged."""
         shares = [[self._to_device(image) for image in batch] for batch in micro_batches]
         mask_sum = self._mean_mask_sum(shares)
         sums: dict[str, torch.Tensor] = {}
@@ -300,10 +250,10 @@ class Trainer:
         if self.validation is None:
             return
         scores, pictures = self.validation(self.released, self._autocast)
-        epoch = self._epoch(self.iteration)
+        epoch = self.feed.epoch(self.iteration)
         self.journal.score(scores, pictures, self.iteration)
         logger.info("epoch %d: validation PSNR %.3f dB, ssim_matlab_rgb %.4f (%d images)", epoch, scores["psnr"],
-                    scores["ssim_matlab_rgb"], len(self.val_pairs))
+                    scores["ssim_matlab_rgb"], len(self.feed.val_pairs))
         if scores["psnr"] > self.best["psnr"]:
             self.best = {"psnr": scores["psnr"], "epoch": epoch}
             self._release("best")
@@ -314,9 +264,9 @@ class Trainer:
                  "peak memory GiB": (peak_memory(self.device) or 0) / GIB}
         self.journal.scalars({f"train/{name}": value for name, value in {**terms, **facts}.items()}, self.iteration)
         if epoch_ended:
-            epochs = self.config.train.epochs
-            self.journal.epoch(f"{self._epoch(self.iteration)}{f'/{epochs}' if epochs else ''}", terms["loss"], speed,
-                               self.iteration, self.device)
+            epoch, epochs = self.feed.epoch(self.iteration), self.config.train.epochs
+            self.journal.epoch(f"{epoch}{f'/{epochs}' if epochs else ''}", terms["loss"], speed, self.iteration,
+                               self.device)
 
     def _stop_at_nonfinite(self, shares, mask_sum) -> None:
         """Every rank comes here together, for gradients are shared; one whose own batch fails saves it."""
@@ -326,8 +276,7 @@ class Trainer:
                 self.network, lambda b=blurred, s=sharp: self._losses(self.network, b, s, mask_sum))
             if culprit:
                 path = results_dir(self.config.job_name) / f"nonfinite_stage{self.config.stage}_rank{self.rank}.pt"
-                keys = list(self._stream(self.iteration, self.iteration + 1))[k]
-                names = [self.train_pairs[index].name for _, index in keys]
+                names = self.feed.names(self.iteration, k)
                 save_atomic({"blurred": blurred, "sharp": sharp, "names": names, "iteration": self.iteration}, path)
                 reports.append(f"rank {self.rank}: {culprit}; images {', '.join(names)}; batch kept in {path}")
                 break

@@ -87,9 +87,9 @@ class Level(nn.Sequential):
 class PatchEmbed(nn.Module):
     """The first 3x3 convolution, image to features."""
 
-    def __init__(self, dim: int):
+    def __init__(self, channels: int, dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, 3, padding=1, bias=False)
+        self.proj = nn.Conv2d(channels, dim, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.proj(x)

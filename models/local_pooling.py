@@ -7,20 +7,20 @@ https://arxiv.org/abs/2112.04491, there called TLC). Where the window covers the
 import torch
 from torch import nn
 
-COARSEST = 4    # pixels of the image to one of level 3
+COARSEST = 8    # pixels of the image to one position of level 3, at most
 
 
 def set_local_pooling(network: nn.Module, window: int | None) -> None:
     """Lets an XYScanNet average over windows of ``window`` image pixels in both directions; None: over all again.
 
-    Raises ValueError for a window that is no positive multiple of 4, and for a gate over the whole batch.
+    Raises ValueError for a window that is no positive multiple of 8, and for a gate over the whole batch.
     """
     if window is not None and (window < COARSEST or window % COARSEST):
         raise ValueError(f"local pooling needs a window of a multiple of {COARSEST} pixels, got {window}")
     if window is not None and network.kl_gate == "batch":
         raise ValueError("local pooling is for single images: kl_gate batch averages over several")
     for name, level in network.named_children():
-        factor = 2 ** (int(name[-1]) - 1) if name[-1].isdigit() else 1
+        factor = network.unshuffle * 2 ** (int(name[-1]) - 1) if name[-1].isdigit() else 1
         for module in level.modules():
             if hasattr(module, "window"):
                 module.window = window and window // factor

@@ -9,6 +9,7 @@ Features are (B, C, H, W), channels last in memory; a part, (start, stop), is so
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .fusion import KLFF, divergence
@@ -22,19 +23,20 @@ Part = tuple[int, int]
 
 @torch.inference_mode()
 def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.Tensor:
-    """network(images) to rounding, with two and a half full-resolution maps of `dim` channels kept besides a band's.
+    """network(images) to rounding, with two and a half maps of `dim` channels kept besides a band's.
 
     Args:
         images: (B, 3, H, W) in [-0.5, 0.5].
-        band: rows or columns computed at a time, a multiple of 4; fewer take less memory and more time.
+        band: rows or columns of level 1 computed at a time, a multiple of 4; fewer take less memory and more time.
     Raises ValueError for a band that cannot be, and for images as the network does.
     """
     if band < MULTIPLE or band % MULTIPLE:
         raise ValueError(f"band must be a multiple of {MULTIPLE} rows and at least {MULTIPLE}, got {band}")
-    image = pad(images)
+    image = F.pixel_unshuffle(pad(images, MULTIPLE * network.unshuffle), network.unshuffle)
     x = _decoder_input(network, image, band)
     _decode(network.decoder_level1, x, band)
     restored = _assemble(lambda rows: _cut(image, rows) + _seeing(network.output, x, rows), image.shape[2], band)
+    restored = F.pixel_shuffle(restored, network.unshuffle)
     return restored[..., :images.shape[2], :images.shape[3]]
 
 

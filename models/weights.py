@@ -1,4 +1,5 @@
 """Weights from files: the released checkpoints' forms and ours, read safely, checked strictly."""
+import math
 from pathlib import Path
 
 import torch
@@ -70,6 +71,7 @@ def load_network(path: str | Path, **options) -> XYScanNet:
                            "and patch_embed.proj.weight or a decoder level is missing")
     vssm = "ss2d" if "decoder_level1.0.intra.in_proj.weight" in state else "xyscan"
     fusion = "klff" if "clff_level1.conv.weight" in state else "aff" if "clff_level1.conv1.weight" in state else "none"
-    network = XYScanNet(dim=len(embedding), num_blocks=depths, vssm=vssm, fusion=fusion, **options)
+    network = XYScanNet(dim=len(embedding), num_blocks=depths, vssm=vssm, fusion=fusion,
+                        unshuffle=math.isqrt(embedding.shape[1] // 3), **options)
     load_weights(network, path)
     return network.eval()

@@ -174,7 +174,7 @@ def test_local_pooling_is_the_networks_own_and_not_streamed(weights):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--local_pooling", "30"], "--local_pooling: must be a positive multiple of 4, got 30"),
+    (["--local_pooling", "30"], "--local_pooling: must be a positive multiple of 8, got 30"),
     (["--local_pooling", "32", "--stream"], "not for --stream"),
     (["--local_pooling", "32", "--tile", "auto"], "not for --stream and --tile auto")])
 def test_flags_of_local_pooling_that_cannot_be(flags, message, capsys):

@@ -92,7 +92,9 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one(place):
     one = weights(place, "one")
     assert largest_difference(one, weights(place, "two")) < 1e-9
     assert largest_difference(one, weights(place, "micro")) < 1e-9
-    run(place, STAGE1, "--job_name", "one", *overrides, "train.seed=1", code=2)     # the order of images would change
+    for change in ("train.seed=1", "optim.name=muon"):      # other images, another optimiser's state
+        out = run(place, STAGE1, "--job_name", "one", *overrides, change, code=2)
+        assert f"was made with {change.split('=')[0]} " in out
 
 
 def test_validation_over_two_processes_counts_every_image_once(place):
@@ -161,6 +163,16 @@ def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(pl
     done = subprocess.run([sys.executable, "broken.py", "--job_name", "tiny", "data.workers=2"], cwd=place, timeout=60,
                           capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(workplace.ROOT)})
     assert done.returncode == 1 and "nobody expected this" in done.stderr
+
+
+@pytest.mark.slow
+def test_muon_trains_and_resumes_bit_for_bit(place):
+    overrides = ["--device", "cpu", "optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
+    make_config(place, "whole"), make_config(place, "parts")
+    run(place, STAGE1, "--job_name", "whole", *overrides, "train.iterations=4", "optim.cosine_length=4")
+    for iterations in (2, 4):
+        run(place, STAGE1, "--job_name", "parts", *overrides, f"train.iterations={iterations}", "optim.cosine_length=4")
+    assert equal(weights(place, "whole"), weights(place, "parts"))
 
 
 def test_bfloat16_trains(place):

@@ -74,11 +74,15 @@ def test_windows_are_those_of_the_levels_pixels():
     set_local_pooling(local, 64)
     assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [64, 32, 16]
     assert (local.clff_level1.window, local.clff_level2.window) == (64, 32)
+    local = network(unshuffle=2)
+    set_local_pooling(local, 64)
+    assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [32, 16, 8]
+    assert (local.clff_level1.window, local.clff_level2.window) == (32, 16)
 
 
-@pytest.mark.parametrize("window", [0, 2, 30, -8])
+@pytest.mark.parametrize("window", [0, 4, 30, -8])
 def test_windows_that_cannot_be_are_refused(window):
-    with pytest.raises(ValueError, match="a multiple of 4 pixels, got"):
+    with pytest.raises(ValueError, match="a multiple of 8 pixels, got"):
         set_local_pooling(network(), window)
     with pytest.raises(ValueError, match="kl_gate batch averages over several"):
         set_local_pooling(network(kl_gate="batch"), 64)

@@ -7,10 +7,10 @@ from models import XYScanNet
 from models.streaming import stream
 
 
-def network_of(dim: int = 8, kl_gate: str = "image", seed: int = 0) -> XYScanNet:
+def network_of(dim: int = 8, kl_gate: str = "image", seed: int = 0, unshuffle: int = 1) -> XYScanNet:
     """Weights larger than a new network's, so that every part of it, the gates above all, tells in the result."""
     torch.manual_seed(seed)
-    network = XYScanNet(dim, num_blocks=(1, 2, 1), kl_gate=kl_gate)
+    network = XYScanNet(dim, num_blocks=(1, 2, 1), kl_gate=kl_gate, unshuffle=unshuffle)
     with torch.no_grad():
         for weight in network.parameters():
             weight.mul_(1.5 if weight.dim() > 1 else 1)
@@ -21,11 +21,11 @@ def images_of(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
 
 
-@pytest.mark.parametrize("kl_gate", ["elementwise", "image", "batch"])
+@pytest.mark.parametrize("kl_gate, unshuffle", [("elementwise", 1), ("image", 1), ("batch", 1), ("image", 2)])
 @pytest.mark.parametrize("shape, band", [((1, 3, 45, 31), 4), ((2, 3, 30, 53), 12), ((1, 3, 8, 64), 16),
                                          ((3, 3, 33, 21), 64)])
-def test_equals_the_whole_network(kl_gate, shape, band):
-    network, images = network_of(kl_gate=kl_gate), images_of(*shape)
+def test_equals_the_whole_network(kl_gate, unshuffle, shape, band):
+    network, images = network_of(kl_gate=kl_gate, unshuffle=unshuffle), images_of(*shape)
     with torch.inference_mode():
         whole = network(images)
     streamed = stream(network, images, band)

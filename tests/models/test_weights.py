@@ -34,6 +34,13 @@ def test_network_is_built_from_the_weights_alone(tmp_path, network):
     assert same(loaded, network)
 
 
+def test_how_many_pixels_a_position_has_is_read_off_the_weights(tmp_path):
+    network = XYScanNet(8, (1, 1, 1), unshuffle=2)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    loaded = load_network(tmp_path / "w.pth")
+    assert loaded.unshuffle == 2 and same(loaded, network)
+
+
 def test_wrong_file_names_the_first_missing_unexpected_and_misshapen_keys(tmp_path, network):
     state = network.state_dict()
     del state["output.weight"]

@@ -89,6 +89,29 @@ def test_padding_is_reflection_to_a_multiple_of_4_cropped_back(small):
     torch.testing.assert_close(small(x), small(padded)[..., :14, :21])
 
 
+def test_unshuffled_squares_of_pixels_are_twelve_channels_of_a_network_at_half_the_size():
+    torch.manual_seed(0)
+    network, inner = XYScanNet(8, (1, 1, 1), unshuffle=2).double(), XYScanNet(8, (1, 1, 1)).double()
+    inner.patch_embed, inner.output = network.patch_embed, network.output
+    inner.load_state_dict(network.state_dict())
+    image = torch.rand(2, 3, 24, 40, dtype=torch.float64) - 0.5
+    squares = image.unflatten(2, (12, 2)).unflatten(4, (20, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    added = inner.residual(squares)                                                                 # (2, 12, 12, 20)
+    added = added.unflatten(1, (3, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)     # (2, 3, 24, 40)
+    torch.testing.assert_close(network(image), image + added)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 15), (33, 18)])
+def test_any_size_of_image_unshuffled(size):
+    torch.manual_seed(0)
+    network = XYScanNet(8, (1, 1, 1), unshuffle=2).double()
+    image = torch.rand(1, 3, *size, dtype=torch.float64) - 0.5
+    padded = np.pad(image.numpy(), ((0, 0), (0, 0), (0, -size[0] % 8), (0, -size[1] % 8)), mode="reflect")
+    out = network(image)
+    assert out.shape == image.shape and torch.isfinite(out).all()
+    torch.testing.assert_close(out, network(torch.from_numpy(padded))[..., :size[0], :size[1]])
+
+
 def test_an_image_does_not_depend_on_its_neighbours(small):
     x = torch.rand(3, 3, 16, 12, dtype=torch.float64) - 0.5
     torch.testing.assert_close(small(x)[1:2], small(x[1:2]), rtol=1e-12, atol=1e-12)
