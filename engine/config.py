@@ -27,7 +27,7 @@ class ConfigError(ValueError):
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and its variants, see ``models.XYScanNet``."""
-    dim: int = 48                                   # channels at full resolution: 48 S, 72 mid, 144 P
+    dim: int = 48                                   # channels at level 1: 48 S, 72 mid, 144 P
     num_blocks: tuple[int, int, int] = (3, 3, 6)    # blocks at levels 1, 2, 3
     kl_gate: typing.Literal["elementwise", "image", "batch"] = "image"
     scan_backend: typing.Literal["auto", "reference", "torch", "cpu", "triton", "mamba_ssm"] = "auto"

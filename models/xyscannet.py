@@ -17,7 +17,7 @@ class XYScanNet(nn.Module):
     """(B, 3, H, W) blurred images in [-0.5, 0.5] -> the restored images, same shape and range (not clamped).
 
     Args:
-        dim: channels at full resolution; 2 dim and 4 dim at the two levels below. A multiple of 2.
+        dim: channels at level 1; 2 dim and 4 dim at the two levels below. A multiple of 2.
         num_blocks: blocks at levels 1, 2, 3, in the encoder and in the decoder alike.
         kl_gate: how KLFF averages the divergence, see ``fusion.KLFF``: elementwise | image | batch.
         scan_backend: what computes the scans, see ``selective_scan``.
@@ -110,9 +110,9 @@ def pad(image: torch.Tensor, multiple: int = MULTIPLE) -> torch.Tensor:
 
 
 def xyscannet_t(**options) -> XYScanNet:
-    """XYScanNet-T, 1.26 M parameters: none of the paper's, but its weights come with this
+    """XYScanNet-T, 1.27 M parameters, at half the size inside: none of the paper's, but its weights come with this
     repository."""
-    return XYScanNet(dim=32, num_blocks=(1, 1, 2), **options)
+    return XYScanNet(dim=32, num_blocks=(1, 1, 2), unshuffle=2, **options)
 
 
 def xyscannet_s(**options) -> XYScanNet:

@@ -23,7 +23,7 @@ def test_they_are_small_and_those_of_the_recipe(monkeypatch):
         name: value.shape for name, value in network.state_dict().items()}
     for stage in (1, 2):
         model = load_config("xyscannet_t", stage).model
-        assert (model.dim, model.num_blocks) == (network.dim, network.num_blocks)
+        assert (model.dim, model.num_blocks, model.unshuffle) == (network.dim, network.num_blocks, network.unshuffle)
 
 
 def test_they_deblur_shaken_photographs():
