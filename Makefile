@@ -19,7 +19,7 @@ demo: $(installed)
 	$(run) -m engine.demo
 
 test: $(installed)
-	$(run) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(run) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/installed: setup.py
 	@echo "installing into $(VENV), once: about 5.5 GB with PyPI's torch"

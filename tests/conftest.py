@@ -1,4 +1,11 @@
 """Small tensors gain nothing from threads, and two processes' threads stand in each other's way."""
 import os
+from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")       # read when torch is imported, here and in the processes of tests
+
+
+def pytest_collection_modifyitems(items):
+    """Files with most slow tests come first, so that of several processes none ends long after the others."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

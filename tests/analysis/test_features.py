@@ -207,7 +207,7 @@ def ss2d(folder):
 
 
 def small_image(folder):
-    return ["--size", "44"], ["image.png is 52 x 40 pixels, smaller than --size 44"]
+    return ["--size", "48"], ["image.png is 52 x 40 pixels, smaller than --size 48"]
 
 
 def corner_outside(folder):

@@ -272,7 +272,7 @@ def test_without_matplotlib_the_message_says_what_to_install(folder, monkeypatch
 
 
 @pytest.mark.parametrize("more, expected", [
-    (["--size", "18"], "--size: a multiple of 4"), (["--size", "4"], "at least 8"), (["--count", "0"], "at least one"),
+    (["--size", "18"], "--size: a multiple of 8"), (["--size", "4"], "at least 8"), (["--count", "0"], "at least one"),
     (["--weights", "x.pth"], "'x.pth' is not NAME=FILE"), (["--weights", "a=b", "a=c"], "a appears twice"),
     (["--device", "abacus"], "--device")])
 def test_arguments_that_make_no_sense_end_with_the_usage(folder, capsys, more, expected):
