@@ -6,6 +6,7 @@ there is one, takes matrices alone and one after another; here a convolution is 
 shape go together.
 """
 from collections import defaultdict
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -32,8 +33,8 @@ class Muon(torch.optim.Optimizer):
                          {"lr": lr, "step": 0})
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """One step down every gradient there is. No closure is taken."""
+    def step(self) -> None:
+        """One step down every gradient there is."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             group["step"] += 1
@@ -74,7 +75,7 @@ class Muon(torch.optim.Optimizer):
         return state[name]
 
 
-def hidden_matrices(network: nn.Module):
+def hidden_matrices(network: nn.Module) -> Iterator[nn.Parameter]:
     """Yields the weights that Muon is for; see ``Muon``."""
     for name, module in network.named_modules():
         plain = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)

@@ -44,7 +44,6 @@ class Trainer:
 
         # Data.
         self.feed = Feed(config, pin_memory=self.device.type == "cuda")
-        self.iterations = self.feed.iterations
 
         shares = self.world_size * config.train.accumulate
         if config.data.batch_size % shares:
@@ -70,9 +69,9 @@ class Trainer:
         return (f"{to_yaml(config)}\n"
                 f"data: {len(self.feed.train_pairs)} training pairs, {len(self.feed.val_pairs)} validation pairs\n"
                 f"network: {parameters:,} parameters, {config.train.precision}, on {self.device}\n"
-                f"run: {self.iterations:,} iterations of {config.data.batch_size} images "
+                f"run: {self.feed.iterations:,} iterations of {config.data.batch_size} images "
                 f"({self.world_size} processes x {config.train.accumulate} micro-steps x {share}), "
-                f"{self.iterations * config.data.batch_size / len(self.feed.train_pairs):,.1f} epochs")
+                f"{self.feed.iterations * config.data.batch_size / len(self.feed.train_pairs):,.1f} epochs")
 
     # Weights and states.
 
@@ -91,8 +90,9 @@ class Trainer:
         state = load_state(self._path("last"))
         if state is None:
             return False
+        identity = {"optim.name": "adam", **state["identity"]}      # there was no choice at first
         for what, now in self._identity().items():
-            before = state["identity"].get(what, now)       # absent: from before there was a choice
+            before = identity.get(what)
             if before != now:
                 raise CheckpointError(f"{self._path('last')} was made with {what} {before}, this run has {now}: it "
                                       "would go on as another run. Set it back, or use another --job_name")
@@ -102,7 +102,7 @@ class Trainer:
             self.ema.load_state_dict(state["ema_state"] or self.ema.state_dict())
         self.iteration, self.best = state["iteration"], state["best"]
         set_random_state(state["random_state"][self.rank % len(state["random_state"])])
-        logger.info("resuming from %s at step %d of %d", self._path("last"), self.iteration, self.iterations)
+        logger.info("resuming from %s at step %d of %d", self._path("last"), self.iteration, self.feed.iterations)
         return True
 
     def save(self) -> None:
@@ -137,7 +137,7 @@ class Trainer:
         """Train to the end, or to a request to stop; then the state is saved and the same command goes on."""
         config = self.config
         self._prepare()
-        self.journal = Journal(results_dir(config.job_name), config.stage, self.iterations, self.iteration,
+        self.journal = Journal(results_dir(config.job_name), config.stage, self.feed.iterations, self.iteration,
                                distributed.is_main())
         try:
             with stop_requests() as request, logging_redirect_tqdm():
@@ -180,13 +180,13 @@ class Trainer:
         """Step until the end (True) or until any rank is asked to stop (False)."""
         self.network.train()
         meter = Meter()
-        while self.iteration < self.iterations:
+        while self.iteration < self.feed.iterations:
             micro_batches = list(itertools.islice(self.batches, self.config.train.accumulate))
             meter.add(self.train_step(micro_batches), self.config.data.batch_size)
             self.iteration += 1
             self.journal.step(meter.last_loss)
             epoch_ended = self.feed.epoch(self.iteration) > self.feed.epoch(self.iteration - 1)
-            last = self.iteration == self.iterations
+            last = self.iteration == self.feed.iterations
             if self.iteration % LOG_EVERY == 0 or epoch_ended or last:
                 self._log(meter, epoch_ended or last)
             stop = distributed.any_rank(request.received is not None, self.device)

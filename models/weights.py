@@ -1,5 +1,4 @@
 """Weights from files: the released checkpoints' forms and ours, read safely, checked strictly."""
-import math
 from pathlib import Path
 
 import torch
@@ -72,6 +71,6 @@ def load_network(path: str | Path, **options) -> XYScanNet:
     vssm = "ss2d" if "decoder_level1.0.intra.in_proj.weight" in state else "xyscan"
     fusion = "klff" if "clff_level1.conv.weight" in state else "aff" if "clff_level1.conv1.weight" in state else "none"
     network = XYScanNet(dim=len(embedding), num_blocks=depths, vssm=vssm, fusion=fusion,
-                        unshuffle=math.isqrt(embedding.shape[1] // 3), **options)
+                        unshuffle=2 if embedding.shape[1] == 12 else 1, **options)
     load_weights(network, path)
     return network.eval()

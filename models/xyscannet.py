@@ -28,7 +28,8 @@ class XYScanNet(nn.Module):
             both places of a decoder block (Table 7). Both are for xyscan.
         fusion: of the encoder's levels: klff | aff | none (Table 8).
         unshuffle: 2 works at half the size throughout, on squares of 2 x 2 pixels as twelve channels (sub-pixel
-            convolution: Shi et al. 2016, https://arxiv.org/abs/1609.05158): a quarter of the cost, twice the reach.
+            convolution: Shi et al. 2016, https://arxiv.org/abs/1609.05158): a quarter of the positions, and twice the
+            reach.
     """
 
     def __init__(self, dim: int = 48, num_blocks: Sequence[int] = (3, 3, 6), kl_gate: str = "image",
@@ -82,8 +83,8 @@ class XYScanNet(nn.Module):
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """What is to be added to the blurred image; sides are multiples of 4, or of 8 for unshuffle 2."""
-        # Channels last in memory: norms and 1x1 convolutions run over contiguous channels, and rows are slices.
         x = F.pixel_unshuffle(x, self.unshuffle)
+        # Channels last in memory: norms and 1x1 convolutions run over contiguous channels, and rows are slices.
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
 
         # Encoder.

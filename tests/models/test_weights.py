@@ -39,6 +39,11 @@ def test_how_many_pixels_a_position_has_is_read_off_the_weights(tmp_path):
     torch.save(network.state_dict(), tmp_path / "w.pth")
     loaded = load_network(tmp_path / "w.pth")
     assert loaded.unshuffle == 2 and same(loaded, network)
+    for channels in (1, 27):
+        other = network.state_dict() | {"patch_embed.proj.weight": torch.zeros(8, channels, 3, 3)}
+        torch.save(other, tmp_path / "other.pth")
+        with pytest.raises(WeightsError, match=r"other\.pth: .* misshapen, the first patch_embed\.proj\.weight"):
+            load_network(tmp_path / "other.pth")
 
 
 def test_wrong_file_names_the_first_missing_unexpected_and_misshapen_keys(tmp_path, network):
