@@ -10,6 +10,7 @@ from metrics import psnr_torch, ssim_matlab_rgb_torch
 
 from . import distributed
 from .ahead import ahead
+from .restorer import pad_by_reflection
 
 READERS = 2             # threads: processes forked in the midst of training can inherit a lock that nobody frees
 PICTURES = 3            # shown in TensorBoard
@@ -17,7 +18,10 @@ PICTURE_WIDTH = 1536    # pixels at most, three images side by side
 
 
 class Validation:
-    """PSNR and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks."""
+    """PSNR and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks.
+
+    Images are padded as in prediction, so that both score the same.
+    """
 
     def __init__(self, images: WholePairs, device: torch.device):
         self.images, self.device = images, device
@@ -40,8 +44,9 @@ class Validation:
         dtype = next(network.parameters()).dtype
         for blurred, sharp, _ in images:
             blurred, sharp = (t.to(self.device, dtype)[None] / 255 for t in (blurred, sharp))
+            height, width = blurred.shape[-2:]
             with autocast():
-                restored = network(blurred - 0.5).to(dtype) + 0.5
+                restored = network(pad_by_reflection(blurred - 0.5))[..., :height, :width].to(dtype) + 0.5
             restored = (restored.clamp(0, 1) * 255).round() / 255
             scores = [psnr_torch(restored, sharp).mean(), ssim_matlab_rgb_torch(restored, sharp).mean()]
             totals += torch.stack([*scores, torch.ones_like(scores[0])]).double()

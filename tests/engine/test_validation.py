@@ -1,0 +1,29 @@
+"""Validation: it scores what prediction would write, whatever the images' sizes."""
+import contextlib
+
+import pytest
+import torch
+
+from engine.restorer import Restorer, from_levels, to_levels
+from engine.validation import Validation
+from metrics import psnr_torch
+from models import XYScanNet
+
+
+@pytest.mark.parametrize("height, width", [(20, 12), (33, 41)])
+def test_scores_what_prediction_writes(tmp_path, height, width):
+    torch.manual_seed(0)
+    network = XYScanNet(dim=8, num_blocks=(1, 1, 1))
+    torch.save(network.state_dict(), tmp_path / "tiny.pth")
+    images = [tuple(torch.randint(256, (3, height, width), dtype=torch.uint8) for _ in range(2)) for _ in range(3)]
+    scores, pictures = Validation([(*pair, "name") for pair in images], torch.device("cpu"))(network,
+                                                                                           contextlib.nullcontext)
+    restorer = Restorer(tmp_path / "tiny.pth", "none", torch.device("cpu"))
+    expected = []
+    for blurred, sharp in images:
+        restored, _ = restorer.restore(from_levels([blurred.permute(1, 2, 0).numpy()]))
+        levels = torch.from_numpy(to_levels(restored)).permute(0, 3, 1, 2).double()
+        expected.append(psnr_torch(levels / 255, sharp[None].double() / 255).item())
+    # A value between two levels may be rounded either way: the network's sums differ in their last bits.
+    assert scores["psnr"] == pytest.approx(sum(expected) / 3, abs=1e-3)
+    assert [picture.shape for picture in pictures] == [(3, height, 3 * width)] * 3
