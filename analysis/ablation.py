@@ -24,13 +24,13 @@ from analysis.runs import Pool, Run, ScoredSet, devices
 from analysis.tables import SUFFIXES
 from datasets.layouts import LayoutError
 from datasets.synthesize import synthesize_photos
-from engine.comparison import OWN_NAMES, PAPERS, differences, digits, notes
 from engine.config import results_dir
 from engine.console import readable_errors
 from engine.demo import HELD_OUT, SAMPLES
-from engine.measures import DATA_SETS, MEASURES
 from engine.scoresheet import write_whole
-from engine.table import FORMATS, NOT_MEASURED, Column, Line, Table
+from engine.scoring.comparison import OWN_NAMES, PAPERS, differences, digits, notes
+from engine.scoring.measures import DATA_SETS, MEASURES
+from engine.scoring.table import FORMATS, NOT_MEASURED, Column, Line, Table
 from metrics.niqe import load_model
 from metrics.paper import paper_table
 

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from analysis.radar import COLOURS
 from datasets.images import IMAGE_SUFFIXES, ImageError, read_rgb, write_png
 from datasets.layouts import AmbiguityError, LayoutError, Pair, find_pairs
-from engine.pairing import find_samples, listed, words
+from engine.scoring.pairing import find_samples, listed, words
 from metrics import psnr
 
 CROP = (64, 96)  # height and width where none is given, in the image's pixels; at most half the image's

@@ -22,9 +22,9 @@ from analysis.efficiency import FUSIONS, VARIANTS, Counted, Efficiency, Protocol
 from analysis.macs import WHOLE
 from benchmarks.network import Case
 from engine import distributed
-from engine.comparison import PAPERS
 from engine.memory import GIB
-from engine.table import FORMATS, NOT_MEASURED, Column, Figure, Line, Table
+from engine.scoring.comparison import PAPERS
+from engine.scoring.table import FORMATS, NOT_MEASURED, Column, Figure, Line, Table
 from metrics.paper import paper_table
 from models.selective_scan import resolve_backend
 

@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 
 from analysis.figure import new_figure, save
-from engine.comparison import OWN_NAMES, differences, paper_lines, run_line
-from engine.measures import MEASURES
+from engine.scoring.comparison import OWN_NAMES, differences, paper_lines, run_line
+from engine.scoring.measures import MEASURES
 
 AXES = ("KID", "FID", "LPIPS", "NIQE", "SSIM")
 # Okabe and Ito's colours, told apart with any colour vision and on paper by markers; yellow is too pale for lines.

@@ -25,8 +25,8 @@ import yaml
 
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
-from engine.measures import DATA_SETS, column_names
 from engine.restorer import checksum
+from engine.scoring.measures import DATA_SETS, column_names
 from engine.signals import stop_requests
 
 try:

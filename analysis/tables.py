@@ -14,10 +14,10 @@ from pathlib import Path
 
 from analysis.figure import FigureError
 from analysis.radar import draw_radar
-from engine.comparison import compare
-from engine.measures import DATA_SETS, PROFILES
 from engine.scoresheet import write_whole
-from engine.table import FORMATS, Table
+from engine.scoring.comparison import compare
+from engine.scoring.measures import DATA_SETS, PROFILES
+from engine.scoring.table import FORMATS, Table
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
 

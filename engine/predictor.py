@@ -27,10 +27,10 @@ from . import distributed, provenance
 from .ahead import ahead
 from .config import results_dir
 from .console import readable_errors
-from .evaluation import Request, evaluate
 from .memory import GIB, peak_memory
 from .restorer import Restorer, add_flags, check_flags, checksum, find_weights, from_levels, to_levels
 from .scoresheet import Row, ScoreSheet, ScoreSheetError
+from .scoring.evaluation import Request, evaluate
 
 READERS, WRITERS = 2, 4  # threads; decoding, encoding and scoring release Python's lock
 # What decides a result's values: a folder never mixes images made with different ones.

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.radar import AXES, normalise, style
 from analysis.tables import find_records, main, make_tables
-from tests.engine.test_table import record
+from tests.engine.scoring.test_table import record
 
 FULL = {"kid_over_blurred": 0.05, "fid_over_blurred": 0.1, "lpips_alex": 0.06, "niqe_matlab": 4.0, "psnr": 35.0,
         "ssim_matlab_rgb": 0.98}

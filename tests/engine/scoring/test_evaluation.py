@@ -16,12 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-import engine.evaluation
-import engine.imagescores
-import engine.setscores
 from datasets.images import read_rgb
-from engine.evaluation import main
 from engine.predictor import PredictSpec, predict
+from engine.scoring import evaluation, imagescores, setscores
+from engine.scoring.evaluation import main
 from metrics import AlignmentError, niqe, psnr, psnr_ssim_aligned, ssim_matlab_rgb, ssim_per_channel
 from metrics.downloads import DownloadError
 from metrics.fid import frechet_distance, kernel_distance
@@ -67,12 +65,12 @@ def refused(*arguments: str) -> None:
 @pytest.fixture
 def scored(monkeypatch):
     """The names of the images that are measured, as they are."""
-    names, original = [], engine.imagescores.score_image
+    names, original = [], imagescores.score_image
 
     def spy(task, niqe_model):
         names.append((task[0].name, tuple(task[1])))
         return original(task, niqe_model)
-    monkeypatch.setattr(engine.imagescores, "score_image", spy)
+    monkeypatch.setattr(imagescores, "score_image", spy)
     return names
 
 
@@ -116,19 +114,19 @@ def test_missing_extra_misshapen_and_damaged_images_stop_everything_or_are_left_
 def test_a_stopped_run_goes_on(place, scored, monkeypatch):
     main([*FAST, *SIMPLE, "--output", "undisturbed"])
     scored.clear()
-    original = engine.imagescores.PAIR_FUNCTIONS["psnr"]
+    original = imagescores.PAIR_FUNCTIONS["psnr"]
 
     def interrupted(restored, sharp):
         if len(scored) == 4:
             raise KeyboardInterrupt
         return original(restored, sharp)
-    monkeypatch.setitem(engine.imagescores.PAIR_FUNCTIONS, "psnr", interrupted)
+    monkeypatch.setitem(imagescores.PAIR_FUNCTIONS, "psnr", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main([*FAST, *SIMPLE])
     assert len(table(place)) == 3 and record(place)["complete"] is False
     with (place / "out_scores" / "scores.csv").open("a") as file:
         file.write("004,abc,30.")  # as a kill leaves it
-    monkeypatch.setitem(engine.imagescores.PAIR_FUNCTIONS, "psnr", original)
+    monkeypatch.setitem(imagescores.PAIR_FUNCTIONS, "psnr", original)
     scored.clear()
     main([*FAST, *SIMPLE])
     assert [name for name, _ in scored] == ["003", "004"]
@@ -273,14 +271,14 @@ def features(monkeypatch):
         asked.extend(paths)
         return np.stack([cv2.resize(read_rgb(path), (4, 4), interpolation=cv2.INTER_AREA).ravel()
                          for path in paths]).astype(np.float64)
-    monkeypatch.setattr(engine.setscores, "image_features", coarse)
-    monkeypatch.setattr(engine.evaluation, "how_sets_are_scored", lambda *_: {"backbone": "a coarse grid"})
+    monkeypatch.setattr(setscores, "image_features", coarse)
+    monkeypatch.setattr(evaluation, "how_sets_are_scored", lambda *_: {"backbone": "a coarse grid"})
     return asked, coarse
 
 
 def use_network(monkeypatch, load):
-    monkeypatch.setattr(engine.evaluation, "load_network", load)
-    monkeypatch.setattr(engine.imagescores, "load_network", load)
+    monkeypatch.setattr(evaluation, "load_network", load)
+    monkeypatch.setattr(imagescores, "load_network", load)
 
 
 def test_networks_run_one_by_one_here_and_in_batches_on_a_gpu(place, monkeypatch):
@@ -291,8 +289,8 @@ def test_networks_run_one_by_one_here_and_in_batches_on_a_gpu(place, monkeypatch
     assert scores["value"] == pytest.approx(statistics.fmean(expected.values())) and scores["how"]["backbone"]
     cv2.imwrite("out/002.png", np.zeros((30, 40, 3), np.uint8))
     cv2.imwrite("GoPro/test/sharp/002.png", np.full((30, 40, 3), 7, np.uint8))
-    samples = engine.evaluation.find_samples(Path("out"), [Path("GoPro/test/sharp")], None, True).samples
-    batched = dict(engine.imagescores.score_on_gpu([(one, ["lpips_alex"]) for one in samples], torch.device("cuda")))
+    samples = evaluation.find_samples(Path("out"), [Path("GoPro/test/sharp")], None, True).samples
+    batched = dict(imagescores.score_on_gpu([(one, ["lpips_alex"]) for one in samples], torch.device("cuda")))
     assert list(batched) == list(expected)  # in order, over a change of size
     assert {name: one["lpips_alex"] for name, one in batched.items()} == expected | {"002": 7.0}
 
@@ -301,7 +299,7 @@ def test_offline_the_rest_of_the_table_is_made_and_the_reason_is_printed_once(pl
     def offline(*_):
         raise DownloadError("alexnet.pth cannot be downloaded; put it at cache/alexnet.pth")
     use_network(monkeypatch, offline)
-    monkeypatch.setattr(engine.evaluation, "how_sets_are_scored", offline)
+    monkeypatch.setattr(evaluation, "how_sets_are_scored", offline)
     main([*FAST, "psnr", "lpips", "fid", "kid"])
     scores = record(place)["metrics"]
     assert scores["psnr"]["value"] > 0
@@ -376,7 +374,7 @@ def test_what_made_the_images_is_recorded(place):
 
 def test_the_predict_scripts_evaluate_when_asked(place, features, monkeypatch, capsys):
     use_network(monkeypatch, lambda *_: Distance())
-    monkeypatch.setattr(engine.evaluation, "cores", lambda: 1)  # the network above lives in this process alone
+    monkeypatch.setattr(evaluation, "cores", lambda: 1)  # the network above lives in this process alone
     weights = Path("best.pth")
     torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), weights)
     spec = PredictSpec("GoPro", "GoPro", "images", "best", "gopro", count=1111)

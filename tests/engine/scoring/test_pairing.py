@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.layouts import LayoutError
-from engine.pairing import find_samples, match
+from engine.scoring.pairing import find_samples, match
 
 SCENES = {"GOPR0384_11_00": ("000001", "000002"), "GOPR0385_11_01": ("000001",)}
 LAYOUTS = ("{scene}/{frame}", "{scene}/blur/{frame}", "{scene}_{frame}", "{scene}-{frame}", "sharp/{scene}/{frame}",

@@ -14,8 +14,8 @@ import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
-from .config import ConfigError
-from .scoresheet import csv_line, whole_lines, write_whole
+from ..config import ConfigError
+from ..scoresheet import csv_line, whole_lines, write_whole
 
 FAILED = "failed: "  # before the reason why measuring had no result
 HEAD = ("name", "files")

@@ -18,7 +18,7 @@ from datasets.images import read_rgb
 from metrics import AlignmentError, niqe, psnr, psnr_ssim_aligned, ssim_matlab_rgb, ssim_per_channel
 from metrics.ssim import ssim_both
 
-from .ahead import ahead
+from ..ahead import ahead
 from .measurements import Score
 from .measures import ALIGNED, NETWORKS
 from .pairing import Sample

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from engine.comparison import compare
-from engine.measures import MEASURES, column_names
-from engine.table import Column, Line, Table
+from engine.scoring.comparison import compare
+from engine.scoring.measures import MEASURES, column_names
+from engine.scoring.table import Column, Line, Table
 
 COLUMNS = [Column("psnr", 2, True), Column("kid_over_blurred", 3, False)]
 LINES = [Line("Ground Truth (paper)", {"psnr": math.inf, "kid_over_blurred": 0.0}, competes=False),

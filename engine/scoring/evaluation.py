@@ -25,15 +25,15 @@ from metrics.downloads import DownloadError, sha256
 from metrics.fid import inception
 from metrics.niqe import LIVE_MODEL, load_model
 
-from . import distributed, provenance
+from .. import distributed, provenance
+from ..config import ConfigError, results_dir
+from ..console import readable_errors
+from ..scoresheet import write_whole
 from .comparison import compare
-from .config import ConfigError, results_dir
-from .console import readable_errors
 from .imagescores import Task, load_network, score_in_processes, score_on_gpu
 from .measurements import Measurements, stamp
 from .measures import ALIGNED, DATA_SETS, FLAGS, MEASURES, NETWORKS, PAIRWISE, PROFILES, column_names
 from .pairing import Pairing, Sample, find_samples, listed
-from .scoresheet import write_whole
 from .setscores import SetScores
 from .table import FORMATS
 
