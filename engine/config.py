@@ -84,7 +84,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Charbonnier + edge_weight * edge + contrast_weight * contrast, see ``losses.DeblurLoss``."""
+    """pixel + edge_weight * edge + contrast_weight * contrast, see ``losses.DeblurLoss``."""
+    pixel: typing.Literal["charbonnier", "mse"] = "charbonnier"     # mse is not the paper's
     edge_weight: float = 0.05
     contrast_weight: float = 0.0005
 

@@ -160,7 +160,8 @@ class Trainer:
                         git=git_hash(), **versions(), processes=self.world_size, device=self.device)
         distributed.barrier()
         with distributed.main_first():
-            self.loss = DeblurLoss(config.loss.edge_weight, config.loss.contrast_weight).to(self.device, self.dtype)
+            self.loss = DeblurLoss(config.loss.edge_weight, config.loss.contrast_weight, pixel=config.loss.pixel
+                                   ).to(self.device, self.dtype)
         self.batches = iter(self.feed.batches(self.iteration))  # forks processes now, before other threads hold locks
         self.validation = Validation(self.feed.validation_images(), self.device) if self.feed.val_pairs else None
         # Strides of sides of one pixel or channel differ there, which costs nothing.

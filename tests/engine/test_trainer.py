@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.config import load_config
 from engine.console import readable_errors
@@ -50,6 +51,13 @@ def test_a_run_learns_scores_and_leaves_everything_behind(place):
     average = {name.removeprefix("module."): value for name, value in state["ema_state"].items()}
     average.pop("n_averaged")
     assert equal(average, weights(place))
+
+
+def test_the_recipes_pixel_term_is_the_one_trained_with(place, monkeypatch):
+    monkeypatch.chdir(place)
+    Trainer(load_config("tiny", 1, ["loss.pixel=mse", "loss.edge_weight=0", "train.epochs=1"]), "cpu").fit()
+    logged = EventAccumulator("results/tiny/logs/stage1").Reload()
+    assert logged.Scalars("train/mse")[-1].value == logged.Scalars("train/loss")[-1].value
 
 
 @pytest.mark.slow
@@ -223,11 +231,12 @@ def test_a_cache_that_does_not_fit_is_one_clear_line(place, monkeypatch, capsys)
 
 
 def test_recipes_of_the_repository_are_valid():
-    stages = sorted(path for path in (workplace.ROOT / "configs").glob("*/config_stage*.yaml"))
+    configs = workplace.ROOT / "configs"
+    stages = sorted(configs.rglob("config_stage*.yaml"))
     assert len(stages) >= 9
     for path in stages:
-        config = load_config(path.parent.name, int(path.stem[-1]))
-        assert config.job_name == path.parent.name
+        job_name = str(path.parent.relative_to(configs))
+        assert load_config(job_name, int(path.stem[-1])).job_name == job_name
 
 
 def test_readers_end_without_a_word(place):

@@ -10,6 +10,7 @@ import torch
 from losses import ContrastLoss, DeblurLoss, charbonnier, contrast, edge
 from losses.contrast import blur_mask, vgg19_features, vgg19_layers
 from losses.edge import laplacian
+from metrics import psnr_torch
 from tests.parity import fill, image
 
 PARITY = json.loads((Path(__file__).parents[1] / "fixtures" / "parity" / "loss_parity.json").read_text())
@@ -124,6 +125,13 @@ def test_frozen_features_stay_frozen(features):
 def test_weight_zero_needs_no_vgg():
     total, terms = DeblurLoss(contrast_weight=0)(*[image((1, 3, 16, 16), k) for k in range(3)])
     assert set(terms) == {"charbonnier", "edge"} and torch.isfinite(total)
+
+
+def test_the_squared_error_is_what_psnr_counts():
+    restored, sharp = image((1, 3, 16, 16), 0), image((1, 3, 16, 16), 1)
+    total, terms = DeblurLoss(edge_weight=0, contrast_weight=0, pixel="mse")(restored, sharp, sharp)
+    assert terms == {"mse": total}
+    assert -10 * math.log10(total.item()) == pytest.approx(psnr_torch(restored + 0.5, sharp + 0.5).item(), rel=1e-5)
 
 
 def test_vgg_weights_from_the_file(tmp_path, features):
