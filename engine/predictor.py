@@ -34,7 +34,7 @@ from .scoring.evaluation import Request, evaluate
 
 READERS, WRITERS = 2, 4  # threads; decoding, encoding and scoring release Python's lock
 # What decides a result's values: a folder never mixes images made with different ones.
-DECISIVE = ("weights_sha256", "kl_gate", "precision", "tile", "overlap", "local_pooling", "input")
+DECISIVE = ("weights_sha256", "kl_gate", "precision", "tile", "overlap", "local_pooling", "self_ensemble", "input")
 SCORES = ("psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")
 
 
@@ -206,6 +206,7 @@ def make_record(spec: PredictSpec, arguments: argparse.Namespace, weights: Path,
         "tile": restorer.tile,
         "overlap": restorer.overlap if restorer.tile else None,
         "local_pooling": restorer.local_pooling,
+        "self_ensemble": restorer.self_ensemble or None,  # as in records from before there was a choice
         "streamed": restorer.streamed,
         "compiled": arguments.compile,
         "batch_size": arguments.batch_size,

@@ -19,6 +19,7 @@ from models.weights import load_network
 
 from . import distributed
 from .config import CONFIGS, config_path, model_options, models_dir, shipped_weights
+from .ensemble import restore_ensemble
 from .memory import (
     GIB,
     MARGIN,
@@ -62,6 +63,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_pooling", type=int, metavar="N",
                         help="average over windows of N pixels, the training crops' size, instead of whole rows, "
                              "columns and images: other results, where images are larger than that")
+    parser.add_argument("--self_ensemble", action="store_true",
+                        help="restore each image in its eight flips and turns and take the mean: a little nearer to "
+                             "the sharp image, for eight times the time")
     parser.add_argument("--compile", action="store_true",
                         help="compile the network with torch.compile first, into CUDA graphs on a GPU: a minute or "
                              "more for each size of image, worth it for many of one size; the same to rounding")
@@ -140,14 +144,15 @@ class Restorer:
         streamed: restores whole images band by band, see `models.streaming`; None: on a CPU, where that is quicker.
         compiled: restores with torch.compile's network, made anew for each size of image.
         local_pooling: side in pixels of the windows to average over, see `models.local_pooling`; nothing is streamed.
+        self_ensemble: restores all flips and turns of an image, see `engine.ensemble`.
     """
 
     def __init__(self, weights: Path, job_name: str, device: torch.device, precision: str = "fp32",
                  tile: int | str | None = None, overlap: int = 32, streamed: bool | None = None,
-                 compiled: bool = False, local_pooling: int | None = None):
+                 compiled: bool = False, local_pooling: int | None = None, self_ensemble: bool = False):
         self.network = load_network(weights, **_options(weights, job_name, device)).to(device)
         set_local_pooling(self.network, local_pooling)
-        self.local_pooling = local_pooling
+        self.local_pooling, self.self_ensemble = local_pooling, self_ensemble
         self._compiled = torch.compile(self.network, mode="reduce-overhead", dynamic=False) if compiled else None
         self.device, self.precision, self.overlap = device, precision, overlap
         self.auto, self.tile = tile == AUTO, None if tile == AUTO else tile
@@ -162,7 +167,7 @@ class Restorer:
         """As the flags of `add_flags` and --job_name say."""
         return cls(weights, arguments.job_name, distributed.device(arguments.device), arguments.precision,
                    arguments.tile, arguments.overlap, arguments.stream or None, arguments.compile,
-                   arguments.local_pooling)
+                   arguments.local_pooling, arguments.self_ensemble)
 
     @property
     def kl_gate(self) -> str:
@@ -171,10 +176,10 @@ class Restorer:
     @property
     def way(self) -> str:
         """How images are restored, in words."""
-        pooling = f", averages over {self.local_pooling} pixels" if self.local_pooling else ""
-        if self.tile:
-            return f"tiles of {self.tile} x {self.tile} pixels{pooling}"
-        return "whole images, streamed" if self.streamed else f"whole images{pooling}"
+        images = f"tiles of {self.tile} x {self.tile} pixels" if self.tile else "whole images"
+        return (f"{images}{', streamed' if self.streamed else ''}"
+                f"{f', averages over {self.local_pooling} pixels' if self.local_pooling else ''}"
+                f"{', mean over eight flips and turns' if self.self_ensemble else ''}")
 
     @torch.inference_mode()
     def settle(self, batch: int, height: int, width: int) -> str:
@@ -220,7 +225,8 @@ class Restorer:
         self._synchronise()
         started = time.perf_counter()
         try:
-            restored = self._run(padded)[..., :height, :width].float().clamp(-0.5, 0.5)
+            restored = restore_ensemble(self._run, padded) if self.self_ensemble else self._run(padded)
+            restored = restored[..., :height, :width].float().clamp(-0.5, 0.5)
             self._synchronise()
             return restored, time.perf_counter() - started
         except (RuntimeError, MemoryError) as error:
