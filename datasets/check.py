@@ -4,9 +4,9 @@
     python -m datasets.check BLURRED SHARP
 
 Counts the pairs of each split, compares all sizes, names the data set with the counts expected of it, and measures on a
-sample of images: the blurred images' PSNR, whether blurred and sharp are swapped, and in which light the frames of the
-blurred images were averaged, which tells GoPro's `blur` from its `blur_gamma`. Exit status: 0 good, 1 problems found, 2
-bad usage.
+sample of images: the blurred images' PSNR and brightness, whether blurred and sharp are swapped, and in which light the
+frames of the blurred images were averaged, which tells GoPro's `blur` from its `blur_gamma`. Exit status: 0 good, 1
+problems found, 2 bad usage.
 """
 import argparse
 import math
@@ -30,18 +30,21 @@ PLAIN, LINEAR, WITHIN, LARGEST_ERROR = 1.0, 2.2, 0.45, 0.25
 TILES_ACROSS = 12
 LEAST_EXCESS = 5e-4  # Tiles with less blur than this say nothing about the light.
 SAME_PSNR = 60.0
+NOTABLE_GLOW = 1.5   # 8-bit levels; GoPro's `blur` has less than half a one, REDS 4 to 5
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What a sample of pairs shows.
 
-    psnr: mean PSNR of the blurred images in dB. brightness: mean of the sharp images in 8-bit levels.
+    psnr: mean PSNR of the blurred images in dB. brightness: mean of the sharp images in 8-bit levels. glow: by how many
+    levels the blurred ones are brighter.
     sharpness: gradient energy of the blurred images over that of the sharp ones, the median.
     exponent, error: of the light that frames were averaged in, with its standard error; NaN where nothing shows it.
     """
     psnr: float
     brightness: float
+    glow: float
     sharpness: float
     exponent: float
     error: float
@@ -111,15 +114,17 @@ def recognise(pairs: Sequence[Pair], split: str | None) -> tuple[str | None, str
 
 def measure(pairs: Sequence[Pair]) -> Measurement:
     """Measures pairs that have sharp images."""
-    psnr, brightness, sharpness, sums = [], [], [], []
+    psnr, brightness, glow, sharpness, sums = [], [], [], [], []
     for pair in tqdm(pairs, "Measuring", unit="pair", leave=False, disable=None):
         blurred, sharp = (read_rgb(path).astype(np.float32) / 255 for path in (pair.blurred, pair.sharp))
         psnr.append(-10 * math.log10(max(1e-10, float(np.mean((blurred - sharp)**2)))))
         brightness.append(255 * float(sharp.mean()))
+        glow.append(255 * float(blurred.mean()) - brightness[-1])
         sharpness.append(_gradient_energy(blurred) / max(1e-12, _gradient_energy(sharp)))
         sums.append(_excess_sums(blurred, sharp))
     exponent, error = _light_exponent(np.array(sums))
-    return Measurement(float(np.mean(psnr)), float(np.mean(brightness)), float(np.median(sharpness)), exponent, error)
+    return Measurement(float(np.mean(psnr)), float(np.mean(brightness)), float(np.mean(glow)),
+                       float(np.median(sharpness)), exponent, error)
 
 
 def _check_counts(pairs: Sequence[Pair], name: str | None, split: str | None) -> list[str]:
@@ -160,6 +165,9 @@ def _check_pixels(pairs: Sequence[Pair], name: str | None, samples: int) -> list
         return ["blurred and sharp images are the same"]
     if found.sharpness > 1:
         return [f"the blurred images have {found.sharpness:.2f} x the sharp ones' gradient energy: are they swapped?"]
+    if abs(found.glow) > NOTABLE_GLOW:
+        print(f"  the blurred ones are {abs(found.glow):.1f} levels {'brighter' if found.glow > 0 else 'darker'}: "
+              "a network trained on these learns to change the brightness of others too")
     if name == "RealBlur":
         return []  # Photographed, not averaged.
     light = _light_name(found)

@@ -52,6 +52,19 @@ def test_measures_psnr(tmp_path: Path) -> None:
     assert found.brightness == pytest.approx(image.mean(), abs=0.01)
 
 
+def test_a_change_of_brightness_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    image = textured(60, 60, 1).astype(int) // 2 + 8
+    blurred = (image + np.roll(image, 1, axis=0)) / 2
+    for difference, words in ((1, None), (6, "levels brighter"), (-3, "levels darker")):
+        for number in range(2):
+            save(tmp_path / "blur" / f"{number}.png", np.rint(blurred + difference).astype(np.uint8))
+            save(tmp_path / "sharp" / f"{number}.png", image.astype(np.uint8))
+        assert measure(find_pairs(tmp_path)).glow == pytest.approx(difference, abs=0.1)
+        main([str(tmp_path)])
+        output = capsys.readouterr().out
+        assert words in output if words else "levels" not in output
+
+
 def test_undecided_where_nothing_is_blurred(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rng = np.random.default_rng(0)
     for number in range(4):
