@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the data that XYScanNet-T learns from, datasets/xyscannet_t/{train,val}: 3420 pairs of tiles, 18 to validate on.
+# Makes the data that XYScanNet-T learns from, datasets/xyscannet_t/{train,val}: 3420 pairs of tiles, 18 to validate on;
+# and plain_{train,val}, 2790 and 8 of them.
 #     configs/xyscannet_t/data.sh GOPRO CLIP REDS PHOTOS
 # GOPRO:  GoPro's training scene GOPR0372_07_00, {blur,sharp}/000047 to 000129.
 # CLIP:   the raw 240 fps frames 000001 to 000299 of GoPro's training sequence GOPR0477_11_00.
@@ -7,7 +8,7 @@
 # PHOTOS: the photographs that photos.txt lists, in one folder.
 # Needs 2.5 GB beside the tiles' sources, and half an hour on two cores.
 set -eu
-if [ $# -ne 4 ]; then sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
+if [ $# -ne 4 ]; then sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 gopro=$(realpath "$1") clip=$(realpath "$2") reds=$(realpath "$3") photos=$(realpath "$4")
 python=${PYTHON:-python} out=datasets/xyscannet_t parts=datasets/xyscannet_t/parts
 if [ -e "$out" ]; then echo "$out is there already; move it away first" >&2; exit 1; fi
@@ -77,4 +78,18 @@ for kind in blur sharp; do
             ln -s "$scene" "$out/val/test/$kind/$size-$(basename "$scene")"
         done
     done
+done
+
+# The same without REDS' own pairs, whose sharp images are darker than the blurred ones; hand-shake over its frames stays.
+out=$(realpath "$out")
+mkdir -p "$out/plain_train"
+for scene in "$out"/train/*; do
+    case $(basename "$scene") in
+        real-REDS_* | halfreal-REDS_*) ;;
+        *) ln -s "$scene" "$out/plain_train/" ;;
+    esac
+done
+for kind in blur sharp; do
+    mkdir -p "$out/plain_val/test/$kind"
+    for scene in "$out/val/test/$kind"/*GOPR*; do ln -s "$scene" "$out/plain_val/test/$kind/"; done
 done

@@ -32,18 +32,26 @@ def sources(folder: Path) -> list[str]:
     return [str(folder / name) for name in ("gopro", "clip", "reds", "photos")]
 
 
+def scenes(folder: Path, name: str, split: str) -> set[str]:
+    """Of one of the folders made, as the training script finds them."""
+    return {pair.name.split("/")[0] for pair in find_pairs(folder / "datasets" / "xyscannet_t" / name, split)}
+
+
 @pytest.mark.slow
 def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(repository)}
     command = [str(repository / SCRIPT), *sources(tmp_path / "sources")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    train = {pair.name.split("/")[0] for pair in find_pairs(tmp_path / "datasets" / "xyscannet_t" / "train", "train")}
+    train, plain_train = (scenes(tmp_path, name, "train") for name in ("train", "plain_train"))
     parts = {name.split("-")[0] for name in train}
     assert parts == {"real", "clip", "streets", "photos", "mild", "halfreal", "halfclip", "halfstreets"}
-    val = {pair.name.split("/")[0] for pair in find_pairs(tmp_path / "datasets" / "xyscannet_t" / "val", "test")}
+    val, plain_val = (scenes(tmp_path, name, "test") for name in ("val", "plain_val"))
     assert val == {f"{size}-{scene}" for size in ("full", "half") for scene in ("GOPR0372_07_00", "REDS_001")}
     assert not any("REDS_001" in name or "000123" in name for name in train)
+    left_out = {f"{part}-REDS_{scene}" for part in ("real", "halfreal") for scene in ("000", "003", "020")}
+    assert train - plain_train == left_out
+    assert plain_train < train and plain_val == {"full-GOPR0372_07_00", "half-GOPR0372_07_00"}
 
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert again.returncode == 1 and "is there already" in again.stderr
