@@ -1,7 +1,7 @@
 """Self-ensemble: the mean over an image's eight flips and turns, restored one by one and turned back.
 
-Timofte et al. 2016, https://arxiv.org/abs/1511.02228 (enhanced prediction); papers mark such results with a plus. A
-network that scans from left to right and from top to bottom only sees each of its directions both ways so.
+Timofte et al. 2016, https://arxiv.org/abs/1511.02228 (enhanced prediction); papers mark such results with a plus. So a
+network that scans only from left to right and from top to bottom sees each direction both ways.
 """
 import itertools
 from collections.abc import Callable

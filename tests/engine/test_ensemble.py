@@ -1,20 +1,17 @@
 """Self-ensemble: the mean over the square's symmetries, by an independent listing, and symmetric itself."""
+import argparse
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from engine.ensemble import restore_ensemble
-from engine.restorer import Restorer
-from models import XYScanNet
+from engine.predictor import PredictSpec, predict
+from engine.restorer import Restorer, add_flags
+from tests.workplace import make_pairs
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
-    torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), path)
-    return path
 
 
 def images_of(height, width):
@@ -49,3 +46,28 @@ def test_turns_with_its_image(weights):
 def test_leaves_what_is_symmetric_already_alone():
     images = images_of(5, 9)
     torch.testing.assert_close(restore_ensemble(torch.tanh, images), torch.tanh(images))
+
+
+def test_the_flag_reaches_the_restorer(weights):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job_name", default="none")
+    add_flags(parser)
+    for flags, chosen in ((["--self_ensemble"], True), ([], False)):
+        restorer = Restorer.from_flags(weights, parser.parse_args(["--device", "cpu", *flags]))
+        assert restorer.self_ensemble is chosen and not restorer.local_pooling
+
+
+def test_a_folder_never_mixes_images_with_and_without(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_pairs(tmp_path / "datasets" / "GoPro")
+    spec = PredictSpec("GoPro", "datasets/GoPro", "images", "best")
+    arguments = ["--job_name", "none", "--device", "cpu", "--weights", str(weights)]
+    predict(spec, arguments)
+    with pytest.raises(SystemExit):
+        predict(spec, [*arguments, "--self_ensemble"])
+    assert "self_ensemble: None then, True now" in capsys.readouterr().err
+    record = Path("results/none/images.json")   # as one from before the flag: without it
+    record.write_text(json.dumps({key: value for key, value in json.loads(record.read_text()).items()
+                                  if key != "self_ensemble"}))
+    predict(spec, arguments)
+    predict(spec, [*arguments, "--self_ensemble", "--overwrite"])

@@ -19,18 +19,9 @@ from engine.restorer import (
     pad_by_reflection,
     to_levels,
 )
-from models import XYScanNet
 from tests.workplace import make_config
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
-    torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), path)
-    return path
 
 
 def images_of(height: int, width: int, count: int = 1, seed: int = 0) -> torch.Tensor:

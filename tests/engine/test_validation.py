@@ -7,18 +7,15 @@ import torch
 from engine.restorer import Restorer, from_levels, to_levels
 from engine.validation import Validation
 from metrics import psnr_torch
-from models import XYScanNet
 
 
 @pytest.mark.parametrize("height, width", [(20, 12), (33, 41)])
-def test_scores_what_prediction_writes(tmp_path, height, width):
+def test_scores_what_prediction_writes(weights, height, width):
+    restorer = Restorer(weights, "none", torch.device("cpu"))
     torch.manual_seed(0)
-    network = XYScanNet(dim=8, num_blocks=(1, 1, 1))
-    torch.save(network.state_dict(), tmp_path / "tiny.pth")
     images = [tuple(torch.randint(256, (3, height, width), dtype=torch.uint8) for _ in range(2)) for _ in range(3)]
-    scores, pictures = Validation([(*pair, "name") for pair in images], torch.device("cpu"))(network,
+    scores, pictures = Validation([(*pair, "name") for pair in images], torch.device("cpu"))(restorer.network,
                                                                                            contextlib.nullcontext)
-    restorer = Restorer(tmp_path / "tiny.pth", "none", torch.device("cpu"))
     expected = []
     for blurred, sharp in images:
         restored, _ = restorer.restore(from_levels([blurred.permute(1, 2, 0).numpy()]))
