@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from analysis.figure import FigureError, check_name, new_figure, save
+from analysis.figure import check_name, new_figure, save
 from analysis.subjects import Subject, SubjectError, add_flags, check_flags, read_patch, read_subject, untrained_subject
 from engine import distributed
-from engine.console import MISTAKES
+from engine.console import readable_errors
 from engine.restorer import to_levels
 from models.ss2d import SS2D
 
@@ -61,7 +61,7 @@ class Residual:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
-    try:
+    with readable_errors():
         check_name(arguments.output)
         subjects = [read_subject(label, file) for label, file in arguments.weights] or [
             untrained_subject(scan, scan=scan) for scan in UNTRAINED]
@@ -78,9 +78,6 @@ def main(argv: list[str] | None = None) -> int:
                             0.9 + PANEL * len(residuals))
         draw(figure, residuals, to_levels(patch)[0], f"decoder level {arguments.level}, block {arguments.block}")
         save(figure, arguments.output)
-    except (SubjectError, FigureError, OSError, *MISTAKES) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     print(f"picture: {arguments.output}")
     return 0
 

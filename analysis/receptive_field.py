@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from analysis.figure import FigureError, check_name, new_figure, save
+from analysis.figure import check_name, new_figure, save
 from analysis.subjects import Subject, SubjectError, add_flags, check_flags, read_patch, read_subject, untrained_subject
 from datasets.layouts import AmbiguityError, find_pairs
 from engine import distributed
-from engine.console import MISTAKES
+from engine.console import readable_errors
 from engine.memory import is_out_of_memory
 from models.xyscannet import XYScanNet
 
@@ -46,7 +46,7 @@ FLOOR = 1e-5  # of the mean contribution: what is weaker has the darkest colour;
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
-    try:
+    with readable_errors():
         check_name(arguments.output)
         figure = new_figure(1.2 + 3.6 * (len(arguments.weights) or len(UNTRAINED)), 5.6)
         subjects = [read_subject(label, file) for label, file in arguments.weights] or [
@@ -58,9 +58,6 @@ def main(argv: list[str] | None = None) -> int:
         fields = measure(subjects, paths, arguments.size, device)
         draw(figure, subjects, fields, len(paths))
         save(figure, arguments.output)
-    except (SubjectError, FigureError, OSError, *MISTAKES) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     print(f"\nshare of the area, in %, over {len(paths)} images of {arguments.size} x {arguments.size} pixels\n")
     print(table(subjects, fields))
     print(f"\npicture: {arguments.output}")

@@ -243,7 +243,9 @@ def not_png(folder):
                                   other_weights, infinite_weights, bad_recipe, not_png])
 def test_bad_input_is_named_and_nothing_is_written(folder, capsys, case):
     more, expected = case(folder)
-    assert main(arguments(folder, *more)) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(folder, *more))
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and all(text in error for text in expected), error
     assert not (folder / "new").exists()

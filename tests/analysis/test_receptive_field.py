@@ -252,7 +252,9 @@ def not_png(folder):
                                   infinite_weights, not_png])
 def test_bad_input_is_named_and_nothing_is_written(folder, capsys, case):
     more, expected = case(folder)
-    assert main(arguments(folder, *more)) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(folder, *more))
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert "error: " in error and all(text in error for text in expected), error
     assert not (folder / "new").exists()
@@ -267,7 +269,9 @@ def test_where_the_memory_does_not_suffice_a_smaller_size_is_advised(folder, mon
 
 def test_without_matplotlib_the_message_says_what_to_install(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main(arguments(folder)) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(folder))
+    assert stop.value.code == 2
     assert "pip install -e .[metrics]" in capsys.readouterr().err
 
 

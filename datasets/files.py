@@ -1,0 +1,76 @@
+"""Files and folders on disk: written atomically and synced, walked without loops."""
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary file to write in place of ``path``, which gets its name when the block ends without an error.
+
+    Whatever happens, ``path`` is either the old file or the whole new one, also after a power cut: the content is on
+    disk before the rename, the rename when this returns. Every writer has a temporary name of its own. Makes the
+    folders above ``path``; leaves nothing behind on an error.
+
+    Raises:
+        OSError: what the file system reports (full, read-only, forbidden), with ``path`` as its file name.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        with suppress(OSError):         # the error on its way out says more
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
+    """Write ``content`` (text as UTF-8) to ``path``, see `atomic`."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the folder's names on disk (POSIX; elsewhere folders cannot be opened)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def walk(folder: str | os.PathLike, skip: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every regular file below ``folder``, in sorted order, links followed, each folder visited once.
+
+    A folder that several links lead to, or that contains itself by a link, is visited under the first of its names
+    alone. FIFOs, sockets and devices, hidden files and folders, and the folders in ``skip`` are passed over.
+
+    Raises:
+        OSError: for a folder that cannot be read.
+    """
+    seen = {Path(path).resolve() for path in skip}
+    yield from _walk(Path(folder), seen)
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    if (resolved := folder.resolve()) in seen:
+        return
+    seen.add(resolved)
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    # Files first: then a link beside a real folder does not take its place.
+    yield from (entry for entry in entries if entry.is_file())
+    for entry in sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: (entry.is_symlink(), entry)):
+        yield from _walk(entry, seen)
+
