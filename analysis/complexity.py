@@ -26,7 +26,7 @@ from engine.memory import GIB
 from engine.scoring.comparison import PAPERS
 from engine.scoring.table import FORMATS, NOT_MEASURED, Column, Figure, Line, Table
 from metrics.paper import paper_table
-from models.selective_scan import resolve_backend
+from models.ops.selective_scan import resolve_backend
 
 MODULES = "modules"  # the tables by module
 HERE = " (here)"

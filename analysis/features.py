@@ -141,19 +141,18 @@ def by_direction(network: nn.Module, module: nn.Module, patch: torch.Tensor) -> 
 
     FORWARD alone where the module scans in one direction; else FORWARD, BACKWARD and their sum BOTH.
     """
-    arguments = []
-    handle = module.register_forward_pre_hook(lambda _, positional: arguments.extend(positional))
+    inputs = []
+    handle = module.register_forward_pre_hook(lambda _, positional: inputs.extend(positional))
     try:
         network.residual(patch)
     finally:
         handle.remove()
-    features, norm = arguments
-    added = module(features, norm) - features
+    added = module(*inputs)
     if not module.mamba.bidirectional:
         return {FORWARD: added}
     module.mamba.bidirectional = False
     try:
-        forward = module(features, norm) - features
+        forward = module(*inputs)
     finally:
         module.mamba.bidirectional = True
     return {FORWARD: forward, BACKWARD: added - forward, BOTH: added}

@@ -26,7 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import XYScanNet
 from models.fusion import AFF
-from models.vssm import IntraVSSM
 
 WHOLE = ""  # the name that PyTorch gives to a module among its own modules
 
@@ -44,9 +43,8 @@ class Macs(NamedTuple):
 def count(module: nn.Module, *shape: int, as_written: bool = False) -> Macs:
     """For one call with an input of ``shape``, nothing being computed.
 
-    as_written: layer by layer as the paper writes them, where the network takes another order for the same numbers:
-        S6's projections are multiplied into the 1x1 convolutions around them, and KLFF's convolutions come before
-        the up-sampling.
+    as_written: as the paper writes them, where the network takes another order for the same numbers: KLFF's
+        convolutions come before the up-sampling.
     """
     scan = torch.ops.xyscannet.selective_scan
     with ExitStack() as stack:
@@ -92,22 +90,14 @@ def _visible(as_written: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch("models.mamba.causal_conv_silu", _causal_conv_silu))
         if as_written:
-            stack.enter_context(patch.object(IntraVSSM, "dual_scanner", _dual_scanner))
             stack.enter_context(patch("models.fusion._resize", _resize))
         yield
 
 
 def _causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, _backend: str) -> torch.Tensor:
-    """models.causal_conv's, by the convolution that PyTorch counts."""
+    """models.ops.causal_conv's, by the convolution that PyTorch counts."""
     padded = F.pad(x.flatten(0, -3), (weight.shape[1] - 1, 0))
     return F.silu(F.conv1d(padded, weight.unsqueeze(1), bias, groups=len(weight))).unflatten(0, x.shape[:-2])
-
-
-def _dual_scanner(vssm: IntraVSSM, features: torch.Tensor) -> torch.Tensor:
-    """Eq. 3 with each layer by itself."""
-    F_h, F_v = F.linear(features, vssm.conv_input.matrix).chunk(2, dim=-1)
-    scanned = torch.cat([vssm.mamba(F_h, dim=2), vssm.mamba(F_v, dim=1)], dim=-1)
-    return F.linear(scanned, vssm.fuse_out.matrix)
 
 
 def _resize(conv: nn.Conv2d, features: torch.Tensor, size: torch.Size) -> torch.Tensor:

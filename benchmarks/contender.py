@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from engine.memory import GIB
 from models import XYScanNet
-from models.selective_scan import BACKENDS
+from models.ops.selective_scan import BACKENDS
 
 from . import measure
 from .floor import Work

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from engine.memory import free_memory, is_out_of_memory, peak_memory
-from models.selective_scan import BACKENDS, resolve_backend
+from models.ops.selective_scan import BACKENDS, resolve_backend
 
 try:
     import resource

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its f
 from benchmarks import measure  # noqa: E402
 from benchmarks.floor import Work, scan_work  # noqa: E402
 from engine import distributed  # noqa: E402
-from models.selective_scan import BACKENDS, selective_scan  # noqa: E402
+from models.ops.selective_scan import BACKENDS, selective_scan  # noqa: E402
 
 STATES = 16
 IMAGES = {"252": (16, 252, 252), "320": (8, 320, 320), "720p": (1, 720, 1280), "1080p": (1, 1080, 1920)}

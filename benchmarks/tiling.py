@@ -29,10 +29,10 @@ from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import LayoutError, find_pairs  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.restorer import from_levels, to_levels  # noqa: E402
+from engine.streaming import BAND, stream  # noqa: E402
 from engine.tiling import check_tile, restore_tiled  # noqa: E402
 from metrics import psnr  # noqa: E402
 from models import XYScanNet, load_network  # noqa: E402
-from models.streaming import BAND, stream  # noqa: E402
 
 COLUMNS = (("", -28), ("ms an image", 12), ("x whole", 9), ("memory MiB", 12), ("of it", 8), ("PSNR: of whole", 16),
            ("sharp", 8))

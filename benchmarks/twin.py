@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.selective_scan import selective_scan
+from models.ops.selective_scan import selective_scan
 
 
 class Twin(nn.Module):

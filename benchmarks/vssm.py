@@ -72,7 +72,7 @@ def run(contender: Contender, module: str, shape: tuple[int, ...], backward: boo
 
     def forward() -> torch.Tensor:
         with contender.autocast(device):
-            return x + vssm(norm(x)) if contender.name == "twin" else vssm(x, norm)
+            return x + vssm(norm(x))
 
     def forward_and_backward() -> None:
         vssm.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from datasets.layouts import LayoutError, find_pairs
-from models.selective_scan import BACKENDS, NATIVE, choose, why_not
+from models.ops.selective_scan import BACKENDS, NATIVE, choose, why_not
 
 from .config import CONFIGS, RESULTS
 from .provenance import git_hash, versions

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.local_pooling import COARSEST, set_local_pooling
-from models.selective_scan import why_not
-from models.streaming import BAND, stream
+from models.ops.selective_scan import why_not
 from models.weights import load_network
 
 from . import distributed
 from .config import CONFIGS, config_path, model_options, models_dir, shipped_weights
 from .ensemble import restore_ensemble
+from .local_pooling import COARSEST, use_local_pooling
 from .memory import (
     GIB,
     MARGIN,
@@ -32,6 +31,7 @@ from .memory import (
     largest_tile,
     streaming_cost,
 )
+from .streaming import BAND, stream, streams_exactly
 from .tiling import check_tile, restore_tiled
 
 logger = logging.getLogger(__name__)
@@ -141,9 +141,9 @@ class Restorer:
     Args:
         weights: the network's file, see `models.weights.load_network`; its other options are the job's.
         tile: side of the tiles in pixels; None restores whole images; "auto" is settled by the memory, see `settle`.
-        streamed: restores whole images band by band, see `models.streaming`; None: on a CPU, where that is quicker.
+        streamed: restores whole images band by band, see `streaming`; None: on a CPU, where that is quicker.
         compiled: restores with torch.compile's network, made anew for each size of image.
-        local_pooling: side in pixels of the windows to average over, see `models.local_pooling`; nothing is streamed.
+        local_pooling: side in pixels of the windows to average over, see `local_pooling`; nothing is streamed.
         self_ensemble: restores all flips and turns of an image, see `engine.ensemble`.
     """
 
@@ -151,13 +151,18 @@ class Restorer:
                  tile: int | str | None = None, overlap: int = 32, streamed: bool | None = None,
                  compiled: bool = False, local_pooling: int | None = None, self_ensemble: bool = False):
         self.network = load_network(weights, **_options(weights, job_name, device)).to(device)
-        set_local_pooling(self.network, local_pooling)
+        if local_pooling:
+            use_local_pooling(self.network, local_pooling)
         self.local_pooling, self.self_ensemble = local_pooling, self_ensemble
         self._compiled = torch.compile(self.network, mode="reduce-overhead", dynamic=False) if compiled else None
         self.device, self.precision, self.overlap = device, precision, overlap
         self.auto, self.tile = tile == AUTO, None if tile == AUTO else tile
         # Whether whole images are streamed, which is quicker on a CPU.
         self._bands = device.type == "cpu" and not compiled and not local_pooling if streamed is None else streamed
+        if self._bands and not streams_exactly(self.network):
+            logger.warning("%s: this network has been changed in a way that streaming does not know of; images are "
+                           "restored by the network itself, without streaming", weights)
+            self._bands = False
         self.streamed = self._bands and not self.tile
         self._per_pixel: float | None = None  # bytes, measured when first needed
         self._streaming: StreamingCost | None = None

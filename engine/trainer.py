@@ -12,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from losses import DeblurLoss
 from models import XYScanNet, load_weights
-from models.selective_scan import resolve_backend
+from models.ops.selective_scan import resolve_backend
 
 from . import distributed
 from .checkpoint import CheckpointError, load_state, random_state, save_atomic, save_state, set_random_state

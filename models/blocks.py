@@ -2,10 +2,29 @@
 from collections.abc import Iterable
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .convolution import DepthwiseConv, PointwiseConv
+from .ops.gated_depthwise import gated_depthwise
+from .ops.pointwise import pointwise
+
+
+class Conv1x1(nn.Conv2d):
+    """(B, C_in, H, W) -> (B, C_out, H, W), without bias."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return pointwise(x, self.weight)
+
+
+class Conv3x3(nn.Conv2d):
+    """(B, C_in, H, W) -> (B, C_out, H, W), zeros around, without bias; depth-wise for groups = C_in = C_out."""
+
+    def __init__(self, channels_in: int, channels_out: int, groups: int = 1):
+        super().__init__(channels_in, channels_out, 3, padding=1, groups=groups, bias=False)
 
 
 class ChannelNorm(nn.Module):
@@ -16,23 +35,23 @@ class ChannelNorm(nn.Module):
         self.body = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Channels come last in memory (see XYScanNet.forward), so that both permutations are free.
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.body.weight.dtype)
-            return self.body(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            x = self.body(rearrange(x, "b c h w -> b h w c").to(self.body.weight.dtype))
+        return rearrange(x, "b h w c -> b c h w")
 
 
 class GatedFFN(nn.Module):
-    """Gated depth-wise feed-forward network: SiLU(a) * b after a 1x1 and a depth-wise 3x3 convolution, added to x."""
+    """Gated depth-wise feed-forward network. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, dim: int):
         super().__init__()
-        self.project_in = PointwiseConv(dim, 2 * dim)
-        self.dwconv = DepthwiseConv(2 * dim)
-        self.project_out = PointwiseConv(dim, dim)
+        self.project_in = Conv1x1(dim, 2 * dim)
+        self.dwconv = Conv3x3(2 * dim, 2 * dim, groups=2 * dim)
+        self.project_out = Conv1x1(dim, dim)
 
-    def forward(self, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-        return self.project_out.add_to(x, self.dwconv.gated(self.project_in(norm(x))))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gated = gated_depthwise(self.project_in(x), self.dwconv.weight)     # SiLU(a) * b, (a, b) = dwconv(...)
+        return self.project_out(gated)
 
 
 class EncoderBlock(nn.Module):
@@ -44,8 +63,8 @@ class EncoderBlock(nn.Module):
         self.ffn1, self.ffn2 = GatedFFN(dim), GatedFFN(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.ffn1(x, self.norm1_ffn)
-        return self.ffn2(x, self.norm2_ffn)
+        x = x + self.ffn1(self.norm1_ffn(x))
+        return x + self.ffn2(self.norm2_ffn(x))
 
 
 class DecoderBlock(nn.Module):
@@ -62,10 +81,10 @@ class DecoderBlock(nn.Module):
         self.ffn1, self.ffn2 = GatedFFN(dim), GatedFFN(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.intra(x, self.norm1_ssm)
-        x = self.ffn1(x, self.norm1_ffn)
-        x = self.inter(x, self.norm2_ssm)
-        return self.ffn2(x, self.norm2_ffn)
+        x = x + self.intra(self.norm1_ssm(x))
+        x = x + self.ffn1(self.norm1_ffn(x))
+        x = x + self.inter(self.norm2_ssm(x))
+        return x + self.ffn2(self.norm2_ffn(x))
 
 
 class Level(nn.Sequential):
@@ -89,7 +108,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, channels: int, dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(channels, dim, 3, padding=1, bias=False)
+        self.proj = Conv3x3(channels, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.proj(x)
@@ -101,7 +120,7 @@ class Rescale(nn.Module):
     def __init__(self, dim_in: int, dim_out: int, factor: float):
         super().__init__()
         resize = nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
-        self.body = nn.Sequential(resize, nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False))
+        self.body = nn.Sequential(resize, Conv3x3(dim_in, dim_out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.body(x)

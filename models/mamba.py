@@ -7,14 +7,15 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
-from .causal_conv import causal_conv_silu
-from .selective_scan import selective_scan
+from .ops.causal_conv import causal_conv_silu
+from .ops.selective_scan import selective_scan
 
 
 class S6(nn.Module):
-    """(*, d_model), channels last, to the same shape: a causal, selective scan along one of the other dimensions.
+    """(*, L, d_model) -> the same shape: a causal, selective scan along L.
 
     bidirectional: adds the scan from end to start, by the same weights, in front of out_proj (paper, Table 6).
     """
@@ -34,30 +35,25 @@ class S6(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         init_step_size(self.dt_proj)
 
-    def forward(self, u: torch.Tensor, dim: int) -> torch.Tensor:
-        """Scans along ``dim``; every other dimension but the last is batch."""
-        return self.out_proj(self.scan(self.in_proj(u), dim))
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        xz = self.in_proj(u)
+        y = self.scan(xz)
+        if self.bidirectional:
+            y = y + self.scan(xz.flip(-2)).flip(-2)
+        return self.out_proj(y)
 
-    def scan(self, xz: torch.Tensor, dim: int) -> torch.Tensor:
-        """What lies between in_proj and out_proj: (*, 2 d_inner) -> (*, d_inner), channels last, along ``dim``."""
-        y = self.scan_onward(xz, dim)
-        return y + self.scan_onward(xz.flip(dim), dim).flip(dim) if self.bidirectional else y
-
-    def scan_onward(self, xz: torch.Tensor, dim: int) -> torch.Tensor:
-        """``scan`` from start to end."""
+    def scan(self, xz: torch.Tensor) -> torch.Tensor:
+        """What lies between in_proj and out_proj: (*, L, 2 d_inner) -> (*, L, d_inner)."""
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
-
-        # (*, d_inner, L): views, read by the fast backends where they lie, whether rows or columns.
-        x, z = xz.movedim(dim, -1).chunk(2, dim=-2)
-        x = causal_conv_silu(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, self.scan_backend)
-        dt, B, C = self.x_proj(x.movedim(-1, dim)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)          # its bias joins inside the scan, in fp32
-        delta, B, C = (t.movedim(dim, -1) for t in (delta, B, C))
+        x, z = rearrange(xz, "... l (two d) -> two ... d l", two=2)     # views: backends read them where they lie
+        x = causal_conv_silu(x, rearrange(self.conv1d.weight, "d 1 k -> d k"), self.conv1d.bias, self.scan_backend)
+        dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = F.linear(dt, self.dt_proj.weight)           # its bias joins inside the scan, in fp32
         # Autocast must not reach into the recurrence: half precision loses the state over long rows.
         with torch.autocast(xz.device.type, enabled=False):
-            y = selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, delta_softplus=True,
+            y = selective_scan(x, delta.mT, A, B.mT, C.mT, self.D, z, self.dt_proj.bias, delta_softplus=True,
                                backend=self.scan_backend)
-        return y.movedim(-1, dim)
+        return y.mT
 
 
 def init_step_size(projection: nn.Linear, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .convolution import PointwiseConv
+from .blocks import Conv1x1
 from .mamba import init_step_size
-from .selective_scan import selective_scan
+from .ops.selective_scan import selective_scan
+from .registry import Options, state_space
 
 
 class Route(nn.Module):
@@ -38,27 +39,29 @@ class Route(nn.Module):
         return y.transpose(1, 2)
 
 
+@state_space("ss2d")
 class SS2D(nn.Module):
-    """X + SS2D(norm(X)): (B, C, H, W) -> (B, C, H, W).
+    """(B, C, H, W) -> (B, C, H, W).
 
     The four routes: rows joined into one sequence, columns joined into one, and both from end to start.
     """
 
-    def __init__(self, dim: int, expand: float = 1.5, d_state: int = 16, scan_backend: str = "auto"):
+    def __init__(self, dim: int, options: Options = Options(), expand: float = 1.5,     # noqa: B008
+                 d_state: int = 16):
         super().__init__()
         d_inner, dt_rank = int(expand * dim), math.ceil(dim / 16)
-        self.in_proj = PointwiseConv(dim, 2 * d_inner)
+        self.in_proj = Conv1x1(dim, 2 * d_inner)
         self.conv2d = nn.Conv2d(d_inner, d_inner, 3, padding=1, groups=d_inner)
-        self.routes = nn.ModuleList(Route(d_inner, dt_rank, d_state, scan_backend) for _ in range(4))
+        self.routes = nn.ModuleList(Route(d_inner, dt_rank, d_state, options.scan_backend) for _ in range(4))
         self.out_norm = nn.LayerNorm(d_inner)
-        self.out_proj = PointwiseConv(d_inner, dim)
+        self.out_proj = Conv1x1(d_inner, dim)
 
-    def forward(self, X: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-        x, z = self.in_proj(norm(X)).chunk(2, dim=1)
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        x, z = self.in_proj(X).chunk(2, dim=1)
         y = self.scan(F.silu(self.conv2d(x)).permute(0, 2, 3, 1))
         with torch.autocast(y.device.type, enabled=False):
             y = self.out_norm(y.to(self.out_norm.weight.dtype)).permute(0, 3, 1, 2)
-        return self.out_proj.add_to(X, y * F.silu(z))
+        return self.out_proj(y * F.silu(z))
 
     def scan(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of the four routes, each pixel's results brought back to it: (B, H, W, E) -> (B, H, W, E)."""

@@ -5,10 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import DecoderBlock, EncoderBlock, Level, PatchEmbed, Rescale
-from .convolution import PointwiseConv
-from .variants import check_variant, fusion_module, state_space_modules
+from . import fusion as _fusion  # noqa: F401 (they register their modules)
+from .blocks import Conv1x1, Conv3x3, DecoderBlock, EncoderBlock, Level, PatchEmbed, Rescale
+from .registry import FUSIONS, STATE_SPACES, Options
 
+XYSCAN = "xyscan"       # the network's own pair, Intra- and Inter-VSSM
+SCANS = ("unidirectional", "bidirectional")
+SLICES = ("intra_inter", "intra", "inter")
 MULTIPLE = 4    # two halvings: height and width at level 1 are multiples of it
 MIN_SIZE = 8
 
@@ -23,10 +26,10 @@ class XYScanNet(nn.Module):
         scan_backend: what computes the scans, see ``selective_scan``.
         checkpoint_activations: whether training keeps only each block's input and computes the rest again for the
             backward pass: less memory for more time, the same numbers.
-        vssm: the decoder's state space modules: xyscan | ss2d (Table 5).
+        vssm: the decoder's state space modules: xyscan | ss2d (Table 5) | a name in ``registry.STATE_SPACES``.
         scan: unidirectional | bidirectional (Table 6); slices: intra_inter | intra | inter, which module stands in
             both places of a decoder block (Table 7). Both are for xyscan.
-        fusion: of the encoder's levels: klff | aff | none (Table 8).
+        fusion: of the encoder's levels: klff | aff | none (Table 8) | a name in ``registry.FUSIONS``.
         unshuffle: 2 works at half the size throughout, on squares of 2 x 2 pixels as twelve channels (sub-pixel
             convolution: Shi et al. 2016, https://arxiv.org/abs/1609.05158): a quarter of the positions, and twice the
             reach.
@@ -41,7 +44,13 @@ class XYScanNet(nn.Module):
             raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
         if unshuffle not in (1, 2):
             raise ValueError(f"unshuffle must be 1 or 2, got {unshuffle}")
-        check_variant(vssm=vssm, scan=scan, slices=slices, fusion=fusion)
+        intra, inter = (STATE_SPACES[name] for name in decoder_modules(vssm, scan, slices))
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion {fusion!r} is unknown; choose one of {', '.join(FUSIONS)}")
+        Fusion, options = FUSIONS[fusion], Options(kl_gate, scan, scan_backend)
+        # What weights do not tell of their network travels with them, see `weights.save_weights`.
+        self.description = {"dim": dim, "num_blocks": list(num_blocks), "kl_gate": kl_gate, "vssm": vssm, "scan": scan,
+                            "slices": slices, "fusion": fusion, "unshuffle": unshuffle}
         self.dim, self.num_blocks, self.kl_gate, self.unshuffle = dim, tuple(num_blocks), kl_gate, unshuffle
         self.vssm, self.scan, self.slices, self.fusion = vssm, scan, slices, fusion
         dim1, dim2, dim3 = dim, 2 * dim, 4 * dim
@@ -50,8 +59,8 @@ class XYScanNet(nn.Module):
             return Level([EncoderBlock(width) for _ in range(depth)], checkpoint_activations)
 
         def decoder(width: int, depth: int) -> Level:
-            return Level([DecoderBlock(width, *state_space_modules(width, vssm, scan, slices, scan_backend))
-                          for _ in range(depth)], checkpoint_activations)
+            return Level([DecoderBlock(width, intra(width, options), inter(width, options)) for _ in range(depth)],
+                         checkpoint_activations)
 
         # Embedding.
         channels = 3 * unshuffle**2
@@ -67,14 +76,14 @@ class XYScanNet(nn.Module):
         # Decoder, with cross-level feature fusion where the encoder's features join.
         self.decoder_level3 = decoder(dim3, num_blocks[2])
         self.up3_2 = Rescale(dim3, dim2, 2)
-        self.clff_level2 = fusion_module(dim2, (dim1, dim3), fusion, kl_gate)
-        self.reduce_chan_level2 = PointwiseConv(2 * dim2, dim2)
+        self.clff_level2 = Fusion(dim2, (dim1, dim3), options)
+        self.reduce_chan_level2 = Conv1x1(2 * dim2, dim2)
         self.decoder_level2 = decoder(dim2, num_blocks[1])
         self.up2_1 = Rescale(dim2, dim1, 2)
-        self.clff_level1 = fusion_module(dim1, (dim2, dim3), fusion, kl_gate)
-        self.reduce_chan_level1 = PointwiseConv(2 * dim1, dim1)
+        self.clff_level1 = Fusion(dim1, (dim2, dim3), options)
+        self.reduce_chan_level1 = Conv1x1(2 * dim1, dim1)
         self.decoder_level1 = decoder(dim1, num_blocks[0])
-        self.output = nn.Conv2d(dim1, channels, 3, padding=1, bias=False)
+        self.output = Conv3x3(dim1, channels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = pad(image, MULTIPLE * self.unshuffle)
@@ -82,7 +91,7 @@ class XYScanNet(nn.Module):
         return (x + self.residual(x))[..., :height, :width]
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
-        """What is to be added to the blurred image; sides are multiples of 4, or of 8 for unshuffle 2."""
+        """Predict the residual; sides are multiples of 4, or of 8 for unshuffle 2."""
         x = F.pixel_unshuffle(x, self.unshuffle)
         # Channels last in memory: norms and 1x1 convolutions run over contiguous channels, and rows are slices.
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
@@ -100,6 +109,19 @@ class XYScanNet(nn.Module):
         del level1, level2, level3      # the last decoder is where the memory peaks
         x = self.decoder_level1(self.reduce_chan_level1(x))
         return F.pixel_shuffle(self.output(x), self.unshuffle)
+
+
+def decoder_modules(vssm: str = XYSCAN, scan: str = SCANS[0], slices: str = SLICES[0]) -> tuple[str, str]:
+    """The names of a decoder block's two state space modules; ValueError for choices that cannot be."""
+    for name, value, known in (("vssm", vssm, (XYSCAN, *STATE_SPACES)), ("scan", scan, SCANS),
+                               ("slices", slices, SLICES)):
+        if value not in known:
+            raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
+    if vssm == XYSCAN:
+        return ("intra", "inter") if slices == "intra_inter" else (slices, slices)
+    if vssm == "ss2d" and scan != SCANS[0] or slices != SLICES[0]:
+        raise ValueError(f"vssm {vssm} has scans of its own and no slices: leave out {scan=}, {slices=}")
+    return vssm, vssm
 
 
 def pad(image: torch.Tensor, multiple: int = MULTIPLE) -> torch.Tensor:

@@ -22,6 +22,7 @@ from analysis.receptive_field import (
 )
 from analysis.subjects import Subject, SubjectError, read_patch
 from datasets.images import write_png
+from models.registry import Options
 from models.ss2d import SS2D
 from models.vssm import InterVSSM, IntraVSSM
 from models.xyscannet import XYScanNet
@@ -83,9 +84,9 @@ ALL = np.ones(SIDE, bool)
 
 @pytest.mark.parametrize("module, reached", [
     (IntraVSSM(4), np.outer(NEAR, BEFORE) | np.outer(BEFORE, NEAR)),
-    (IntraVSSM(4, bidirectional=True), np.outer(NEAR, ALL) | np.outer(ALL, NEAR)),
+    (IntraVSSM(4, Options(scan="bidirectional")), np.outer(NEAR, ALL) | np.outer(ALL, NEAR)),
     (InterVSSM(4), np.outer(BEFORE, ALL) | np.outer(ALL, BEFORE)),
-    (InterVSSM(4, bidirectional=True), np.outer(ALL, ALL)),
+    (InterVSSM(4, Options(scan="bidirectional")), np.outer(ALL, ALL)),
     (SS2D(4), np.outer(ALL, ALL))], ids=["intra", "intra, both ways", "inter", "inter, both ways", "ss2d"])
 def test_a_module_reaches_the_slices_that_it_scans_and_no_other_pixel(module, reached):
     field = contributions(Around(module).double(), torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64))

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.floor import Work, count, scan_work
 from benchmarks.twin import GatedFFN, Mamba, Twin
-from models.selective_scan import selective_scan
+from models.ops.selective_scan import selective_scan
 
 
 def on_meta(module, *arguments):

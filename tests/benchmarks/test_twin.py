@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from benchmarks import twin
 from benchmarks.twin import Twin
 from models import XYScanNet
-from models.selective_scan import selective_scan
+from models.ops.selective_scan import selective_scan
 from tests.parity import fill, image
 
 PARITY = np.load(Path(__file__).parents[1] / "fixtures" / "parity" / "model_parity.npz")

@@ -11,8 +11,8 @@ from engine.memory import (
     peak_memory,
     streaming_cost,
 )
+from engine.streaming import stream
 from models import XYScanNet
-from models.streaming import stream
 
 CPU = torch.device("cpu")
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from models.fusion import KLFF
+from models.registry import Options
 
 
 def features(batch=2):
@@ -27,20 +28,21 @@ def test_resizing_and_convolution_commute():
 def test_gate_is_the_sigmoid_of_the_divergence(kl_gate):
     current, other = torch.randn(2, 3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     kl = F.kl_div(other.sigmoid().log(), current.sigmoid(), reduction="none")
-    expected = {"elementwise": kl, "image": kl.mean((1, 2, 3), keepdim=True), "batch": kl.mean()}[kl_gate].sigmoid()
-    torch.testing.assert_close(KLFF(4, (4, 4), kl_gate).gate(current, other), expected)
+    expected = {"elementwise": kl, "image": kl.mean((1, 2, 3), keepdim=True),
+                "batch": kl.mean((0, 1, 2, 3), keepdim=True)}[kl_gate].sigmoid()
+    torch.testing.assert_close(KLFF(4, (4, 4), Options(kl_gate)).gate(current, other), expected)
 
 
 @pytest.mark.parametrize("kl_gate, depends", [("elementwise", False), ("image", False), ("batch", True)])
 def test_only_the_batch_gate_depends_on_the_neighbours(kl_gate, depends):
-    klff, inputs = KLFF(8, (4, 16), kl_gate).double(), features()
+    klff, inputs = KLFF(8, (4, 16), Options(kl_gate)).double(), features()
     together = klff(*inputs)[:1]
     alone = klff(*[t[:1] for t in inputs])
     assert torch.allclose(together, alone, rtol=1e-12, atol=1e-12) != depends
 
 
 def test_all_gates_agree_for_constant_features():
-    gates = [KLFF(4, (4, 4), gate).gate(torch.full((1, 4, 3, 3), 0.3), torch.full((1, 4, 3, 3), -0.2))
+    gates = [KLFF(4, (4, 4), Options(gate)).gate(torch.full((1, 4, 3, 3), 0.3), torch.full((1, 4, 3, 3), -0.2))
              for gate in ("elementwise", "image", "batch")]
     assert all(torch.allclose(gate.expand(1, 4, 3, 3), gates[0]) for gate in gates)
 
@@ -53,4 +55,4 @@ def test_size_is_the_papers():
 
 def test_unknown_gate_is_refused():
     with pytest.raises(ValueError, match="'pixel' is unknown; choose one of elementwise, image, batch"):
-        KLFF(4, (4, 4), "pixel")
+        KLFF(4, (4, 4), Options("pixel"))

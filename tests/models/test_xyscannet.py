@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import XYScanNet, xyscannet, xyscannet_s, xyscannet_t, xyscannetp
-from models.selective_scan import cpu
+from models.ops.selective_scan import cpu
 from tests.parity import fill, image
 
 PARITY = np.load(Path(__file__).parents[1] / "fixtures" / "parity" / "model_parity.npz")

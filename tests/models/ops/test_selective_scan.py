@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import models.selective_scan as selective_scan_module
-from models.selective_scan import BACKENDS, choose, cpu, mamba_kernel, resolve_backend, selective_scan, why_not
+import models.ops.selective_scan as selective_scan_module
+from models.ops.selective_scan import BACKENDS, choose, cpu, mamba_kernel, resolve_backend, selective_scan, why_not
 
 needs_compiler = pytest.mark.skipif(bool(cpu.why_missing()), reason=f"cpu: {cpu.why_missing()}")
 LENGTHS = [1, 2, 3, 7, 8, 9, 16, 63, 64, 65, 252, 320, 1280]
@@ -74,7 +74,7 @@ def test_torch_backend_in_float32(length):
 
 def test_torch_backend_takes_sequences_in_groups(monkeypatch):
     """Groups that do not divide the batch: the results are those of one group."""
-    monkeypatch.setattr("models.selective_scan.chunked.GROUP_ELEMENTS", 2 * 3 * 4)
+    monkeypatch.setattr("models.ops.selective_scan.chunked.GROUP_ELEMENTS", 2 * 3 * 4)
     assert_same(make_inputs(batch=5, length=19), "torch", 1e-11)
 
 

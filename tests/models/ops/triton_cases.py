@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import causal_conv_triton
-from models.causal_conv_triton import causal_conv_silu_triton
-from models.selective_scan import triton_kernel, triton_scan
-from models.selective_scan.reference import selective_scan_reference
-from models.selective_scan.triton_kernel import selective_scan_triton
+from models.ops import causal_conv_triton
+from models.ops.causal_conv_triton import causal_conv_silu_triton
+from models.ops.selective_scan import triton_kernel, triton_scan
+from models.ops.selective_scan.reference import selective_scan_reference
+from models.ops.selective_scan.triton_kernel import selective_scan_triton
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 CHUNK = triton_scan.CHUNK.value

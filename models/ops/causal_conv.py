@@ -21,22 +21,22 @@ def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
         backend: the scan's, see ``selective_scan``; "cpu" and "triton" have a kernel for this too, of width 4.
     """
     if torch.compiler.is_compiling():
-        return F.silu(_causal_conv(x, weight, bias))      # which the compiler makes one pass of
+        return causal_conv_silu_ref(x, weight, bias)      # which the compiler makes one pass of
     backend = resolve_backend(backend, x.device, x.dtype)
     if backend == "cpu" and x.dim() <= 4 and weight.shape[1] == 4:
         return _CausalConvSilu.apply(lying_well(x.float()), weight.float(), bias.float()).to(x.dtype)
     if backend == "triton" and weight.shape[1] == 4:
         from .causal_conv_triton import causal_conv_silu_triton  # only here: Triton is not there on every machine
         return causal_conv_silu_triton(x, weight, bias)
-    return F.silu(_causal_conv(x, weight, bias))
+    return causal_conv_silu_ref(x, weight, bias)
 
 
-def _causal_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Shifted multiply-adds: x lies with channels innermost, where a depth-wise Conv1d would copy it."""
+def causal_conv_silu_ref(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The same in plain PyTorch, by shifted multiply-adds: a depth-wise Conv1d would copy channels-last x."""
     width, length = weight.shape[1], x.shape[-1]
     x = F.pad(x.transpose(-1, -2), (0, 0, width - 1, 0))                          # (*batch, l + width - 1, d)
     y = bias + sum(weight[:, k] * x[..., k:k + length, :] for k in range(width))
-    return y.transpose(-1, -2)
+    return F.silu(y).transpose(-1, -2)
 
 
 class _Parameters(ctypes.Structure):

@@ -3,10 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import convolution
-from models.causal_conv import causal_conv_silu
-from models.convolution import DepthwiseConv, PointwiseConv
-from models.selective_scan import cpu
+from models.ops import gated_depthwise as op
+from models.ops.causal_conv import causal_conv_silu
+from models.ops.gated_depthwise import gated_depthwise, gated_depthwise_ref
+from models.ops.kl_divergence import kl_divergence, kl_divergence_ref
+from models.ops.pointwise import pointwise, pointwise_ref
+from models.ops.selective_scan import cpu
+from models.ops.silu_gate import silu_gate, silu_gate_ref
 
 needs_compiler = pytest.mark.skipif(bool(cpu.why_missing()), reason=f"cpu: {cpu.why_missing()}")
 
@@ -23,29 +26,29 @@ def assert_same(ours, theirs, inputs, tolerance):
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 2, 1, 1), (1, 4, 1, 40), (3, 80, 33, 9), (1, 48, 66, 70)])
 def test_gated_depthwise(shape, threads, monkeypatch):
     """Channels that fill no vector, images of a pixel, a row, more than a strip, wider than a tile."""
-    assert convolution._available()
+    assert op._available()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
-    conv, x = DepthwiseConv(shape[1]), torch.randn(shape, requires_grad=True)
-    a, b = F.conv2d(x, conv.weight, padding=1, groups=shape[1]).chunk(2, dim=1)
-    assert_same(conv.gated(x), F.silu(a) * b, (x, conv.weight), 1e-5)
+    weight, x = torch.randn(shape[1], 1, 3, 3, requires_grad=True), torch.randn(shape, requires_grad=True)
+    assert_same(gated_depthwise(x, weight), gated_depthwise_ref(x, weight), (x, weight), 1e-5)
 
 
 def test_gated_depthwise_in_float64_and_without_a_compiler(monkeypatch):
     torch.manual_seed(0)
-    conv, x = DepthwiseConv(6), torch.randn(2, 6, 5, 4)
-    y = conv.gated(x)
-    monkeypatch.setattr(convolution, "_available", lambda: False)
-    torch.testing.assert_close(conv.gated(x), y)
-    torch.testing.assert_close(conv.double().gated(x.double()), y.double(), rtol=1e-5, atol=1e-6)
+    weight, x = torch.randn(6, 1, 3, 3), torch.randn(2, 6, 5, 4)
+    y = gated_depthwise(x, weight)
+    monkeypatch.setattr(op, "_available", lambda: False)
+    torch.testing.assert_close(gated_depthwise(x, weight), y)
+    torch.testing.assert_close(gated_depthwise(x.double(), weight.double()), y.double(), rtol=1e-5, atol=1e-6)
 
 
 @needs_compiler
 def test_gated_depthwise_keeps_only_its_input_for_the_backward_pass():
-    conv, x, kept = DepthwiseConv(8), torch.randn(1, 8, 16, 16, requires_grad=True), []
+    weight = torch.randn(8, 1, 3, 3, requires_grad=True)
+    x, kept = torch.randn(1, 8, 16, 16, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        conv.gated(x)
-    assert sum(kept) == x.numel() + conv.weight.numel()
+        gated_depthwise(x, weight)
+    assert sum(kept) == x.numel() + weight.numel()
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("cpu", marks=needs_compiler)])
@@ -63,11 +66,24 @@ def test_causal_convolution(shape, dim, backend):
     assert_same(ours, expected, (xz, conv.weight, conv.bias), 1e-5)
 
 
-def test_pointwise_convolution_onto_a_residual():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pointwise_convolution(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
-    conv = PointwiseConv(6, 4)
-    x, residual = (torch.randn(2, channels, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
-                   for channels in (6, 4))
-    ours = conv.add_to(residual, x)
+    x = torch.randn(2, 6, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(4, 6, 1, 1, requires_grad=True)
+    ours = pointwise(x, weight)
     assert ours.is_contiguous(memory_format=torch.channels_last)
-    assert_same(ours, residual + conv(x), (x, residual, conv.weight), 1e-5)
+    assert_same(ours, pointwise_ref(x, weight), (x, weight), 1e-5)
+
+
+def test_silu_gate():
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 2, 3, 4, 5, dtype=torch.float64).requires_grad_().unbind()
+    assert_same(silu_gate(x, y), silu_gate_ref(x, y), (x, y), 1e-12)
+
+
+def test_kl_divergence():
+    torch.manual_seed(0)
+    current, other = (8 * torch.randn(2, 2, 3, 4, 5, dtype=torch.float64)).requires_grad_().unbind()
+    assert_same(kl_divergence(current, other), kl_divergence_ref(current, other), (current, other), 1e-12)

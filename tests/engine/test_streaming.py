@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.streaming import stream, streams_exactly
 from models import XYScanNet
-from models.streaming import stream
+from models.fusion import KLFF
+from models.vssm import InterVSSM
 
 
 def network_of(dim: int = 8, kl_gate: str = "image", seed: int = 0, unshuffle: int = 1) -> XYScanNet:
@@ -80,3 +82,20 @@ def test_no_map_is_larger_than_the_features():
 def test_refuses_impossible_bands(band):
     with pytest.raises(ValueError, match=f"band must be a multiple of 4 rows and at least 4, got {band}"):
         stream(network_of(), images_of(1, 3, 16, 16), band)
+
+
+@pytest.mark.parametrize("variant", [{}, {"vssm": "ss2d"}, {"scan": "bidirectional"}, {"slices": "inter"},
+                                     {"fusion": "aff"}, {"fusion": "none"}, {"unshuffle": 2}])
+def test_every_variant_is_known_to_stream_exactly(variant):
+    torch.manual_seed(0)
+    assert streams_exactly(XYScanNet(8, (1, 1, 1), **variant).eval())
+
+
+@pytest.mark.parametrize("change", [(KLFF, "gate", lambda self, current, other: 0.3),
+                                    (InterVSSM, "dual_scanner", lambda self, F_h, F_v: (F_h.relu(), F_v)),
+                                    (XYScanNet, "residual", lambda self, x: x)])
+def test_a_changed_network_is_noticed(change, monkeypatch):
+    network = network_of()
+    assert streams_exactly(network)
+    monkeypatch.setattr(*change)
+    assert not streams_exactly(network)

@@ -3,21 +3,25 @@
 Only what cannot be computed from a few rows is kept whole: each level's features, updated in place, and the columns'
 scans. A band of rows is enough for convolutions (with a halo of neighbouring rows) and for the scans of rows, a band
 of columns for the scans of columns; the means over rows, columns and images are summed up in a pass of their own.
-SS2D and AFF, of the ablations, are computed whole.
+Modules that are not known here, such as SS2D and AFF, run on whole maps. `streams_exactly` tells whether all of this
+gives what the network gives.
 Features are (B, C, H, W), channels last in memory; a part, (start, stop), is some rows (dim 2) or columns (dim 3).
 """
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
-from .fusion import KLFF, divergence
-from .ss2d import SS2D
-from .vssm import InterVSSM, IntraVSSM
-from .xyscannet import MULTIPLE, XYScanNet, pad
+from models.fusion import KLFF
+from models.ops.kl_divergence import kl_divergence
+from models.vssm import InterVSSM, IntraVSSM
+from models.xyscannet import MULTIPLE, XYScanNet, pad
 
 BAND = 32       # rows or columns at a time, at every level
+TOLERANCE = 1e-4    # of the residual's largest value, by which a streamed result may differ from the network's
+PROBE = 48, 40      # the small image on which both are compared: several bands of 8 rows
 Part = tuple[int, int]
 
 
@@ -38,6 +42,23 @@ def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.
     restored = _assemble(lambda rows: _cut(image, rows) + _seeing(network.output, x, rows), image.shape[2], band)
     restored = F.pixel_shuffle(restored, network.unshuffle)
     return restored[..., :images.shape[2], :images.shape[3]]
+
+
+@torch.inference_mode()
+def streams_exactly(network: XYScanNet) -> bool:
+    """Whether `stream` gives what ``network`` gives, compared on a small random image.
+
+    It does not where the network has been changed in a way that streaming does not know of.
+    """
+    weight = network.output.weight
+    noise = torch.rand(1, 3, *PROBE, generator=torch.Generator().manual_seed(0)) - 0.5
+    image = noise.to(weight.device, weight.dtype)
+    try:
+        expected, streamed = network(image), stream(network, image, band=8)
+    except (AttributeError, RuntimeError, TypeError, ValueError):   # a module without the parts that are streamed
+        return False
+    largest = (expected - image).abs().max()
+    return bool((expected - streamed).abs().max() <= TOLERANCE * largest)
 
 
 def _decoder_input(network: XYScanNet, image: torch.Tensor, band: int) -> torch.Tensor:
@@ -82,15 +103,17 @@ def _decode(blocks: nn.Sequential, x: torch.Tensor, band: int) -> None:
         _feed_forward(block.norm2_ffn, block.ffn2, x, band)
 
 
-def _scanned(norm: nn.Module, vssm: IntraVSSM | InterVSSM | SS2D, x: torch.Tensor, band: int) -> None:
-    if isinstance(vssm, SS2D):
-        x.copy_(vssm(x, norm))      # its routes run through the whole map
+def _scanned(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> None:
+    """x + module(norm(x)), in place."""
+    streamed = {IntraVSSM: _intra, InterVSSM: _inter}.get(type(module))
+    if streamed:
+        streamed(norm, module, x, band)
     else:
-        (_intra if isinstance(vssm, IntraVSSM) else _inter)(norm, vssm, x, band)
+        x += module(norm(x))
 
 
 def _feed_forward(norm: nn.Module, ffn: nn.Module, x: torch.Tensor, band: int) -> None:
-    _replace(x, lambda rows: _seeing(lambda seen: ffn(seen, norm), x, rows), band)
+    _replace(x, lambda rows: _seeing(lambda seen: seen + ffn(norm(seen)), x, rows), band)
 
 
 def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None:
@@ -107,7 +130,7 @@ def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None
         features, Y = _seeing(project, x, rows).chunk(2, dim=1)
         F_h, _ = vssm.conv_input(features).chunk(2, dim=1)
         scanned = vssm.fuse_out(torch.cat([_scan(vssm, F_h, dim=3), _cut(scanned_columns, rows)], dim=1))
-        return vssm.join(_cut(x, rows), scanned, Y)
+        return _cut(x, rows) + vssm.proj_out(F.silu(Y) * scanned)
 
     scanned_columns = _assemble(scan_columns, x.shape[3], band, dim=3)
     _replace(x, renewed, band)
@@ -122,7 +145,7 @@ def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None
     def renewed(rows: Part) -> torch.Tensor:
         F_h, F_v, Y = branches(rows)
         scanned = vssm.fuse_out(torch.cat([_cut(gate_h, rows) * F_h, gate_v * F_v], dim=1))
-        return vssm.join(_cut(x, rows), scanned, Y)
+        return _cut(x, rows) + vssm.proj_out(F.silu(Y) * scanned)
 
     means_h, mean_v = [], 0
     for rows in _parts(x.shape[2], band):
@@ -136,13 +159,15 @@ def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None
 
 def _scan(vssm: nn.Module, features: torch.Tensor, dim: int) -> torch.Tensor:
     """S6 along rows (dim 3) or columns (dim 2)."""
-    return vssm.mamba(features.permute(0, 2, 3, 1), dim=dim - 1).permute(0, 3, 1, 2)
+    if dim == 3:
+        return rearrange(vssm.mamba(rearrange(features, "b c h w -> b h w c")), "b h w c -> b c h w")
+    return rearrange(vssm.mamba(rearrange(features, "b c h w -> b w h c")), "b w h c -> b c h w")
 
 
 def _fusion(fusion: nn.Module, current: torch.Tensor, others: tuple[torch.Tensor, torch.Tensor], band: int
             ) -> Callable[[Part], torch.Tensor]:
     """KLFF, or what stands in its place, as a function of rows."""
-    if isinstance(fusion, KLFF):
+    if type(fusion) is KLFF:
         return _klff(fusion, current, others, band)
     whole = fusion(current, *others)
     return lambda rows: _cut(whole, rows)
@@ -152,19 +177,20 @@ def _klff(klff: KLFF, current: torch.Tensor, others: tuple[torch.Tensor, torch.T
             ) -> Callable[[Part], torch.Tensor]:
     """KLFF as a function of rows; the divergences' means, where there are any, are taken beforehand."""
     def maps(rows: Part) -> tuple[torch.Tensor, ...]:
-        return klff.maps(_cut(current, rows), *(_cut(other, rows, other.shape[2] / current.shape[2])
+        return klff.align(_cut(current, rows), *(_cut(other, rows, other.shape[2] / current.shape[2])
                                                 for other in others))
 
     def fused(rows: Part) -> torch.Tensor:
         now, other1, other2 = maps(rows)
-        return klff.fuse(now, other1, other2, *(gates or (klff.gate(now, other1), klff.gate(now, other2))))
+        gate1, gate2 = gates or (klff.gate(now, other1), klff.gate(now, other2))
+        return klff.fuse_out1(torch.cat([now, gate1 * other1 + gate2 * other2], dim=1))
 
     gates = None
     if klff.kl_gate != "elementwise":
         means, over = [0, 0], (1, 2, 3) if klff.kl_gate == "image" else (0, 1, 2, 3)
         for rows in _parts(current.shape[2], band):
             now, *resized = maps(rows)
-            means = [mean + divergence(now, other).mean(dim=over, keepdim=True) * _share(rows, current)
+            means = [mean + kl_divergence(now, other).mean(dim=over, keepdim=True) * _share(rows, current)
                      for mean, other in zip(means, resized, strict=True)]
         gates = [mean.sigmoid().to(now.dtype) for mean in means]
     return fused

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
+from engine.local_pooling import LocalInterVSSM, local_mean, use_local_pooling
 from models import XYScanNet
-from models.local_pooling import local_mean, set_local_pooling
 
 
 def network(**options) -> XYScanNet:
@@ -35,47 +35,50 @@ def test_sliding_means_keep_fp32s_digits_over_long_rows():
 @pytest.mark.parametrize("options", [{}, {"kl_gate": "elementwise"}, {"slices": "inter"}, {"fusion": "aff"}])
 def test_a_window_over_the_whole_image_changes_nothing(options):
     ordinary, local, image = network(**options), network(**options), images(24, 40, count=2)
-    set_local_pooling(local, 40)
+    use_local_pooling(local, 40)
     with torch.no_grad():
         assert torch.allclose(local(image), ordinary(image), rtol=0, atol=1e-14)
-        set_local_pooling(local, 24)
+        local = network(**options)
+        use_local_pooling(local, 24)
         assert not torch.allclose(local(image), ordinary(image))
-        set_local_pooling(local, None)
-        assert torch.equal(local(image), ordinary(image))
+
+
+def inter_scanner(window: int | None = None):
+    """The first branch of an Inter-VSSM with a window; its results (1, 4, h, w)."""
+    block = network().decoder_level1[0].inter
+    if window:
+        block.__class__, block.window = LocalInterVSSM, window
+    return lambda F_h, F_v: block.dual_scanner(F_h, F_v)
 
 
 def test_means_no_longer_reach_beyond_the_window():
-    """Inter-VSSM's first branch: the means over a row are all that carries one column's change into another column."""
-    block = network().decoder_level1[0].inter
-    features, window = torch.randn(1, 6, 32, 8, dtype=torch.float64), 8
-    changed = features.clone()
-    changed[:, :, 0] += 1
+    """The means over a row are all that carries one column's change into another column of the first branch."""
+    F_h = torch.randn(1, 4, 6, 32, dtype=torch.float64)
+    changed = F_h.clone()
+    changed[..., 0] += 1
     with torch.no_grad():
-        block.fuse_out.weight[:, 4:] = 0        # leaves out the other branch, whose scan runs from column to column
-        differs = (block.dual_scanner(changed) - block.dual_scanner(features)).abs().sum(dim=(0, 1, 3)) > 1e-12
-        assert differs.all()
-        block.window = window
-        differs = (block.dual_scanner(changed) - block.dual_scanner(features)).abs().sum(dim=(0, 1, 3)) > 1e-12
-    assert differs[:window // 2 + 1].all() and not differs[window // 2 + 1:].any()
+        differs = {window: ((scan(changed, F_h)[0] - scan(F_h, F_h)[0]).abs().sum(dim=(0, 1, 2)) > 1e-12)
+                   for window in (None, 8) for scan in [inter_scanner(window)]}
+    assert differs[None].all()
+    assert differs[8][:5].all() and not differs[8][5:].any()
 
 
 def test_in_an_image_that_repeats_every_window_has_the_mean_of_all():
-    block, tile = network().decoder_level1[0].inter, torch.randn(1, 4, 8, 8, dtype=torch.float64)
-    features = tile.repeat(1, 1, 4, 1)
+    tile = torch.randn(1, 4, 4, 8, dtype=torch.float64)
+    F_h = F_v = tile.repeat(1, 1, 1, 4)
     with torch.no_grad():
-        ordinary = block.dual_scanner(features)
-        block.window = 8
-        # Columns' means run over the four rows, which the window covers.
-        assert torch.allclose(block.dual_scanner(features), ordinary, atol=1e-12)
+        ordinary, local = inter_scanner()(F_h, F_v), inter_scanner(8)(F_h, F_v)
+    for a, b in zip(local, ordinary, strict=True):     # the columns' means run over the four rows, which it covers
+        assert torch.allclose(a, b, atol=1e-12)
 
 
 def test_windows_are_those_of_the_levels_pixels():
     local = network()
-    set_local_pooling(local, 64)
+    use_local_pooling(local, 64)
     assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [64, 32, 16]
     assert (local.clff_level1.window, local.clff_level2.window) == (64, 32)
     local = network(unshuffle=2)
-    set_local_pooling(local, 64)
+    use_local_pooling(local, 64)
     assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [32, 16, 8]
     assert (local.clff_level1.window, local.clff_level2.window) == (32, 16)
 
@@ -83,6 +86,6 @@ def test_windows_are_those_of_the_levels_pixels():
 @pytest.mark.parametrize("window", [0, 4, 30, -8])
 def test_windows_that_cannot_be_are_refused(window):
     with pytest.raises(ValueError, match="a multiple of 8 pixels, got"):
-        set_local_pooling(network(), window)
+        use_local_pooling(network(), window)
     with pytest.raises(ValueError, match="kl_gate batch averages over several"):
-        set_local_pooling(network(kl_gate="batch"), 64)
+        use_local_pooling(network(kl_gate="batch"), 64)

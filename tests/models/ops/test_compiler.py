@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from models.native import compiler
+from models.ops.native import compiler
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCAN = """
 import torch
-from models.selective_scan import resolve_backend, cpu
+from models.ops.selective_scan import resolve_backend, cpu
 print(resolve_backend("auto", torch.device("cpu")), cpu.why_missing())
 """
 

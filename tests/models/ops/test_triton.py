@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.selective_scan import triton_kernel
+from models.ops.selective_scan import triton_kernel
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 compiled = pytest.mark.skipif(triton_kernel.interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -20,7 +20,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 def run_cases(interpret: str) -> None:
     process = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu or not gpu",
-                              "tests/models/triton_cases.py"], cwd=ROOT, text=True, capture_output=True,
+                              "tests/models/ops/triton_cases.py"], cwd=ROOT, text=True, capture_output=True,
                              env={**os.environ, "TRITON_INTERPRET": interpret})
     if "only 0-dimensional arrays can be converted" in process.stdout:
         pytest.skip("this Triton's interpreter cannot count loops with this NumPy (2.4 made an error of its way)")
@@ -68,7 +68,7 @@ EVERYTHING = {"HAS_D": True, "HAS_Z": True, "HAS_BIAS": True, "SOFTPLUS": True}
 @variants
 @pytest.mark.parametrize("lanes", [32, 128])
 def test_the_forward_scan_compiles_without_spills_and_barriers(capability, dtype, lanes, tmp_path):
-    from models.selective_scan import triton_scan
+    from models.ops.selective_scan import triton_scan
     binary, spilled = compile_for(capability, tmp_path, triton_scan.forward, scan_pointers(dtype),
                                   {"N": 16, "LANES": lanes, "KEEP": True, **EVERYTHING},
                                   num_warps=lanes // 32, maxnreg=triton_kernel.FORWARD_REGISTERS)
@@ -81,7 +81,7 @@ def test_the_forward_scan_compiles_without_spills_and_barriers(capability, dtype
 @modern
 @variants
 def test_the_backward_scan_compiles_without_spills(capability, dtype, tmp_path):
-    from models.selective_scan import triton_scan
+    from models.ops.selective_scan import triton_scan
     binary, spilled = compile_for(capability, tmp_path, triton_scan.backward, scan_pointers(dtype),
                                   {"N": 16, **EVERYTHING}, num_warps=1)
     assert spilled == 0
@@ -94,7 +94,7 @@ def test_the_backward_scan_compiles_without_spills(capability, dtype, tmp_path):
 @modern
 @variants
 def test_the_convolution_compiles_without_spills(capability, dtype, tmp_path):
-    from models import causal_conv_triton
+    from models.ops import causal_conv_triton
     pointers = {**dict.fromkeys("x y dy dx".split(), f"*{dtype}"), **dict.fromkeys("weight bias sums".split(), "*fp32")}
     time, columns = causal_conv_triton.tile_shape(144)
     for kernel in (causal_conv_triton._forward, causal_conv_triton._backward):
@@ -124,7 +124,7 @@ def test_why_missing_names_what_is_missing(monkeypatch):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
 def test_real_shapes_on_a_gpu(channels, shape, dtype, tolerance):
     """Rows and columns as the network has them, values and gradients, twice the same bits."""
-    from models.selective_scan.chunked import selective_scan_chunked
+    from models.ops.selective_scan.chunked import selective_scan_chunked
 
     from .triton_cases import assert_near, network_inputs, weighted
     batch, height, width = shape

@@ -1,0 +1,89 @@
+"""The gate of the feed-forward networks: SiLU(a) * b, where (a, b) are the halves of a depth-wise 3x3 convolution.
+
+In one pass over channels-last maps in C, compiled at first use (native/depthwise.c); else by PyTorch's own operations.
+"""
+import ctypes
+import functools
+
+import torch
+import torch.nn.functional as F
+
+from .native.compiler import BuildError, compiled
+from .native.view import address
+
+
+def gated_depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B, C / 2, H, W), zeros around the image.
+
+    Args:
+        weight: (C, 1, 3, 3), a filter for each channel.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling() and _available():
+        return _GatedDepthwise.apply(x.contiguous(memory_format=torch.channels_last), weight)
+    return gated_depthwise_ref(x, weight)
+
+
+def gated_depthwise_ref(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The same in plain PyTorch."""
+    a, b = F.conv2d(x, weight, padding=1, groups=len(weight)).chunk(2, dim=1)
+    return F.silu(a) * b
+
+
+class _Parameters(ctypes.Structure):
+    """depthwise.c's Depthwise."""
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("x", "weight", "y")),
+                *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
+                ("threads", ctypes.c_int32)]
+
+
+class _Gradients(ctypes.Structure):
+    """depthwise.c's Grad."""
+    _fields_ = [("x", ctypes.c_void_p), ("weight", ctypes.c_void_p)]
+
+
+class _GatedDepthwise(torch.autograd.Function):
+    """In C: the halves are computed again for the backward pass, not kept."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        batch, channels, height, width = x.shape
+        taps = weight.flatten(1).t().contiguous()                                  # (9, C)
+        y = torch.empty(batch, channels // 2, height, width, memory_format=torch.channels_last)
+        _check(_depthwise_library().depthwise_forward(_parameters(x, taps, y)))
+        ctx.save_for_backward(x, taps)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_y):
+        x, taps = ctx.saved_tensors
+        grad_x, threads = torch.empty_like(x), torch.get_num_threads()
+        grad_taps = taps.new_zeros(threads, *taps.shape)
+        gradients = _Gradients(address(grad_x), address(grad_taps))
+        grad_y = grad_y.contiguous(memory_format=torch.channels_last)
+        _check(_depthwise_library().depthwise_backward(_parameters(x, taps, grad_y), ctypes.byref(gradients)))
+        return grad_x, grad_taps.sum(0).t().reshape(-1, 1, 3, 3)
+
+
+def _parameters(x, taps, y):
+    return ctypes.byref(_Parameters(address(x), address(taps), address(y), len(x), *x.shape[2:], x.shape[1],
+                                    torch.get_num_threads()))
+
+
+@functools.cache
+def _available() -> bool:
+    try:
+        _depthwise_library()
+    except BuildError:      # the choice of the scan's backend says so in the log
+        return False
+    return True
+
+
+@functools.cache
+def _depthwise_library() -> ctypes.CDLL:
+    return compiled("depthwise.c")
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("not enough memory for a depth-wise convolution")

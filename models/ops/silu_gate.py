@@ -1,0 +1,29 @@
+"""SiLU(y) * x, keeping only x and y for the backward pass: SiLU(y) is computed again, not kept."""
+import torch
+import torch.nn.functional as F
+
+
+def silu_gate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """SiLU(y) * x, for x and y of one shape."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return silu_gate_ref(x, y)
+    return _SiluGate.apply(x, y)
+
+
+def silu_gate_ref(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The same in plain PyTorch."""
+    return F.silu(y) * x
+
+
+class _SiluGate(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return silu_gate_ref(x, y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, y = ctx.saved_tensors
+        return grad * F.silu(y), torch.ops.aten.silu_backward(grad * x, y)

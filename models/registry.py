@@ -1,0 +1,54 @@
+"""The names of what can stand in the network: fusion modules between the levels, state space modules in the decoder.
+
+A class joins by its decorator, in the file where it is written:
+
+    @fusion("mine")
+    class Mine(nn.Module):
+        def __init__(self, dim, other_dims, options): ...
+        def forward(self, current, other1, other2): ...
+
+That is all: ``model.fusion=mine`` trains, validates and predicts with it, its weights rebuild it, and the tables count
+it.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+FUSIONS: dict[str, type[nn.Module]] = {}
+STATE_SPACES: dict[str, type[nn.Module]] = {}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a module may want to know of its network; see ``XYScanNet``."""
+
+    kl_gate: str = "image"
+    scan: str = "unidirectional"
+    scan_backend: str = "auto"
+
+
+def fusion(name: str) -> Callable[[type], type]:
+    """Register a fusion module, ``Module(dim, other_dims, options)``, as a value of ``model.fusion``.
+
+    It joins the current level's features (B, dim, H, W) with two other levels', of ``other_dims`` channels and other
+    sizes, into (B, dim, H, W).
+    """
+    return _register(FUSIONS, name)
+
+
+def state_space(name: str) -> Callable[[type], type]:
+    """Register a module of the decoder, ``Module(dim, options)``, as a value of ``model.vssm``.
+
+    It maps (B, dim, H, W) to the same shape, and stands in both places of a decoder block.
+    """
+    return _register(STATE_SPACES, name)
+
+
+def _register(names: dict[str, type], name: str) -> Callable[[type], type]:
+    def register(cls: type) -> type:
+        if name in names:
+            raise ValueError(f"{name!r} is already the name of {names[name].__qualname__}")
+        names[name] = cls
+        return cls
+    return register
