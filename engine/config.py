@@ -18,6 +18,7 @@ from datasets.degradation import parse_degradation
 
 CONFIGS = Path("configs")
 RESULTS = Path("results")
+LONGEST_NAME = 255      # bytes: what file systems allow
 
 
 class ConfigError(ValueError):
@@ -167,6 +168,9 @@ def shipped_weights(job_name: str) -> Path:
 
 def config_path(job_name: str, stage: int) -> Path:
     """configs/J/config_stageN.yaml, also of J@NAME; ConfigError naming what there is where it is missing."""
+    longest = max((len(os.fsencode(part)) for part in Path(job_name).parts), default=0)
+    if longest > LONGEST_NAME:
+        raise ConfigError(f"--job_name: a name of {longest} bytes is too long for a folder: {LONGEST_NAME} at most")
     path = CONFIGS / job_name.partition("@")[0] / f"config_stage{stage}.yaml"
     if not path.is_file():
         stages = sorted(found.name for found in path.parent.glob("config_stage*.yaml"))
