@@ -42,6 +42,7 @@ class Batches:
     def __next__(self) -> list[torch.Tensor]:
         batch = next(self._batches)
         if isinstance(batch, Exception):
+            self._batches = iter(())    # ends the processes, which the error's traceback would keep
             raise batch
         return batch
 

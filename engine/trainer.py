@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import traceback
 import warnings
 
 import torch
@@ -195,6 +196,7 @@ class Trainer:
                     "Less is needed with train.accumulate=2 or more, train.checkpoint_activations=true, "
                     "train.precision=bf16, or a smaller data.patch_size") from error
             if ended := reader_ended(error):
+                traceback.clear_frames(error.__traceback__)     # which keep the other readers from ending
                 raise ended from error
             if distributed.lost_peer(error):
                 raise distributed.PeerError("another process of this run has ended; what it said tells why. The last "

@@ -53,6 +53,7 @@ def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, pro
     assert not (tmp_path / "results" / "tiny" / "models").exists()
 
 
+@pytest.mark.slow
 def test_two_trainings_started_at_once_are_one(tmp_path):
     make_pairs(tmp_path / "datasets" / "GoPro")
     make_config(tmp_path)

@@ -1,5 +1,6 @@
 """Resuming with another recipe: refused where it would be another run, told and recorded where it is useful."""
 import dataclasses
+import logging
 import shutil
 
 import pytest
@@ -60,7 +61,8 @@ def test_the_data_may_be_moved_and_may_not_be_others(place):
         resumed("data.train=datasets/elsewhere", "data.val=null")
 
 
-def test_useful_changes_are_logged_and_recorded(place):
+def test_useful_changes_are_logged_and_recorded(place, caplog):
+    caplog.set_level(logging.INFO)
     resumed("optim.lr=5e-4", "train.epochs=4", "data.workers=1").fit()
     log, record = (place / "results/tiny/train_stage1.log").read_text(), (place / RECORD).read_text()
     for change in ("optim.lr 0.001 -> 0.0005", "train.epochs 2 -> 4", "data.workers 0 -> 1"):

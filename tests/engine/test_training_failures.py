@@ -37,8 +37,9 @@ def train(place, *overrides: str, **options) -> str:
 
 def one_line(out: str) -> str:
     """The error's line, which must be the only one of its kind, without a traceback."""
-    assert "Traceback" not in out and out.count("error: ") == 1, out
-    return next(line for line in out.splitlines() if line.startswith("error: "))
+    lines = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in out and len(lines) == 1, out
+    return lines[0]
 
 
 def damage(image: Path) -> bytes:
@@ -61,6 +62,7 @@ def under_way(place, *overrides: str, processes: int = 1):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
     overrides = ("train.epochs=4", "train.validate_every=2", "train.save_every=4")
     train(place, *overrides)
@@ -101,6 +103,7 @@ def test_the_mark_of_a_stop_is_gone_once_the_run_goes_on(place):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_state_before_kept(place):
     train(place, "data.val=null", "train.epochs=2")
     before = {path: path.read_bytes() for path in (place / "results/tiny/models").iterdir()}
