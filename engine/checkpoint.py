@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.weights import WeightsError, read_torch_file
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
@@ -73,9 +75,9 @@ def load_state(path: Path) -> dict | None:
         if not candidate.exists():
             continue
         try:
-            state = torch.load(candidate, map_location="cpu", weights_only=True)
-        except Exception as error:      # a damaged file fails in many ways: EOFError, UnpicklingError, RuntimeError…
-            problems.append(f"{candidate} is damaged ({type(error).__name__})")
+            state = read_torch_file(candidate)
+        except WeightsError as error:
+            problems.append(f"{candidate} is damaged ({error.reason})")
             logger.warning("%s; looking for the state before it", problems[-1])
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT:
