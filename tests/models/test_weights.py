@@ -145,13 +145,14 @@ def test_other_floats_load(tmp_path, network, dtype):
 
 
 @pytest.mark.parametrize("spoil", [
-    lambda value: value.index_fill(0, torch.tensor([0]), float("nan")),
-    lambda value: value.index_fill(0, torch.tensor([0]), float("-inf")),
+    lambda value: value.index_fill(0, torch.tensor([1]), float("nan")),
+    lambda value: value.index_fill(0, torch.tensor([0]), float("inf")),
+    lambda value: value.half().index_fill(0, torch.tensor([0]), float("-inf")),
     lambda value: value.double().index_fill(0, torch.tensor([0]), 1e300),     # finite, but not in the network's float32
     lambda value: value.int(), lambda value: value.bool(), lambda value: value.to(torch.complex64),
     lambda value: value.to(torch.float8_e4m3fn), lambda value: value.to_sparse(), lambda value: value.to("meta"),
     lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
-], ids=["nan", "inf", "overflow", "int", "bool", "complex", "float8", "sparse", "meta", "quantised"])
+], ids=["nan", "inf", "-inf in half", "overflow", "int", "bool", "complex", "float8", "sparse", "meta", "quantised"])
 @pytest.mark.filterwarnings("ignore")      # of quantisation, sparse tensors
 def test_tensors_that_cannot_be_weights_are_named(tmp_path, network, spoil):
     state = network.state_dict()
@@ -206,7 +207,8 @@ def test_an_archive_that_unpacks_to_more_than_its_size(tmp_path):
 def test_each_way_of_being_no_file_has_its_own_reason(tmp_path, network):
     whole = tmp_path / "whole.pth"
     torch.save(network.state_dict(), whole)
-    contents = {"empty": b"", "cut": whole.read_bytes()[:-200], "text": b"not weights", "pickle": pickle.dumps({1: 2})}
+    contents = {"empty": b"", "cut": whole.read_bytes()[:-200], "text": b"not weights",
+                "pickle": pickle.dumps({1: 2}, protocol=2)}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
