@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from datasets.files import atomic
+from models.weights import WeightsError, read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +129,9 @@ def load_state(path: Path) -> dict | None:
         if not candidate.exists():
             continue
         try:
-            state = torch.load(candidate, map_location="cpu", weights_only=True)
-        except Exception as error:      # a damaged file fails in many ways: EOFError, UnpicklingError, RuntimeError…
-            problems.append(f"{candidate} is damaged ({type(error).__name__})")
+            state = read_torch_file(candidate)
+        except WeightsError as error:
+            problems.append(f"{candidate} is damaged ({error.reason})")
             logger.warning("%s; looking for the state before it", problems[-1])
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT:
