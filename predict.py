@@ -6,7 +6,8 @@
 
 A result lies under its photograph's relative path, as PNG, in restored/ unless --output says otherwise. 16 bits, grey,
 transparency, colour profile and EXIF are kept. The weights are those of --job_name, or the file given with --weights;
-without either, the small network's that come with the repository (configs/xyscannet_t).
+without either, the small network's that come with the repository (configs/xyscannet_t). The same command again goes on
+where it was stopped. Exit status: 0, 1 where a photograph or a folder failed, 2 where nothing was begun.
 """
 import argparse
 import sys

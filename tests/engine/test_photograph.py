@@ -1,5 +1,6 @@
 """Photographs of every kind: read upright, restored, written as PNG with all that went with them."""
 import io
+import os
 
 import cv2
 import numpy as np
@@ -281,3 +282,12 @@ def test_a_png_says_what_it_was_told_and_nothing_once_damaged(tmp_path, said):
     for damaged in (data[:-1], data[:60], b"", data.replace(b"IDAT", b"IDAx")):
         (tmp_path / "a.png").write_bytes(damaged)
         assert read_text(tmp_path / "a.png", "Key") is None
+
+
+def test_what_is_written_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    photograph = read_photograph_of(tmp_path)
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("sync"), sync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("name"), replace(*names)))
+    write_photograph(tmp_path / "out" / "result.png", photograph)
+    assert done == ["sync", "name", "sync"]
