@@ -43,7 +43,12 @@ def device(name: str | None = None) -> torch.device:
     """The device called ``name``; without one this process's own GPU, or the CPU where there is none."""
     if name is None or name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(name)
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f"there is no device {name!r}; use cpu, cuda, or a number of a GPU as in cuda:1")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError(f"device {name!r} is asked for, but PyTorch finds no CUDA device; use --device cpu")
