@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from datasets.degradation import parse_degradation
+from datasets.files import write_atomic
 
 CONFIGS = Path("configs")
 RESULTS = Path("results")
@@ -198,11 +199,8 @@ def model_options(weights: Path, job_name: str) -> dict:
 
 def save_config(config: Config, path: Path, **facts: object) -> None:
     """Write the resolved configuration as YAML, ``facts`` (versions, git hash) as comments above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = "".join(f"# {name}: {value}\n" for name, value in facts.items())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(header + to_yaml(config))
-    os.replace(temporary, path)
+    write_atomic(path, header + to_yaml(config))
 
 
 def to_yaml(config: Config) -> str:
