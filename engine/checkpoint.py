@@ -85,7 +85,8 @@ def _write(content: object, temporary: Path, path: Path) -> None:
         temporary.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         kept = f"the {path.name} before is kept" if path.exists() else "nothing was there before"
-        raise NoRoomError(f"{path}: {NO_ROOM[error.errno]}: about {_size(content) / 1e6:,.1f} MB are needed and "
+        needed = max(_size(content), path.stat().st_size if path.exists() else 0)
+        raise NoRoomError(f"{path}: {NO_ROOM[error.errno]}: about {needed / 1e6:,.1f} MB are needed and "
                           f"{free / 1e6:,.1f} MB are free; {kept}. Make room and give the same command again") from None
 
 
