@@ -4,10 +4,15 @@
     torchrun --nproc_per_node=8 train_XYScanNet_stage2.py --job_name xyscannetp_gopro
 
 Reads configs/JOB_NAME/config_stage2.yaml, writes results/JOB_NAME/. The same command again resumes.
+Exit status 75: it was asked to stop, and has saved its state.
 """
+import sys
+
 from engine import distributed
-from engine.config import parse_stage_config
+from engine.config import parse_stage_config, results_dir
 from engine.console import readable_errors
+from engine.lock import alone
+from engine.signals import STOPPED
 from engine.trainer import Trainer
 
 
@@ -18,9 +23,12 @@ def main() -> None:
         if arguments.dry_run:
             print(trainer.describe())
             return
-        if not trainer.resume():                        # from last_XYScanNet_stage2.pth
-            trainer.load_weights(config.weights_to_start_from)
-        trainer.fit()
+        with alone(results_dir(config.job_name)):       # no other run over the same files
+            if not trainer.resume():                    # from last_XYScanNet_stage2.pth
+                trainer.load_weights(config.weights_to_start_from)
+            finished = trainer.fit()
+    if not finished:
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ import torch
 
 from analysis.runs import Pool, Run, ScoredSet, devices
 from analysis.tables import SUFFIXES
+from datasets.files import write_atomic
 from datasets.layouts import LayoutError
 from datasets.synthesize import synthesize_photos
 from engine.config import results_dir
 from engine.console import readable_errors
 from engine.demo import HELD_OUT, SAMPLES
-from engine.scoresheet import write_whole
 from engine.scoring.comparison import OWN_NAMES, PAPERS, differences, digits, notes
 from engine.scoring.measures import DATA_SETS, MEASURES
 from engine.scoring.table import FORMATS, NOT_MEASURED, Column, Line, Table
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     colours = arguments.format == "text" and sys.stdout.isatty()
     print("\n" + "\n\n".join(part.render(arguments.format, colours) for part in parts) + "\n")
     file = FOLDER / f"table{arguments.table}{'_quick' if arguments.quick else ''}.{SUFFIXES[arguments.format]}"
-    write_whole(file, "\n\n".join(part.render(arguments.format) for part in parts) + "\n")
+    write_atomic(file, "\n\n".join(part.render(arguments.format) for part in parts) + "\n")
     for name, reason in unfinished.items():
         print(f"{name} is not finished: {reason}")
     print(f"this table: {file}; its columns of time, memory, MACs and parameters: python -m analysis.complexity")

@@ -1,9 +1,10 @@
 """A picture drawn by matplotlib, without a screen, and saved whole."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from datasets.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,10 +36,5 @@ def check_name(path: Path) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes the PNG wholly or not at all, cut or widened to what is drawn. Makes the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from analysis.figure import FigureError
 from analysis.radar import draw_radar
-from engine.scoresheet import write_whole
+from datasets.files import write_atomic
 from engine.scoring.comparison import compare
 from engine.scoring.measures import DATA_SETS, PROFILES
 from engine.scoring.table import FORMATS, Table
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n\n".join(table.render(arguments.format, colours) for table in tables))
     output.mkdir(parents=True, exist_ok=True)
     file = output / f"tables.{SUFFIXES[arguments.format]}"
-    write_whole(file, "\n\n".join(table.render(arguments.format) for table in tables) + "\n")
+    write_atomic(file, "\n\n".join(table.render(arguments.format) for table in tables) + "\n")
     print(f"\ntables: {file}", file=sys.stderr)
     try:
         for remark in draw_radar(records, output / "radar.png"):

@@ -77,7 +77,7 @@ def check(source: Path | Sequence[Path], split: str | None, variant: str | None,
     except AmbiguityError as error:
         chosen = [{"split": split, "variant": variant, error.what: choice} for choice in error.choices]
         return [problem for choice in chosen for problem in check(source, **choice, samples=samples)]
-    except LayoutError as error:
+    except (LayoutError, OSError) as error:
         print(f"PROBLEM {error}")
         return [str(error)]
     name, split = recognise(pairs, split)

@@ -22,7 +22,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,7 +31,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .folder import new_folder
+from .folder import new_folder, threads_for
 from .images import ImageError, read_rgb, write_png
 from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, image_names, list_images
 
@@ -136,7 +135,7 @@ def degrade_folder(source: str | os.PathLike, out: str | os.PathLike, degradatio
         for kind, image in zip(("blur", "sharp"), images, strict=True):
             write_png(folder / "test" / kind / f"{pairs[index].name}.png", image)
 
-    with new_folder(Path(out)) as folder, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with new_folder(Path(out)) as folder, threads_for(workers) as pool:
         made = pool.map(make, range(len(pairs)))
         return len(list(tqdm(made, "Degrading images", len(pairs), unit="image", disable=not progress)))
 

@@ -1,7 +1,7 @@
 """Files and folders on disk: written atomically and synced, walked without loops."""
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,8 +27,10 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.filename in (None, str(temporary)):
-            error.filename, error.filename2 = str(path), None
+        if error.errno is not None and error.filename in (None, str(temporary)):     # without a number: a text alone
+            error.filename = str(path)
+            if error.filename2 is not None:
+                del error.filename2
         raise
     finally:
         with suppress(OSError):         # the error on its way out says more
@@ -51,26 +53,36 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def walk(folder: str | os.PathLike, skip: tuple[Path, ...] = ()) -> Iterator[Path]:
+def walk(folder: str | os.PathLike, skip: tuple[Path, ...] = (),
+         unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
     """Every regular file below ``folder``, in sorted order, links followed, each folder visited once.
 
     A folder that several links lead to, or that contains itself by a link, is visited under the first of its names
     alone. FIFOs, sockets and devices, hidden files and folders, and the folders in ``skip`` are passed over.
 
+    Args:
+        unreadable: what to do with the error of a folder that cannot be read, before the walk goes on without it.
+
     Raises:
-        OSError: for a folder that cannot be read.
+        OSError: for a folder that cannot be read, if ``unreadable`` is not given.
     """
     seen = {Path(path).resolve() for path in skip}
-    yield from _walk(Path(folder), seen)
+    yield from _walk(Path(folder), seen, unreadable)
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[Path], unreadable: Callable[[OSError], None] | None) -> Iterator[Path]:
     if (resolved := folder.resolve()) in seen:
         return
     seen.add(resolved)
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        if unreadable is None:
+            raise
+        unreadable(error)
+        return
     # Files first: then a link beside a real folder does not take its place.
     yield from (entry for entry in entries if entry.is_file())
     for entry in sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: (entry.is_symlink(), entry)):
-        yield from _walk(entry, seen)
+        yield from _walk(entry, seen, unreadable)
 

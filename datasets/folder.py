@@ -1,9 +1,12 @@
-"""Makes a folder that is there only when it is complete."""
+"""Makes a folder that is there only when it is complete, by threads that do not outlive an error."""
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from .files import sync_folder
 
 
 @contextmanager
@@ -21,5 +24,16 @@ def new_folder(out: Path) -> Iterator[Path]:
         if out.exists():
             out.rmdir()
         os.replace(partial, out)
+        sync_folder(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def threads_for(workers: int | None) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads, one a core by default; after an error, or Ctrl-C, what has not begun is not begun."""
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,15 +1,18 @@
-"""Reading and writing 8-bit RGB images, and telling a whole file from a truncated one.
+"""Reading and writing 8-bit RGB images, and telling a whole file from a truncated or a damaged one.
 
 Pixels are upright: an EXIF orientation is applied. 16-bit images are reduced to 8 bits, grey ones are repeated to three
 channels, an alpha channel is dropped.
 """
 import os
+import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
+
+from .files import write_atomic
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -21,6 +24,16 @@ EXIF_ORIENTATION = 0x0112
 STRIP_OFFSETS, STRIP_LENGTHS, TILE_OFFSETS, TILE_LENGTHS = 273, 279, 324, 325  # TIFF 6.0, sections 8 and 15
 # Cameras may append a few bytes after the end of a PNG or JPEG.
 TAIL_BYTES = 4096
+JPEG_START_OF_SCAN, JPEG_END_OF_IMAGE, JPEG_RESTART = 0xDA, 0xD9, 0xD0
+# What may stand between the scans of a JPEG: Huffman and arithmetic tables, scans, quantisation, lines, restarts, and
+# the applications' own (ITU T.81, table B.1).
+JPEG_BETWEEN_SCANS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
+OPENCV_NO_MEMORY = -4
+
+# A header's size alone is no danger: what is decoded must fit OpenCV's limit and the memory, and says so if not.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class ImageError(ValueError):
@@ -31,17 +44,87 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
     """Decodes an image file.
 
     Returns: uint8 array (H, W, 3), RGB.
-    Raises: ImageError, with the path, for a file that is missing, truncated or no image.
+    Raises: ImageError, with the path, for a file that is missing, truncated, damaged or no image; MemoryError.
+    """
+    data = read_file(path)
+    _check_whole(path, data[:16], data[-TAIL_BYTES:], len(data))
+    check_jpeg(path, data)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        if error.code == OPENCV_NO_MEMORY:
+            raise MemoryError(f"{path}: not enough memory to decode it") from error
+        raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
+    if bgr is None:
+        raise ImageError(f"{path}: cannot be decoded; {kind_of_file(data)}")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a regular file; a FIFO would be waited for without end.
+
+    Raises: ImageError, with the path, for a file that is missing or cannot be read.
     """
     try:
-        data = Path(path).read_bytes()
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ImageError(f"{path}: a FIFO, socket or device, not a file")
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
-    _check_whole(path, data[:16], data[-TAIL_BYTES:], len(data))
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise ImageError(f"{path}: cannot be decoded; the file is damaged or of an unknown kind")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def kind_of_file(data: bytes) -> str:
+    """What a file that no decoder takes seems to be, by its content, and what to do with it."""
+    if data[4:8] == b"ftyp":        # ISO base media: the size of this box, its name, the brands it is compatible with
+        brands = {data[start:start + 4] for start in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+        if brands & AVIF_BRANDS:
+            return "an AVIF image, which is not read here; convert it to PNG first"
+        if brands & HEIC_BRANDS:
+            return ("an HEIC image, which is not read here; convert it to JPEG or PNG first (an iPhone takes JPEGs "
+                    "with Settings > Camera > Formats > Most Compatible)")
+        return "a video, not an image"
+    known = data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE, b"RIFF", b"BM", b"II*\0", b"MM\0*"))
+    return "the file is damaged" if known else "no image of a kind that is known here"
+
+
+def check_jpeg(path: str | os.PathLike, data: bytes) -> None:
+    """Looks for markers that cannot be in a JPEG's compressed data, which decoders pass over with wrong pixels.
+
+    JPEG has no checksum: a byte that is changed and makes no marker is not found. Other kinds of files are left alone.
+
+    Raises: ImageError, with the path, for foreign bytes between the first scan and the end.
+    """
+    if not data.startswith(JPEG_SIGNATURE):
+        return
+    levels = np.frombuffer(data, np.uint8)
+    places = np.flatnonzero(levels[:-1] == 0xFF)
+    places = places[(levels[places + 1] != 0) & (levels[places + 1] != 0xFF)]      # stuffing, fill bytes
+    position, in_scan = 2, False
+    while True:
+        index = np.searchsorted(places, position)
+        kinds = levels[places[index:] + 1]
+        if in_scan:
+            others = np.flatnonzero((kinds & 0xF8) != JPEG_RESTART)
+            restarts = int(others[0]) if len(others) else len(kinds)
+            if np.any(kinds[:restarts] != JPEG_RESTART + np.arange(restarts) % 8):
+                break
+            index, kinds = index + restarts, kinds[restarts:]
+        if not len(kinds) or kinds[0] == JPEG_END_OF_IMAGE:
+            return
+        marker, place = int(kinds[0]), int(places[index])
+        position = place + 2 + int.from_bytes(data[place + 2:place + 4], "big")
+        if in_scan and not (marker in JPEG_BETWEEN_SCANS and _is_segment(marker, data, place, position)):
+            break
+        in_scan = in_scan or marker == JPEG_START_OF_SCAN
+    raise ImageError(f"{path}: damaged, foreign bytes in its compressed data; copy or download it again")
+
+
+def _is_segment(marker: int, data: bytes, begin: int, end: int) -> bool:
+    """Whether a JPEG's segment is as long as it should be, as far as that shows; chance finds marker bytes alone."""
+    if marker == JPEG_START_OF_SCAN:
+        return end - begin == 2 + 6 + 2 * data[begin + 4] if begin + 4 < len(data) else False
+    return data[end:end + 1] == b"\xff"
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -50,6 +133,8 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises: ImageError, with the path, for a file that is missing, truncated or no image.
     """
     try:
+        if not os.path.isfile(path):
+            read_file(path)             # says why
         with open(path, "rb") as file:
             head = file.read(16)
             size = file.seek(0, os.SEEK_END)
@@ -61,11 +146,10 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
                     _check_strips(path, image, size)
                 width, height = image.size
                 return (width, height) if _is_turned(image) else (height, width)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
-    except Exception as error:  # Pillow raises many kinds for damaged headers.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an image, or damaged"
-        raise ImageError(f"{path}: cannot be read ({reason})") from error
+    except Exception:   # Pillow raises many kinds for headers that are odd or damaged: whether they matter, pixels tell
+        return read_rgb(path).shape[:2]
 
 
 def write_png(path: str | os.PathLike, rgb: np.ndarray) -> None:
@@ -75,15 +159,7 @@ def write_png(path: str | os.PathLike, rgb: np.ndarray) -> None:
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"{path}: a PNG is written from uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def _check_whole(path: str | os.PathLike, head: bytes, tail: bytes, size: int) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import walk
 from .images import IMAGE_SUFFIXES
 
 SPLITS = ("train", "test")
@@ -95,7 +96,8 @@ def find_pairs(source: str | os.PathLike | Iterable[str | os.PathLike], split: s
 
 def _known_layout(root: Path, split: str | None, variant: str | None) -> list[Pair] | None:
     """The pairs below a root, or None where nothing but loose images can be there."""
-    lists = {match.groups(): entry for entry in sorted(root.iterdir()) if (match := LIST_NAME.fullmatch(entry.name))}
+    lists = {match.groups(): entry for entry in sorted(root.iterdir())
+             if (match := LIST_NAME.fullmatch(entry.name)) and entry.is_file()}
     if lists:
         variant = _choose(root, "variant", variant, sorted({key[0] for key in lists}))
         split = _choose(root, "split", split, sorted({key[1] for key in lists if key[0] == variant}))
@@ -187,7 +189,10 @@ def _scenes(folder: Path) -> list[Pair] | None:
 
 def _listed(file: Path) -> list[Pair]:
     """One of RealBlur's list files. Names are <scene>/<blurred image>, without the folder that all images share."""
-    rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    try:
+        rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{file}: no text in UTF-8 ({error.reason} at byte {error.start})") from error
     wrong = next((row for row in rows if len(row) != 2), None)
     if wrong is not None:
         raise LayoutError(f"{file}: a line holds a sharp and a blurred path, not {' '.join(wrong)!r}")
@@ -261,22 +266,23 @@ def _named(folder: Path, prefix: str = "") -> dict[str, Path]:
 
 
 def list_images(folder: Path) -> list[str]:
-    """Relative paths, with forward slashes, of all images below a folder, sorted. Hidden files are skipped."""
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if _is_visible(name)]
-        relative = os.path.relpath(parent, folder).replace(os.sep, "/")
-        prefix = "" if relative == "." else relative + "/"
-        found += [prefix + name for name in files if _is_image(name)]
-    return sorted(found)
+    """Relative paths, with forward slashes, of all images below a folder, sorted. Hidden files are skipped.
+
+    Raises: OSError for a folder that cannot be read.
+    """
+    relative = [path.relative_to(folder) for path in walk(folder)]
+    return sorted(path.as_posix() for path in relative if _is_image(path.name) and all(map(_is_visible, path.parts)))
 
 
 def image_names(paths: list[str]) -> list[str]:
     """Unique names of images at relative paths: the paths without suffix."""
-    stems = [os.path.splitext(path)[0] for path in paths]
-    times = Counter(stems)
+    names = [os.path.splitext(path)[0] for path in paths]
     # photo.jpg beside photo.png: both keep their suffix in the name, so that neither's result overwrites the other's.
-    return [path if times[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+    # So does photo.jpg.png beside them, whose name would now be that of photo.jpg.
+    while len(set(names)) < len(names):
+        times = Counter(names)
+        names = [path if times[name] > 1 else name for path, name in zip(paths, names, strict=True)]
+    return names
 
 
 def _is_visible(name: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from .augmentation import augment, random_crop
@@ -57,6 +57,23 @@ class PairedCrops(Dataset):
         except ValueError as error:
             raise ImageError(f"{pair.blurred}: {error}") from error
         return _to_tensor(blurred), _to_tensor(sharp)
+
+
+class WholeBatches(Dataset):
+    """Batches of a data set's items, addressed by lists of its keys, or the error that one of them met.
+
+    An image error, a file's or memory's is returned, not raised: a DataLoader would turn an error of its process into
+    a text with a traceback in it. Whoever takes the batches raises it.
+    """
+
+    def __init__(self, items: Dataset) -> None:
+        self.items = items
+
+    def __getitem__(self, keys: Sequence) -> list[torch.Tensor] | Exception:
+        try:
+            return default_collate([self.items[key] for key in keys])
+        except (ImageError, OSError, MemoryError) as error:
+            return error
 
 
 class WholePairs(Dataset):

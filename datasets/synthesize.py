@@ -17,23 +17,25 @@ import argparse
 import os
 import sys
 import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from .blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
-from .folder import new_folder
+from .folder import new_folder, threads_for
 from .images import ImageError, read_rgb, read_size, write_png
-from .layouts import list_images
+from .layouts import image_names, list_images
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LINEAR_LIGHT = 2.2
+
+Source = TypeVar("Source", str, Path)
 
 
 def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pairs_per_photo: int = 8, size: int = 256,
@@ -140,9 +142,9 @@ def _make_all(make: Callable[[str, Path], Iterator[None]], splits: dict[str, str
     """Runs make(name, folder) for every scene in threads: NumPy and OpenCV release the lock. Counts pairs."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # One thread a worker; OpenCV's own would compete.
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
-        with (new_folder(out) as folder,
+        # The threads end before the folder is given its name, or removed.
+        with (new_folder(out) as folder, threads_for(workers) as pool,
               tqdm(desc="Making pairs", total=total, unit="pair", disable=not progress) as bar):
 
             def run(name: str) -> int:
@@ -154,7 +156,6 @@ def _make_all(make: Callable[[str, Path], Iterator[None]], splits: dict[str, str
 
             made = dict(zip(splits, pool.map(run, splits), strict=True))
     finally:
-        pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
     return {split: sum(pairs for name, pairs in made.items() if splits[name] == split) for split in ("train", "test")}
 
@@ -172,10 +173,18 @@ def _held_out(names: list[str], test_every: int, test_photos: Sequence[str] | No
 
 def _scene_names(paths: Sequence[str]) -> dict[str, str]:
     """Relative paths by scene name: without suffix unless two would be alike, subfolders joined by a dash."""
-    stems = [os.path.splitext(path)[0] for path in paths]
-    times = Counter(stems)
-    return {(path if times[stem] > 1 else stem).replace("/", "-"): path
-            for path, stem in zip(paths, stems, strict=True)}
+    names = [name.replace("/", "-") for name in image_names(list(paths))]
+    return _without_clashes(zip(names, paths, strict=True))
+
+
+def _without_clashes(named: Iterable[tuple[str, Source]]) -> dict[str, Source]:
+    """As a dictionary; ImageError where two sources would be written under one name."""
+    scenes: dict[str, Source] = {}
+    for name, path in named:
+        if name in scenes:
+            raise ImageError(f"{scenes[name]} and {path} would both be called {name}; rename one of them")
+        scenes[name] = path
+    return scenes
 
 
 def _folder(source: str | os.PathLike) -> Path:
@@ -192,8 +201,10 @@ def _clips(source: Path) -> dict[str, Path]:
     if source.is_file():
         return {source.stem: source}
     inside = sorted(_folder(source).iterdir())
-    clips = {path.stem: path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES}
-    clips |= {path.name: path for path in inside if path.is_dir() and list_images(path)}
+    videos = [(path.stem, path) for path in inside if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+    folders = [(path.name, path) for path in inside
+               if path.is_dir() and not path.name.startswith(".") and list_images(path)]
+    clips = _without_clashes(videos + folders)
     if not clips and list_images(source):
         return {source.resolve().name: source}
     if not clips:

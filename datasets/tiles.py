@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +19,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .folder import new_folder
+from .files import walk, write_atomic
+from .folder import new_folder, threads_for
 from .images import read_rgb, write_png
 from .layouts import LayoutError, Pair, find_pairs
 from .paired import check_headers
@@ -47,7 +47,7 @@ def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str =
     if alone is not None:
         raise LayoutError(f"{alone.blurred}: has no sharp image; tiles are cut of pairs")
     check_headers(pairs, size * reduce, progress)
-    with new_folder(Path(out)) as folder, ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with new_folder(Path(out)) as folder, threads_for(workers) as pool:
         made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce), pairs)
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 
@@ -78,9 +78,8 @@ def _write(stem: Path, tile: np.ndarray, quality: int | None) -> None:
     if quality is None:
         write_png(f"{stem}.png", tile)
         return
-    stem.parent.mkdir(parents=True, exist_ok=True)
     data = cv2.imencode(".webp", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
-    Path(f"{stem}.webp").write_bytes(data)
+    write_atomic(f"{stem}.webp", data.tobytes())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     out = options["out"]
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in walk(out))
     print(f"{out}: {count} tiles, {size / 2**20:.1f} MiB")
     return 0
 

@@ -1,26 +1,39 @@
 """Files that a crash cannot spoil: written under another name, synced, renamed; the last two training states kept."""
 import contextlib
+import errno
 import logging
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from datasets.files import atomic
+from models.weights import WeightsError, read_torch_file
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 
 
+NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+           errno.EFBIG: "the file is larger than the system allows"}
+
+
 class CheckpointError(RuntimeError):
     """Training states are there, but none can be resumed from."""
 
 
+class NoRoomError(RuntimeError):
+    """The disk has no room for a file. The message says how much it needs; the file that was there is kept."""
+
+
 def save_atomic(content: object, path: Path) -> None:
     """``torch.save`` that leaves either the old file or the new one, whatever happens."""
-    os.replace(_write(content, path), path)
-    _sync_folder(path.parent)
+    with atomic(path) as temporary:
+        _write(content, temporary, path)
 
 
 def previous(path: Path) -> Path:
@@ -28,38 +41,82 @@ def previous(path: Path) -> Path:
     return path.with_name(f"previous_{path.name}")
 
 
-def save_state(state: dict, path: Path) -> None:
-    """Save a training state at ``path``; the one that was there becomes its ``previous``."""
-    written = _write({"format": FORMAT, **state}, path)
-    if path.exists():
-        kept = path.with_name(f".{path.name}.kept")
-        kept.unlink(missing_ok=True)
+def save_state(state: dict, path: Path, same_step: bool = False) -> None:
+    """Save a training state at ``path``; the one that was there becomes its ``previous``.
+
+    same_step: it replaces a state of the same step, and the one before stays where it is.
+    """
+    with atomic(path) as temporary:
+        _write({"format": FORMAT, **state}, temporary, path)
+        if path.exists() and not same_step:
+            _keep(path)
+
+
+def _keep(path: Path) -> None:
+    """Make the file at ``path`` its own ``previous``."""
+    kept = path.with_name(f".{path.name}.kept")
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(path, kept)         # a second name: at no moment is there no newest state
+    except OSError:                 # a file system without links: a moment without, but still with the one before
+        os.replace(path, kept)
+    os.replace(kept, previous(path))
+
+
+def _write(content: object, temporary: Path, path: Path) -> None:
+    """Write ``content`` to ``temporary``, synced to disk: what is there already may give way only then.
+
+    Raises:
+        NoRoomError: it does not fit on the disk; for the message, ``path`` is what it was to become.
+    """
+    try:
+        with open(temporary, "wb", buffering=0) as file:
+            recorder = _Recorder(file)
+            try:
+                torch.save(content, recorder)
+            except RuntimeError:
+                if recorder.error is None:
+                    raise
+                raise recorder.error from None
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        temporary.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        kept = f"the {path.name} before is kept" if path.exists() else "nothing was there before"
+        needed = max(_size(content), path.stat().st_size if path.exists() else 0)
+        raise NoRoomError(f"{path}: {NO_ROOM[error.errno]}: about {needed / 1e6:,.1f} MB are needed and "
+                          f"{free / 1e6:,.1f} MB are free; {kept}. Make room and give the same command again") from None
+
+
+class _Recorder:
+    """A file that remembers why a write failed, of which torch.save tells only that it did."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def write(self, data) -> int:
+        view = memoryview(data).cast("B")
         try:
-            os.link(path, kept)         # a second name: at no moment is there no newest state
-        except OSError:                 # a file system without links: a moment without, but still with the one before
-            os.replace(path, kept)
-        os.replace(kept, previous(path))
-    os.replace(written, path)
-    _sync_folder(path.parent)
+            done = 0
+            while done < len(view):     # an unbuffered write may take a part alone
+                done += self.file.write(view[done:])
+        except OSError as error:
+            self.error = error
+            raise
+        return done
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
-def _write(content: object, path: Path) -> Path:
-    """Write ``content``, synced to disk, under a temporary name beside ``path``; return that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only when its folder is (POSIX; elsewhere folders cannot be opened)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+def _size(content: object) -> int:
+    """Bytes of all tensors in nested dictionaries and lists."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    items = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
+    return sum(_size(item) for item in items)
 
 
 def load_state(path: Path) -> dict | None:
@@ -73,9 +130,9 @@ def load_state(path: Path) -> dict | None:
         if not candidate.exists():
             continue
         try:
-            state = torch.load(candidate, map_location="cpu", weights_only=True)
-        except Exception as error:      # a damaged file fails in many ways: EOFError, UnpicklingError, RuntimeError…
-            problems.append(f"{candidate} is damaged ({type(error).__name__})")
+            state = read_torch_file(candidate)
+        except WeightsError as error:
+            problems.append(f"{candidate} is damaged ({error.reason})")
             logger.warning("%s; looking for the state before it", problems[-1])
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -7,6 +7,7 @@ The resolved configuration is saved beside the weights.
 import argparse
 import dataclasses
 import difflib
+import math
 import os
 import typing
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from pathlib import Path
 import yaml
 
 from datasets.degradation import parse_degradation
+from datasets.files import write_atomic
 
 CONFIGS = Path("configs")
 RESULTS = Path("results")
+LONGEST_NAME = 255      # bytes: what file systems allow
 
 
 class ConfigError(ValueError):
@@ -31,16 +34,20 @@ class ModelConfig:
     num_blocks: tuple[int, int, int] = (3, 3, 6)    # blocks at levels 1, 2, 3
     kl_gate: typing.Literal["elementwise", "image", "batch"] = "image"
     scan_backend: typing.Literal["auto", "reference", "torch", "cpu", "triton", "mamba_ssm"] = "auto"
-    vssm: typing.Literal["xyscan", "ss2d"] = "xyscan"                                   # Table 5
+    vssm: str = "xyscan"                            # xyscan | ss2d (Table 5) | a name in models.registry.STATE_SPACES
     scan: typing.Literal["unidirectional", "bidirectional"] = "unidirectional"          # Table 6
     slices: typing.Literal["intra_inter", "intra", "inter"] = "intra_inter"             # Table 7
-    fusion: typing.Literal["klff", "aff", "none"] = "klff"                              # Table 8
+    fusion: str = "klff"                            # klff | aff | none (Table 8) | a name in models.registry.FUSIONS
     unshuffle: int = 1                              # pixels in height and width to one position inside: 1 or 2
 
     def check(self) -> None:
-        plain = self.scan == "unidirectional" and self.slices == "intra_inter"
-        _require(self.vssm == "xyscan" or plain, "vssm", "ss2d has four scans of its own and no slices: leave out "
-                                                         "model.scan and model.slices")
+        from models.registry import FUSIONS  # only here: a command's --help needs no PyTorch
+        from models.xyscannet import decoder_modules
+        _require(self.fusion in FUSIONS, "fusion", f"must be one of {', '.join(FUSIONS)}")
+        try:
+            decoder_modules(self.vssm, self.scan, self.slices)
+        except ValueError as error:
+            raise _Impossible("vssm", str(error)) from None
         _require(self.dim >= 2 and self.dim % 2 == 0, "dim", "must be even, at least 2")
         _require(min(self.num_blocks) >= 1, "num_blocks", "must be at least 1 at each level")
         _require(self.unshuffle in (1, 2), "unshuffle", "must be 1 or 2")
@@ -104,7 +111,8 @@ class OptimConfig:
     cosine_start: int = 0               # where on that cosine this run begins
 
     def check(self) -> None:
-        _require(0 <= self.min_lr <= self.lr and self.lr > 0, "lr", "needs 0 <= min_lr <= lr and lr > 0")
+        _require(0 <= self.min_lr <= self.lr and 0 < self.lr < math.inf, "lr",
+                 "needs 0 <= min_lr <= lr and 0 < lr < infinity")
         _require(self.cosine_start >= 0, "cosine_start", "must not be negative")
         _require(self.cosine_length is None or self.cosine_length > self.cosine_start, "cosine_length",
                  "must be beyond cosine_start")
@@ -167,6 +175,11 @@ def shipped_weights(job_name: str) -> Path:
 
 def config_path(job_name: str, stage: int) -> Path:
     """configs/J/config_stageN.yaml, also of J@NAME; ConfigError naming what there is where it is missing."""
+    longest = max((len(os.fsencode(part)) for part in Path(job_name).parts), default=0)
+    if longest > LONGEST_NAME:
+        raise ConfigError(f"--job_name: a name of {longest} bytes is too long for a folder: {LONGEST_NAME} at most")
+    if not job_name or "\0" in job_name or Path(job_name).is_absolute() or ".." in Path(job_name).parts:
+        raise ConfigError(f"--job_name: {job_name!r} is no name of a folder in {CONFIGS}/ and {RESULTS}/")
     path = CONFIGS / job_name.partition("@")[0] / f"config_stage{stage}.yaml"
     if not path.is_file():
         stages = sorted(found.name for found in path.parent.glob("config_stage*.yaml"))
@@ -194,11 +207,8 @@ def model_options(weights: Path, job_name: str) -> dict:
 
 def save_config(config: Config, path: Path, **facts: object) -> None:
     """Write the resolved configuration as YAML, ``facts`` (versions, git hash) as comments above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = "".join(f"# {name}: {value}\n" for name, value in facts.items())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(header + to_yaml(config))
-    os.replace(temporary, path)
+    write_atomic(path, header + to_yaml(config))
 
 
 def to_yaml(config: Config) -> str:
@@ -229,13 +239,21 @@ def _jobs() -> list[str]:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        content = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold sections (model, data, …), not {type(content).__name__}")
     content.pop("job_name", None), content.pop("stage", None)     # a saved record names them; the caller knows them
     return content
+
+
+def _parse_yaml(text: str, where: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ConfigError(f"{where}: not valid YAML: {reason}") from error
 
 
 def _build(content: dict, source: str, overrides: typing.Sequence[str]) -> Config:
@@ -245,9 +263,11 @@ def _build(content: dict, source: str, overrides: typing.Sequence[str]) -> Confi
         section, dot, key = dotted.partition(".")
         if not equals or not dot:
             raise ConfigError(f"command line: {override!r} is not of the form section.key=value")
-        if section not in _fields(Config) or not isinstance(content.setdefault(section, {}), dict):
-            raise ConfigError(f"command line: {dotted}: no section {section!r}{_suggest(section, _fields(Config))}")
-        content[section][key] = yaml.safe_load(text)
+        if section not in _sections():
+            raise ConfigError(f"command line: {dotted}: no section {section!r}{_suggest(section, _sections())}")
+        if not isinstance(content.setdefault(section, {}), dict):
+            raise ConfigError(f"{source}: {section}: must be a section of keys, not {content[section]!r}")
+        content[section][key] = _parse_yaml(text, f"command line: {dotted}")
         origins[dotted] = "command line"
     return _section(Config, content, source, "", origins)
 
@@ -323,6 +343,10 @@ def _describe(kind: object) -> str:
 
 def _fields(cls) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
+
+
+def _sections() -> list[str]:
+    return [name for name, kind in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(kind)]
 
 
 def _suggest(key: str, known: typing.Iterable[str]) -> str:

@@ -5,6 +5,7 @@ Started by ``torchrun``, every process finds its place in RANK, LOCAL_RANK and W
 import contextlib
 import datetime
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,10 @@ TIMEOUT = datetime.timedelta(hours=2)
 
 class DeviceError(ValueError):
     """A device that is not there."""
+
+
+class PeerError(RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""
 
 
 @contextlib.contextmanager
@@ -38,7 +43,12 @@ def device(name: str | None = None) -> torch.device:
     """The device called ``name``; without one this process's own GPU, or the CPU where there is none."""
     if name is None or name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(name)
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f"there is no device {name!r}; use cpu, cuda, or a number of a GPU as in cuda:1")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError(f"device {name!r} is asked for, but PyTorch finds no CUDA device; use --device cpu")
@@ -71,6 +81,31 @@ def local_rank() -> int:
 def is_main() -> bool:
     """Whether this process writes files and talks to the user."""
     return rank() == 0
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """End every process where the block fails in one: the first of those raises its error, the others are silent.
+
+    The processes wait for each other at the block's end; inside it they must not.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failed = gather(failure is not None)
+    if any(failed):
+        if failure is not None and failed.index(True) == rank():
+            raise failure
+        sys.exit(2)
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an exchange between processes failed, as it does when one of them has ended."""
+    phrases = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return is_distributed() and (isinstance(error, dist.DistError)
+                                 or isinstance(error, RuntimeError) and any(p in str(error) for p in phrases))
 
 
 def barrier() -> None:

@@ -1,4 +1,5 @@
 """What a run learns from and is scored on: the pairs of its folders, and batches of them in an order that is fixed."""
+import re
 import sys
 
 import torch
@@ -8,11 +9,42 @@ from datasets.cache import cached_reader
 from datasets.degradation import parse_degradation, sharp_pairs
 from datasets.images import read_rgb
 from datasets.layouts import LayoutError, Pair, find_pairs
-from datasets.paired import PairedCrops, WholePairs, check_headers, worker_init
+from datasets.paired import PairedCrops, WholeBatches, WholePairs, check_headers, worker_init
 from datasets.stream import BatchStream, epoch_of, iterations_for
 
 from . import distributed
 from .config import Config
+
+# What PyTorch says of a reading process that has ended, at whatever moment it finds out.
+READER_ENDED = re.compile(r"DataLoader worker \(pid[^)]*\) [^\n]*")
+
+
+class ReaderError(RuntimeError):
+    """A reading process has ended. The message says which and how."""
+
+
+def reader_ended(error: BaseException) -> ReaderError | None:
+    """The error to raise where ``error`` is PyTorch's word that a reading process has ended; None for any other."""
+    said = isinstance(error, RuntimeError) and READER_ENDED.match(str(error))
+    return ReaderError(f"{said[0].rstrip(' .')}: perhaps the system's memory was used up; try fewer data.workers, "
+                       "data.workers=0 to read without other processes") if said else None
+
+
+class Batches:
+    """The batches of a loader whose data set is a `WholeBatches`; the errors that those hold are raised here."""
+
+    def __init__(self, loader: DataLoader):
+        self._batches = iter(loader)    # forks processes
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> list[torch.Tensor]:
+        batch = next(self._batches)
+        if isinstance(batch, Exception):
+            self._batches = iter(())    # ends the processes, which the error's traceback would keep
+            raise batch
+        return batch
 
 
 class Feed:
@@ -51,15 +83,16 @@ class Feed:
         check_headers(self.train_pairs, self.config.data.patch_size, progress=progress)
         check_headers(self.val_pairs, self.degradation.multiple if self.degradation else None, progress=progress)
 
-    def batches(self, start: int) -> DataLoader:
+    def batches(self, start: int) -> Batches:
         """This rank's micro-batches from step ``start`` to the end, decoded ahead by worker processes."""
         data = self.config.data
         crops = PairedCrops(self.train_pairs, data.patch_size, self.config.train.seed, self._reader(self.train_pairs),
                             self.degradation)
-        return DataLoader(crops, batch_sampler=self._stream(start, self.iterations),
-                          num_workers=data.workers, worker_init_fn=worker_init,
-                          pin_memory=self.pin_memory, prefetch_factor=4 if data.workers else None,
-                          generator=torch.Generator())     # its own: the global generator stays what the run makes it
+        return Batches(DataLoader(
+            WholeBatches(crops), sampler=self._stream(start, self.iterations), batch_size=None,
+            num_workers=data.workers, worker_init_fn=worker_init, pin_memory=self.pin_memory,
+            prefetch_factor=4 if data.workers else None,
+            generator=torch.Generator()))       # its own: the global generator stays what the run makes it
 
     def validation_images(self) -> WholePairs:
         return WholePairs(self.val_pairs, self._reader(self.val_pairs), self.degradation)

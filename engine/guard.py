@@ -10,6 +10,13 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient that is infinite or not a number; training past it would destroy the weights."""
 
 
+def nonfinite_parameter(network: nn.Module) -> str | None:
+    """The first parameter of ``network`` that is not finite; None where all are."""
+    named = dict(network.named_parameters())
+    finite = torch.stack([torch.isfinite(parameter).all() for parameter in named.values()]).tolist()    # at once
+    return next((name for name, fine in zip(named, finite, strict=True) if not fine), None)
+
+
 def first_nonfinite(network: nn.Module, losses: Callable[[], tuple[torch.Tensor, dict[str, torch.Tensor]]]
                     ) -> str | None:
     """Run ``losses`` (forward and loss, as in training) and its backward pass again; name what fails first, if any.

@@ -1,4 +1,5 @@
 """What a run tells: a progress bar on a terminal, one line an epoch in the log, everything in TensorBoard."""
+import contextlib
 import logging
 import sys
 import time
@@ -24,7 +25,7 @@ class Journal:
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = logging.FileHandler(folder / f"train_stage{stage}.log")
+        self.file = _LogFile(folder / f"train_stage{stage}.log")
         self.file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         logging.getLogger().addHandler(self.file)
         # What was logged after the saved state is made again.
@@ -40,7 +41,7 @@ class Journal:
     def scalars(self, values: dict[str, float], iteration: int) -> None:
         if self.active:
             for name, value in values.items():
-                self.board.add_scalar(name, value, iteration)
+                self._draw("scalar", name, value, iteration)
 
     def score(self, scores: dict[str, float], pictures: list[torch.Tensor], iteration: int) -> None:
         """A validation's means, and (3, H, W) pictures in [0, 1] (blurred, restored and sharp side by side)."""
@@ -48,7 +49,7 @@ class Journal:
             self.last_score = f", PSNR {scores['psnr']:.2f} dB"
             self.scalars({f"validation/{name}": value for name, value in scores.items()}, iteration)
             for k, picture in enumerate(pictures):
-                self.board.add_image(f"blurred, restored, sharp/{k}", picture, iteration)
+                self._draw("image", f"blurred, restored, sharp/{k}", picture, iteration)
 
     def epoch(self, epoch: str, loss: float, images_per_second: float, iteration: int, device: torch.device) -> None:
         """One line for the log; on a terminal the bar says the same."""
@@ -59,15 +60,35 @@ class Journal:
                     f"{_hours(seconds)} left")
             (self._file_only if sys.stderr.isatty() else logger.info)(line)
 
+    def _draw(self, kind: str, *arguments) -> None:
+        """One of the writer's ``add_`` methods; a full disk ends the curves, not the training."""
+        if self.board is None:
+            return
+        try:
+            getattr(self.board, f"add_{kind}")(*arguments)
+        except OSError as error:
+            self.board = None
+            logger.warning("no more curves for TensorBoard: %s", error)
+
     def _file_only(self, line: str) -> None:
         self.file.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None))
 
     def close(self) -> None:
         if self.active:
             self.bar.close()
-            self.board.close()
             logging.getLogger().removeHandler(self.file)
-            self.file.close()
+            for record in (self.board, self.file):
+                with contextlib.suppress(OSError):      # of a full disk
+                    if record is not None:
+                        record.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that ends with one line, not a traceback a message, where it cannot be written any more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        logging.getLogger().removeHandler(self)
+        logger.warning("%s is not written any more: %s", self.baseFilename, sys.exc_info()[1])
 
 
 class Meter:

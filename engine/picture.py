@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from datasets.files import atomic
 from metrics import psnr
 
 PANELS, PANEL = 3, 360      # in a row; pixels across each
@@ -36,8 +37,8 @@ def save_comparison(examples: Sequence[Example], path: Path) -> None:
     for row in rows:
         canvas.paste(row, (0, top))
         top += row.height
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path)
+    with atomic(path) as temporary:
+        canvas.save(temporary, format="PNG")
 
 
 def _row(example: Example) -> Image.Image:

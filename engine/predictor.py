@@ -12,7 +12,6 @@ import math
 import statistics
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics import paper_row, psnr, ssim_matlab_rgb, ssim_per_channel
 
 from . import distributed, provenance
-from .ahead import ahead
+from .ahead import ahead, threads
 from .config import results_dir
 from .console import readable_errors
 from .memory import GIB, peak_memory
@@ -224,7 +223,7 @@ def restore_all(pairs: list[Pair], restorer: Restorer, batch_size: int, sheet: S
     seconds, scores = [], [row.psnr for row in earlier if row.psnr is not None]
     bar = tqdm(total=len(earlier) + len(pairs), initial=len(earlier), desc="restoring", unit="image",
                disable=not distributed.is_main(), mininterval=0.1 if sys.stderr.isatty() else 30)
-    with bar, ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
+    with bar, threads(READERS) as readers, threads(WRITERS) as writers:
         read = ahead(readers, read_pair, pairs, depth=max(READERS, batch_size))
         restored = (image for batch in batches(read, batch_size) for image in restore_batch(restorer, batch))
         for row in ahead(writers, functools.partial(save_and_score, sheet), restored, depth=2 * WRITERS):
@@ -261,7 +260,8 @@ def batches(images: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
 
 
 def restore_batch(restorer: Restorer, batch: list[Loaded]) -> Iterator[Restored]:
-    restored, seconds = restorer.restore(from_levels([image.blurred for image in batch]), str(batch[0].pair.blurred))
+    restored, seconds = restorer.restore(from_levels([image.blurred for image in batch]),
+                                         *(str(image.pair.blurred) for image in batch))
     for image, levels in zip(batch, to_levels(restored), strict=True):
         yield Restored(image, levels, seconds / len(batch))
 

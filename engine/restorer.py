@@ -45,6 +45,10 @@ class MissingWeights(FileNotFoundError):
     """The weights that a command uses by default are not there."""
 
 
+class NotFinite(ArithmeticError):
+    """The network's result is not finite, so there is no image to write; the message names it."""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say how images are restored, the same in all prediction scripts."""
     parser.add_argument("--weights", type=Path, metavar="FILE",
@@ -151,6 +155,7 @@ class Restorer:
                  tile: int | str | None = None, overlap: int = 32, streamed: bool | None = None,
                  compiled: bool = False, local_pooling: int | None = None, self_ensemble: bool = False):
         self.network = load_network(weights, **_options(weights, job_name, device)).to(device)
+        self.weights_sha256 = checksum(weights)
         if local_pooling:
             use_local_pooling(self.network, local_pooling)
         self.local_pooling, self.self_ensemble = local_pooling, self_ensemble
@@ -177,6 +182,13 @@ class Restorer:
     @property
     def kl_gate(self) -> str:
         return self.network.kl_gate
+
+    @property
+    def maker(self) -> dict[str, object]:
+        """What decides the values of a result. Streaming, compiling and the device change them by rounding alone."""
+        return {"weights_sha256": self.weights_sha256, "kl_gate": self.kl_gate, "precision": self.precision,
+                "tile": self.tile, "overlap": self.overlap if self.tile else None,
+                "local_pooling": self.local_pooling, "self_ensemble": self.self_ensemble or None}
 
     @property
     def way(self) -> str:
@@ -217,12 +229,13 @@ class Restorer:
         return f"{self.way}: {free / GIB:.1f} GiB free (whole images need {streamed / GIB:.1f} GiB, streamed)"
 
     @torch.inference_mode()
-    def restore(self, images: torch.Tensor, name: str = "image") -> tuple[torch.Tensor, float]:
+    def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
         """Restores a batch (B, 3, H, W) in [-0.5, 0.5], of any size: (the clamped result on this device, seconds).
 
-        The time is the network's, the device synchronised before and after. `name` is for messages.
-        Raises OutOfMemory that names what takes less memory.
+        The time is the network's, the device synchronised before and after. `names` of the images are for messages.
+        Raises OutOfMemory that names what takes less memory; NotFinite for a result with a NaN or an infinity.
         """
+        name = names[0] if names else "image"
         images = images.to(self.device)
         height, width = images.shape[-2:]
         padded = pad_by_reflection(images)
@@ -231,9 +244,11 @@ class Restorer:
         started = time.perf_counter()
         try:
             restored = restore_ensemble(self._run, padded) if self.self_ensemble else self._run(padded)
-            restored = restored[..., :height, :width].float().clamp(-0.5, 0.5)
+            restored = restored[..., :height, :width].float()
             self._synchronise()
-            return restored, time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self._check_finite(restored, names or (name,))
+            return restored.clamp(-0.5, 0.5), seconds
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -241,6 +256,16 @@ class Restorer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemory(self._advice(padded, name, "out of memory"))
+
+    def _check_finite(self, restored: torch.Tensor, names: tuple[str, ...]) -> None:
+        # Extremes carry a NaN along, and take no memory of an image's size.
+        low, high = restored.flatten(1).aminmax(dim=1)
+        wrong = (~(low + high).isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            name = names[min(wrong[0], len(names) - 1)]
+            raise NotFinite(f"{name}: the network's result is not finite ({self.precision} on {self.device}), so "
+                            "nothing is written; its weights may be damaged"
+                            + (", or --precision fp32 may do" if self.precision != "fp32" else ""))
 
     def _run(self, padded: torch.Tensor) -> torch.Tensor:
         forward = functools.partial(self._forward, network=self._compiled)

@@ -5,20 +5,27 @@
     results/J/images.json    the record: weights, precision, tiles, versions; at the end the means
     results/J/images.csv.0   rows of rank 0 that are not in the table yet; only a stopped run leaves it behind
 
-A row is written after its image, so what has both is done, and a stopped run goes on from there.
+A row is written after its image, so what has both is done, and a stopped run goes on from there. A row also holds its
+image's size in bytes and a digest of all its cells: images whose row was edited, or whose file is another, are restored
+again.
 """
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-import os
+import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from datasets.files import write_atomic
+
 from .config import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 class ScoreSheetError(ConfigError):
@@ -37,7 +44,8 @@ class Row:
     seconds: float  # the network's, see Restorer.restore
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+SCORES = tuple(field.name for field in fields(Row))
+COLUMNS = (*SCORES, "bytes", "check")
 
 
 class ScoreSheet:
@@ -77,33 +85,38 @@ class ScoreSheet:
         elif any(self.images.glob("**/*.png")):
             raise ScoreSheetError(f"{self.images} holds images, but there is no {self.record} to say what made them. "
                                   "Use --overwrite to write over them, or another --output")
-        write_whole(self.record, json.dumps(record, indent=2) + "\n")
+        write_atomic(self.record, json.dumps(record, indent=2) + "\n")
         self.merge()
 
     def append(self, row: Row) -> None:
         """Adds a row to this process's journal, in one piece; from any thread."""
         with self._lock, self.journal.open("a", newline="", encoding="utf-8") as file:
-            file.write(csv_line(astuple(row)))
+            file.write(self._line(row))
 
     def merge(self) -> None:
         """Brings the new rows of all processes into the table; one process calls it, while none appends."""
         journals = self._journals()
-        rows = self.rows() | {row.name: row for journal in journals for row in _read_rows(journal)}
-        write_whole(self.table, csv_line(COLUMNS) + "".join(csv_line(astuple(rows[name])) for name in sorted(rows)))
+        lines = {line[0]: line for file in (self.table, *journals) for line in _sound_lines(file)}
+        write_atomic(self.table, csv_line(COLUMNS) + "".join(csv_line(lines[name]) for name in sorted(lines)))
         for journal in journals:
             journal.unlink()
 
     def rows(self) -> dict[str, Row]:
         """The table's rows by name."""
-        return {row.name: row for row in _read_rows(self.table)} if self.table.is_file() else {}
+        return {line[0]: _row(self.table, line) for line in _sound_lines(self.table)}
 
     def done(self) -> set[str]:
-        """The names that have a row in the table and an image."""
-        return {name for name in self.rows() if self.image(name).is_file()}
+        """The names that have a row in the table and the image that the row was written for, by its size."""
+        return {line[0] for line in _sound_lines(self.table)
+                if _size(self.image(line[0])) == int(line[-2]) > 0}
+
+    def _line(self, row: Row) -> str:
+        cells = next(csv.reader([csv_line(astuple(row))])) + [str(_size(self.image(row.name)))]
+        return csv_line([*cells, digest(cells)])
 
     def conclude(self, results: dict[str, object]) -> None:
         """Adds the run's results to its record."""
-        write_whole(self.record, json.dumps(self._read_record() | {"results": results}, indent=2) + "\n")
+        write_atomic(self.record, json.dumps(self._read_record() | {"results": results}, indent=2) + "\n")
 
     def _journals(self) -> list[Path]:
         return sorted(self.table.parent.glob(f"{self.table.name}.[0-9]*"))
@@ -133,33 +146,44 @@ def csv_line(values: Iterable[str | float | None]) -> str:
     return text.getvalue()
 
 
-def _read_rows(path: Path) -> list[Row]:
-    """The rows of a table or a journal. Raises ScoreSheetError, with file and line, for what is no row."""
-    rows = []
-    for line in _lines_of_rows(path):
-        try:
-            name, *scores, seconds = line
-            psnr, volume, per_channel, blurred = (float(score) if score else None for score in scores)
-            rows.append(Row(name, psnr, volume, per_channel, blurred, float(seconds)))
-        except ValueError as error:
-            raise ScoreSheetError(f"{path}: {','.join(line)!r} is no row of {', '.join(COLUMNS)}; "
-                                  "use --overwrite to redo the images, or another --output") from error
-    return rows
+def digest(cells: Iterable[str]) -> str:
+    """Twelve characters that change with the content of any of a row's cells."""
+    return hashlib.sha256("\0".join(cells).encode()).hexdigest()[:12]
 
 
 def whole_lines(path: Path) -> list[list[str]]:
-    """The fields of each line of a CSV file but a last one that a kill cut short."""
-    text = path.read_text(encoding="utf-8")
-    lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
-    return [line for line in lines if line]
+    """The fields of each line of a CSV file but a last one that a kill cut short.
+
+    Raises:
+        ScoreSheetError: the file is not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ScoreSheetError(f"{path}: not a table in UTF-8; remove it, and the same command makes it anew") from error
+    return [line for line in csv.reader(text[: text.rfind("\n") + 1].splitlines()) if line]
+
+
+def _sound_lines(path: Path) -> list[list[str]]:
+    """The lines of a table or a journal that are as they were written; says how many are not."""
+    lines = _lines_of_rows(path) if path.is_file() else []
+    sound = [line for line in lines if len(line) == len(COLUMNS) and line[-1] == digest(line[:-1])]
+    if len(sound) < len(lines):
+        logger.warning("%s: %d rows are not as they were written, or without a check; their images are restored again",
+                       path, len(lines) - len(sound))
+    return sound
+
+
+def _row(path: Path, line: list[str]) -> Row:
+    name, *scores, seconds = line[:len(SCORES)]
+    psnr, volume, per_channel, blurred = (float(score) if score else None for score in scores)
+    return Row(name, psnr, volume, per_channel, blurred, float(seconds))
+
+
+def _size(path: Path) -> int:
+    """Of a file, in bytes; 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _lines_of_rows(path: Path) -> list[list[str]]:
-    return [line for line in whole_lines(path) if tuple(line) != COLUMNS]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Wholly or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    return [line for line in whole_lines(path) if line[:2] != list(COLUMNS[:2])]

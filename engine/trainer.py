@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import traceback
 import warnings
 
 import torch
@@ -10,17 +11,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from datasets.files import write_atomic
+from datasets.images import ImageError
 from losses import DeblurLoss
 from models import XYScanNet, load_weights
 from models.ops.selective_scan import resolve_backend
+from models.weights import described_state
 
-from . import distributed
+from . import distributed, recipe
 from .checkpoint import CheckpointError, load_state, random_state, save_atomic, save_state, set_random_state
 from .config import Config, ConfigError, models_dir, results_dir, save_config, to_yaml
-from .feed import Feed
-from .guard import NonFiniteError, first_nonfinite
+from .feed import Feed, reader_ended
+from .guard import NonFiniteError, first_nonfinite, nonfinite_parameter
 from .journal import Journal, Meter
-from .memory import GIB, peak_memory
+from .memory import GIB, OutOfMemory, is_out_of_memory, peak_memory
 from .muon import Muon
 from .provenance import git_hash, versions
 from .schedule import cosine
@@ -61,6 +65,10 @@ class Trainer:
                     if config.train.ema_decay else None)
         self.iteration = 0
         self.best = {"psnr": float("-inf"), "epoch": 0}
+        self.validation_due = False         # whether the weights as they are have still to be scored
+        self.recipe = recipe.recipe_of(config, self.feed.train_pairs)
+        self.changes: list[str] = []        # of the recipe since the run's first step
+        self.new_changes: list[str] = []    # of those, the ones that resuming has found
 
     def describe(self) -> str:
         """The resolved configuration, the data found and the size of the run."""
@@ -86,41 +94,61 @@ class Trainer:
         logger.info("starting from %s", path)
 
     def resume(self) -> bool:
-        """Go on from the last training state, exactly; False where there is none."""
-        state = load_state(self._path("last"))
-        if state is None:
-            return False
-        identity = {"optim.name": "adam", **state["identity"]}      # there was no choice at first
-        for what, now in self._identity().items():
-            before = identity.get(what)
-            if before != now:
-                raise CheckpointError(f"{self._path('last')} was made with {what} {before}, this run has {now}: it "
-                                      "would go on as another run. Set it back, or use another --job_name")
-        self.network.load_state_dict(state["model_state"])
-        self.optimizer.load_state_dict(state["optimizer_state"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema_state"] or self.ema.state_dict())
+        """Go on from the last training state, exactly; False where there is none.
+
+        Raises:
+            CheckpointError: there is one, and this run would not be its continuation.
+        """
+        with distributed.together():
+            state = load_state(self._path("last"))
+            if state is not None:
+                self._go_on_from(state)
+        return state is not None
+
+    def _go_on_from(self, state: dict) -> None:
+        path = self._path("last")
+        forbidden, allowed = recipe.differences(recipe.recipe_in(state), self.recipe)
+        if forbidden:
+            raise CheckpointError(f"{path} was made with {'; '.join(forbidden)}: it would go on as another run. "
+                                  "Set it back, or use another --job_name")
+        if state["iteration"] > self.feed.iterations:
+            raise CheckpointError(f"{path} is at step {state['iteration']}, beyond the {self.feed.iterations} of this "
+                                  "run (train.iterations or train.epochs): there is nothing left to do")
+        try:
+            self.network.load_state_dict(state["model_state"])
+            self.optimizer.load_state_dict(state["optimizer_state"])
+            if self.ema:
+                self.ema.load_state_dict(state["ema_state"] or self.ema.state_dict())
+        except (RuntimeError, ValueError, KeyError) as error:       # a state that holds no whole recipe
+            raise CheckpointError(f"{path} is of another network than this recipe's: {error}") from error
         self.iteration, self.best = state["iteration"], state["best"]
+        self.validation_due = state.get("validation_due", False)
+        self.changes = [*state.get("changes", []), *(f"at step {self.iteration} {change}" for change in allowed)]
+        self.new_changes = self.changes[len(self.changes) - len(allowed):]
         set_random_state(state["random_state"][self.rank % len(state["random_state"])])
-        logger.info("resuming from %s at step %d of %d", self._path("last"), self.iteration, self.feed.iterations)
-        return True
 
-    def save(self) -> None:
-        """Write last_: everything that the rest of the run depends on."""
+    def save(self, same_step: bool = False) -> None:
+        """Write last_: everything that the rest of the run depends on.
+
+        same_step: in place of a state of the same step.
+        """
+        self._refuse_nonfinite()
         random_states = distributed.gather(random_state())
-        if distributed.is_main():
-            save_state({"epoch": self.feed.epoch(self.iteration), "iteration": self.iteration,
-                        "identity": self._identity(),
-                        "model_state": self.network.state_dict(), "optimizer_state": self.optimizer.state_dict(),
-                        "ema_state": self.ema.state_dict() if self.ema else None,
-                        "best": self.best, "random_state": random_states}, self._path("last"))
+        with distributed.together():
+            if distributed.is_main():
+                save_state({"epoch": self.feed.epoch(self.iteration), "iteration": self.iteration,
+                            "recipe": self.recipe, "changes": self.changes,
+                            "model_state": self.network.state_dict(), "optimizer_state": self.optimizer.state_dict(),
+                            "ema_state": self.ema.state_dict() if self.ema else None,
+                            "best": self.best, "validation_due": self.validation_due,
+                            "random_state": random_states}, self._path("last"), same_step)
 
-    def _identity(self) -> dict[str, int | str | None]:
-        """What fixes which images come next, and what the optimiser's state means."""
-        data = self.config.data
-        return {"data.batch_size": data.batch_size, "data.degradation": data.degradation,
-                "optim.name": self.config.optim.name, "train.seed": self.config.train.seed,
-                "number of training pairs": len(self.feed.train_pairs)}
+    def _refuse_nonfinite(self) -> None:
+        """The last step's gradient was finite; what it made of the weights need not be."""
+        culprit = nonfinite_parameter(self.network) or nonfinite_parameter(self.released)
+        if culprit:
+            raise NonFiniteError(f"step {self.iteration}: parameter {culprit} is not finite after the step. The state "
+                                 "before is kept; try a lower optim.lr")
 
     @property
     def released(self) -> XYScanNet:
@@ -128,47 +156,90 @@ class Trainer:
         return self.ema.module if self.ema else self.network
 
     def _release(self, kind: str) -> None:
-        if distributed.is_main():
-            save_atomic(self.released.state_dict(), self._path(kind))
+        with distributed.together():
+            if distributed.is_main():
+                save_atomic(described_state(self.released), self._path(kind))
 
     # The run.
 
-    def fit(self) -> None:
-        """Train to the end, or to a request to stop; then the state is saved and the same command goes on."""
+    def fit(self) -> bool:
+        """Train to the end (True), or to a request to stop: then the state is saved and the same command goes on."""
         config = self.config
-        self._prepare()
-        self.journal = Journal(results_dir(config.job_name), config.stage, self.feed.iterations, self.iteration,
-                               distributed.is_main())
+        with self._explained():
+            self._prepare()
+            self.journal = Journal(results_dir(config.job_name), config.stage, self.feed.iterations, self.iteration,
+                                   distributed.is_main())
+            try:
+                with stop_requests() as request, logging_redirect_tqdm():
+                    self._tell_of_resuming()
+                    finished = self._train(request)
+                    if finished:
+                        self._release("final")
+                        logger.info("finished: %s", self._path("final"))
+                    else:
+                        self._mark_stopped()
+                        logger.info("stopped by %s at step %d; the same command goes on from there",
+                                    request.reason or "another rank", self.iteration)
+            finally:
+                self.journal.close()
+                self.batches = None     # ends its processes while Python can still wait for them
+        return finished
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """Give the machine's failures a line that says what to do."""
         try:
-            with stop_requests() as request, logging_redirect_tqdm():
-                if self._train(request):
-                    self._release("final")
-                    logger.info("finished: %s", self._path("final"))
-                else:
-                    logger.info("stopped by %s at step %d; the same command goes on from there",
-                                request.received or "another rank", self.iteration)
-        finally:
-            self.journal.close()
-            self.batches = None     # ends its processes while Python can still wait for them
+            yield
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"out of memory at step {self.iteration} ({str(error).splitlines()[0] if str(error) else 'CPU'}). "
+                    "Less is needed with train.accumulate=2 or more, train.checkpoint_activations=true, "
+                    "train.precision=bf16, or a smaller data.patch_size") from error
+            if ended := reader_ended(error):
+                traceback.clear_frames(error.__traceback__)     # which keep the other readers from ending
+                raise ended from error
+            if distributed.lost_peer(error):
+                raise distributed.PeerError("another process of this run has ended; what it said tells why. The last "
+                                            "saved state is kept, and the same command goes on from it") from error
+            raise
 
     def _prepare(self) -> None:
         """Check every image's header, record the configuration, and load what training needs but resuming does not."""
         config = self.config
-        if distributed.is_main():
-            self.feed.check()
-            save_config(config, results_dir(config.job_name) / f"config_stage{config.stage}.yaml",
-                        git=git_hash(), **versions(), processes=self.world_size, device=self.device)
-        distributed.barrier()
+        with distributed.together():
+            if distributed.is_main():
+                self._stopped_mark.unlink(missing_ok=True)
+                self.feed.check()
+                changes = {f"change {k}": change for k, change in enumerate(self.changes, 1)}
+                save_config(config, results_dir(config.job_name) / f"config_stage{config.stage}.yaml",
+                            git=git_hash(), **versions(), processes=self.world_size, device=self.device, **changes)
         with distributed.main_first():
             self.loss = DeblurLoss(config.loss.edge_weight, config.loss.contrast_weight, pixel=config.loss.pixel
                                    ).to(self.device, self.dtype)
-        self.batches = iter(self.feed.batches(self.iteration))  # forks processes now, before other threads hold locks
+        self.batches = self.feed.batches(self.iteration)    # forks processes now, before other threads hold locks
         self.validation = Validation(self.feed.validation_images(), self.device) if self.feed.val_pairs else None
         # Strides of sides of one pixel or channel differ there, which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         gpus = [self.device.index] if self.device.type == "cuda" else None
         self.parallel = (DistributedDataParallel(self.network, device_ids=gpus) if distributed.is_distributed()
                          else self.network)
+
+    def _tell_of_resuming(self) -> None:
+        if self.iteration:
+            logger.info("resuming from %s at step %d of %d", self._path("last"), self.iteration, self.feed.iterations)
+        for change in self.new_changes:
+            logger.info("changed %s", change)
+
+    @property
+    def _stopped_mark(self):
+        """A file that is there after a stop by request alone: torchrun does not hand on its processes' exit status."""
+        return results_dir(self.config.job_name) / f".stopped_stage{self.config.stage}"
+
+    def _mark_stopped(self) -> None:
+        with distributed.together():        # also: no rank ends, and has torchrun stop the others, before all are done
+            if distributed.is_main():
+                write_atomic(self._stopped_mark, f"{self.iteration}\n")
 
     def _learning_rate(self) -> float:
         """The cosine's value: by epoch where the run's length is given in epochs, else by iteration."""
@@ -180,6 +251,8 @@ class Trainer:
     def _train(self, request) -> bool:
         """Step until the end (True) or until any rank is asked to stop (False)."""
         self.network.train()
+        if self.validation_due:
+            self._validate()
         meter = Meter()
         while self.iteration < self.feed.iterations:
             micro_batches = list(itertools.islice(self.batches, self.config.train.accumulate))
@@ -190,13 +263,14 @@ class Trainer:
             last = self.iteration == self.feed.iterations
             if self.iteration % LOG_EVERY == 0 or epoch_ended or last:
                 self._log(meter, epoch_ended or last)
-            stop = distributed.any_rank(request.received is not None, self.device)
-            if self._due(self.config.train.validate_every) or last:
-                self._validate()
-            if self._due(self.config.train.save_every) or last or stop:
-                self.save()
+            stop = distributed.any_rank(request.reason is not None, self.device)
+            self.validation_due = self.validation is not None and (self._due(self.config.train.validate_every) or last)
+            if self.validation_due or self._due(self.config.train.save_every) or last or stop:
+                self.save()         # first: validation takes long, and an image of it may be damaged
             if stop and not last:
                 return False
+            if self.validation_due:
+                self._validate()
         return True
 
     def _due(self, every: int) -> bool:
@@ -224,10 +298,20 @@ class Trainer:
             self._stop_at_nonfinite(shares, mask_sum)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        self.optimizer.step()
+        self._step()
         if self.ema:
             self.ema.update_parameters(self.network)
         return {**sums, "gradient norm": norm}
+
+    def _step(self) -> None:
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise NonFiniteError(f"step {self.iteration}: the optimiser's step is larger than any number of "
+                                 f"{self.dtype}. The state before is kept; try a lower optim.lr than "
+                                 f"{self.config.optim.lr:g}") from error
 
     def _losses(self, network, blurred, sharp, mask_sum):
         with self._autocast():
@@ -247,10 +331,18 @@ class Trainer:
         return distributed.sum_over_ranks(own) / (self.world_size * len(shares))
 
     def _validate(self) -> None:
-        """Score whole images; the best network so far is kept."""
-        if self.validation is None:
-            return
-        scores, pictures = self.validation(self.released, self._autocast)
+        """Score whole images, the best network so far is kept, and save that this has been done."""
+        if self.validation is not None:
+            self._score()
+        self.validation_due = False
+        self.save(same_step=True)
+
+    def _score(self) -> None:
+        try:
+            scores, pictures = self.validation(self.released, self._autocast)
+        except ImageError as error:
+            raise ImageError(f"validation: {error}. The state of step {self.iteration} is saved; the same command goes "
+                             "on with its validation") from error
         epoch = self.feed.epoch(self.iteration)
         self.journal.score(scores, pictures, self.iteration)
         logger.info("epoch %d: validation PSNR %.3f dB, ssim_matlab_rgb %.4f (%d images)", epoch, scores["psnr"],

@@ -31,7 +31,7 @@ class Validation:
         """(mean scores over all ranks, this rank's first few pictures (3, H, W) in [0, 1])."""
         network.eval()
         mine = range(distributed.rank(), len(self.images), distributed.world_size())
-        with ThreadPoolExecutor(READERS) as readers:
+        with distributed.together(), ThreadPoolExecutor(READERS) as readers:
             totals, pictures = self._score(network, autocast, ahead(readers, self.images.__getitem__, mine, READERS))
         network.train()
         psnr, ssim, count = distributed.sum_over_ranks(totals).tolist()

@@ -4,6 +4,9 @@ The paper's perceptual term (Section 4.1, after DeblurDiNAT), only where the ima
 VGG19's (Simonyan & Zisserman 2015) up to the ReLU after conv3_1, with torchvision's ImageNet weights, frozen; images
 go in as they are, in [-0.5, 0.5], without ImageNet's normalisation.
 """
+import hashlib
+import logging
+import zipfile
 from pathlib import Path
 
 import torch
@@ -13,7 +16,13 @@ from torchvision.models import VGG19_Weights
 
 BLUR_THRESHOLD = 0.01       # mean absolute difference of sharp and blurred above which a pixel counts as blurred
 EPSILON = 1e-7
-VGG19_FILE = Path("models") / "vgg19-dcbb9e9d.pth"
+VGG19_FILE = Path("models") / "vgg19-dcbb9e9d.pth"      # named by torchvision after its SHA-256's beginning
+
+logger = logging.getLogger(__name__)
+
+
+class FeaturesError(ValueError):
+    """VGG19's file is there and cannot be used. The message names it, what is wrong, and what to do."""
 
 
 class ContrastLoss(nn.Module):
@@ -61,11 +70,46 @@ def vgg19_features(path: Path = VGG19_FILE) -> nn.Sequential:
 
     Raises:
         FileNotFoundError: the file is not there and cannot be downloaded; says both ways out.
+        FeaturesError: the file is there, and is damaged or another network's.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else _download()
+    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / VGG19_FILE.name
+    found = next((file for file in (path, downloaded) if file.exists()), None)
     layers = vgg19_layers()
-    layers.load_state_dict({name: state[f"features.{name}"] for name in layers.state_dict()})
+    layers.load_state_dict(_download() if found is None else _read(found, layers.state_dict()))
     return layers
+
+
+def _read(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The layers' weights in a file of VGG19's; FeaturesError unless all are there, of the right shape, and finite."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name: content[f"features.{name}"] for name in expected}
+        for name, value in state.items():
+            if value.shape != expected[name].shape or value.layout != torch.strided or value.is_meta \
+                    or not value.is_floating_point() or not value.float().isfinite().all():
+                raise ValueError(f"features.{name} is no tensor of {tuple(expected[name].shape)} finite numbers")
+    except Exception as error:      # torch.load raises anything, and so does what is no dictionary of tensors
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):   # the machine's fault, not the file's
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error) if type(error) is ValueError else ""
+        raise FeaturesError(
+            f"{path}: not VGG19's weights, or damaged ({reason or type(error).__name__}). Remove it, so that it is "
+            "downloaded again, or train without the contrast term: loss.contrast_weight=0") from error
+    if not _sha256(path).startswith(VGG19_FILE.stem.removeprefix("vgg19-")):
+        logger.warning("%s: not torchvision's file (its SHA-256 is another); the contrast loss will differ", path)
+    return state
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def vgg19_layers() -> nn.Sequential:
@@ -84,9 +128,10 @@ def vgg19_layers() -> nn.Sequential:
 def _download() -> dict[str, torch.Tensor]:
     weights = VGG19_Weights.IMAGENET1K_V1
     try:
-        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except Exception as error:      # no network, no space, a broken proxy: all mean that the file is not to be had now
         raise FileNotFoundError(
             f"the contrast loss needs VGG19's weights: {VGG19_FILE} is not there, and {weights.url} cannot be "
             f"downloaded ({error}). Either put the file there by hand, or train without this term: "
             "loss.contrast_weight=0") from error
+    return {name: state[f"features.{name}"] for name in vgg19_layers().state_dict()}

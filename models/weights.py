@@ -1,117 +1,225 @@
 """Weights from files: the released checkpoints' forms and ours, read safely, checked strictly."""
+import logging
+import math
+import re
+import zipfile
 from pathlib import Path
 
 import torch
 
 from .xyscannet import XYScanNet
 
+logger = logging.getLogger(__name__)
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+ZIP_START = b"PK\x03\x04"
 DESCRIPTION = "xyscannet"        # key in the metadata of a state dict
 
 
 class WeightsError(ValueError):
-    """A file that holds no XYScanNet weights, or another network's."""
+    """A file that cannot be read as PyTorch's, that holds no XYScanNet weights, or another network's.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it, in one line.
+    """
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(path, reason)
+        self.path, self.reason = Path(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def read_torch_file(path: str | Path) -> object:
+    """What ``torch.save`` wrote to ``path``, on the CPU, without running any code of the file.
+
+    The checksums of all records are verified first, which torch.load leaves out: one flipped bit is noticed. Files of
+    PyTorch before 1.6 have no checksums, and neither have those written with ``set_crc32_options(False)``.
+
+    Raises:
+        WeightsError: missing, damaged, of another format, or with objects in it that only code can build.
+    """
+    path = Path(path)
+    try:
+        _check_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (WeightsError, MemoryError):
+        raise
+    except OSError as error:
+        raise WeightsError(path, error.strerror or str(error)) from error
+    except Exception as error:      # torch.load raises anything from EOFError to UnpicklingError on a damaged file
+        if "allocate memory" in str(error):     # the machine's fault, not the file's
+            raise
+        raise WeightsError(path, _why_unreadable(path, error)) from error
+
+
+def _check_file(path: Path) -> None:
+    """Raise WeightsError for what is no whole file; the records' checksums are verified where there are any."""
+    if not path.is_file():
+        raise WeightsError(path, "a folder, not a weights file" if path.is_dir() else
+                           "not a regular file" if path.exists() else "no such weights file")
+    with open(path, "rb") as file:
+        start = file.read(len(ZIP_START))
+    if not start:
+        raise WeightsError(path, "the file is empty")
+    if start == ZIP_START:
+        try:
+            _check_records(path)
+        except zipfile.BadZipFile as error:
+            raise WeightsError(path, f"cut short or damaged ({error})") from error
+
+
+def _check_records(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        records = [record for record in archive.infolist() if record.file_size]
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise WeightsError(path, "claims to hold more than the file's size")
+        if records and not any(record.CRC for record in records):
+            logger.warning("%s: written without checksums, so damage to it would go unnoticed", path)
+        elif damaged := archive.testzip():
+            raise WeightsError(path, f"damaged (the checksum of {damaged} is wrong)")
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"holds code objects ({named[1]}), which are never loaded; expected a state dict"
+    if "TorchScript" in str(error):
+        return "holds a TorchScript program, which is never loaded; expected a state dict"
+    with open(path, "rb") as file:
+        if file.read(len(ZIP_START)) == ZIP_START:
+            return f"damaged, or a zip archive that PyTorch did not write ({type(error).__name__})"
+    return f"not a PyTorch file, or damaged ({type(error).__name__})"
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """The state dict in ``path``: bare or inside a training state, with or without DataParallel's ``module.``.
 
     Raises:
-        WeightsError: missing, damaged, or not a state dict.
+        WeightsError: as ``read_torch_file``, and for what is not a state dict of finite floating-point tensors.
     """
-    content = _read(path)
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return _read(path)[0]
 
 
-def _read(path: str | Path) -> dict[str, torch.Tensor]:
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:      # torch.load raises anything from EOFError to UnpicklingError on a damaged file
-        raise WeightsError(f"{path}: cannot be read as PyTorch weights ({type(error).__name__}): it is damaged, or no "
-                           "weights file, or holds code, which is never loaded") from error
+def described_state(network: XYScanNet) -> dict[str, torch.Tensor]:
+    """``network``'s state dict, from which `load_network` rebuilds the network itself.
+
+    It is a bare state dict, as the released code reads it: the description lies in its ``_metadata``, which PyTorch
+    saves with every state dict and other programs ignore.
+    """
+    state = network.state_dict()
+    state._metadata[""][DESCRIPTION] = network.description
+    return state
+
+
+def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The weights, and the description of their network; an empty one where the file has none."""
+    content = read_torch_file(path)
     if isinstance(content, dict) and isinstance(content.get("model_state"), dict):
         content = content["model_state"]
-    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
-        raise WeightsError(f"{path}: holds no state dict; expected one, bare or under the key 'model_state'")
-    return content
+    if not isinstance(content, dict) or not content or not all(
+            isinstance(name, str) and torch.is_tensor(value) for name, value in content.items()):
+        raise WeightsError(path, "holds no state dict; expected one, names to tensors, bare or under the key "
+                                 "'model_state'")
+    for name, value in content.items():
+        if problem := _unfit(value):
+            raise WeightsError(path, f"{name} {problem}")
+    # A tensor can be expanded from a single number: its shape then says nothing about the file's size.
+    if sum(value.numel() * value.element_size() for value in content.values()) > Path(path).stat().st_size:
+        raise WeightsError(path, "its tensors' shapes claim more than the file's size")
+    for name, value in content.items():
+        if not _is_finite(value):
+            raise WeightsError(path, f"{name} is not finite: it holds values that are NaN or infinite in float32")
+    state = {name.removeprefix("module."): value for name, value in content.items()}
+    if len(state) < len(content):
+        raise WeightsError(path, "holds the same names with and without 'module.'")
+    return state, getattr(content, "_metadata", {}).get("", {}).get(DESCRIPTION, {})
+
+
+def _unfit(value: torch.Tensor) -> str | None:
+    """Why a tensor cannot be a weight, by its kind alone."""
+    if value.is_meta:
+        return "has a shape and no values (a tensor of the meta device)"
+    if value.layout != torch.strided:
+        return f"is sparse ({value.layout}); expected a dense tensor"
+    if value.dtype not in FLOATS:
+        return f"is of {value.dtype}; expected one of {', '.join(map(str, FLOATS))}"
+    return None
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """In float32, in which the network computes. The extremes tell all (NaN is one) many times faster than isfinite."""
+    return value.numel() == 0 or all(map(math.isfinite, map(float, value.float().aminmax())))
 
 
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:
     """Load ``path`` into ``network``, every name and shape as they must be.
 
     Raises:
-        WeightsError: with the first missing, unexpected and misshapen key.
+        WeightsError: with the first key that is missing, unexpected or of the wrong shape.
     """
-    state, expected = read_weights(path), network.state_dict()
-    problems = []
+    state = read_weights(path)
+    _compare(state, network, path)
+    network.load_state_dict(state)
+
+
+def _compare(state: dict[str, torch.Tensor], network: torch.nn.Module, path: str | Path) -> None:
+    expected, problems = network.state_dict(), []
     for what, names in (("missing", [name for name in expected if name not in state]),
                         ("unexpected", [name for name in state if name not in expected])):
         if names:
             problems.append(f"{len(names)} {what}, the first {names[0]}")
-    misshapen = [name for name in expected if name in state and state[name].shape != expected[name].shape]
-    if misshapen:
-        name = misshapen[0]
-        problems.append(f"{len(misshapen)} misshapen, the first {name}: {tuple(state[name].shape)} in the file, "
+    wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    if wrong:
+        name = wrong[0]
+        problems.append(f"{len(wrong)} of the wrong shape, the first {name}: {tuple(state[name].shape)} in the file, "
                         f"{tuple(expected[name].shape)} in the network")
     if problems:
-        raise WeightsError(f"{path}: these weights are another network's; keys " + "; ".join(problems))
-    network.load_state_dict(state)
-
-
-def save_weights(network: torch.nn.Module, path: str | Path) -> None:
-    """Write ``network``'s state dict, its description inside.
-
-    The file is a bare state dict, as the released code reads it: the description lies in its ``_metadata``, which
-    PyTorch writes with every state dict and other programs ignore.
-    """
-    torch.save(described_state(network), path)
-
-
-def described_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """``network.state_dict()`` with the description in its metadata, see `save_weights`."""
-    state = network.state_dict()
-    state._metadata[""][DESCRIPTION] = network.description
-    return state
-
-
-def read_description(path: str | Path) -> dict:
-    """The arguments of ``XYScanNet`` that `save_weights` put into the file; empty for other files."""
-    return getattr(_read(path), "_metadata", {}).get("", {}).get(DESCRIPTION, {})
+        raise WeightsError(path, "these weights are another network's; keys " + "; ".join(problems))
 
 
 def load_network(path: str | Path, **options) -> XYScanNet:
     """The network whose weights ``path`` holds, in evaluation mode on the CPU.
 
-    Its size and modules are those of the description in the file; of a file without one (the released ones), they are
-    read off the weights.
+    Its size and modules are those of the description that came with the weights; of a file without one, such as the
+    released checkpoints, they are read off the names and shapes.
 
     Args:
         options: what weights without a description do not tell: ``kl_gate``, ``scan``, ``slices``; and
             ``scan_backend``; see ``XYScanNet``.
     Raises:
-        WeightsError: as ``load_weights``, and where the file is of no XYScanNet at all.
+        WeightsError: as ``load_weights``, and where the file is of no network that can be built here.
     """
-    described = read_description(path) or _guess(path)
+    state, description = _read(path)
+    options = {**options, **(description or _architecture(state, path))}
     try:
-        network = XYScanNet(**{**options, **described})
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: weights of a network that cannot be built here ({error})") from error
-    load_weights(network, path)
+        # First without memory: a file can claim any width by one small tensor.
+        with torch.device("meta"):
+            _compare(state, XYScanNet(**options), path)
+    except (TypeError, KeyError) as error:
+        raise WeightsError(path, f"of a network that cannot be built here ({error})") from error
+    except ValueError as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(path, f"of a network that cannot be built here: {error}") from error
+    network = XYScanNet(**options)
+    network.load_state_dict(state)
     return network.eval()
 
 
-def _guess(path: str | Path) -> dict:
-    """Size and modules by the names and shapes of the weights."""
-    state = read_weights(path)
+def _architecture(state: dict[str, torch.Tensor], path: str | Path) -> dict:
+    """XYScanNet's arguments that a state dict tells."""
     embedding = state.get("patch_embed.proj.weight")
     depths = [len({name.split(".")[1] for name in state if name.startswith(f"decoder_level{level}.")})
               for level in (1, 2, 3)]
     if embedding is None or not all(depths):
-        raise WeightsError(f"{path}: not XYScanNet weights; its first key is {next(iter(state))}, "
-                           "and patch_embed.proj.weight or a decoder level is missing")
+        raise WeightsError(path, f"not XYScanNet weights; its first key is {next(iter(state))}, "
+                                 "and patch_embed.proj.weight or a decoder level is missing")
+    if embedding.dim() != 4 or len(embedding) < 2 or len(embedding) % 2:
+        raise WeightsError(path, f"not XYScanNet weights; patch_embed.proj.weight is {tuple(embedding.shape)}; "
+                                 "expected (dim, 3 or 12, 3, 3) with an even dim")
+    vssm = "ss2d" if "decoder_level1.0.intra.in_proj.weight" in state else "xyscan"
     fusion = "klff" if "clff_level1.conv.weight" in state else "aff" if "clff_level1.conv1.weight" in state else "none"
-    return {"dim": len(embedding), "num_blocks": depths, "fusion": fusion,
-            "vssm": "ss2d" if "decoder_level1.0.intra.in_proj.weight" in state else "xyscan",
+    return {"dim": len(embedding), "num_blocks": depths, "vssm": vssm, "fusion": fusion,
             "unshuffle": 2 if embedding.shape[1] == 12 else 1}

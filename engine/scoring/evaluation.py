@@ -21,6 +21,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from datasets.files import write_atomic
 from metrics.downloads import DownloadError, sha256
 from metrics.fid import inception
 from metrics.niqe import LIVE_MODEL, load_model
@@ -28,7 +29,6 @@ from metrics.niqe import LIVE_MODEL, load_model
 from .. import distributed, provenance
 from ..config import ConfigError, results_dir
 from ..console import readable_errors
-from ..scoresheet import write_whole
 from .comparison import compare
 from .imagescores import Task, load_network, score_in_processes, score_on_gpu
 from .measurements import Measurements, stamp
@@ -123,7 +123,7 @@ def parse_request(argv: list[str] | None) -> Request:
 def evaluate(request: Request) -> dict:
     """Scores the images, writes scores.csv and scores.json, prints the table; returns what scores.json holds.
 
-    Raises EvaluationError or another of console.MISTAKES; before anything is measured, where it can.
+    Raises EvaluationError or another of this repository's errors; before anything is measured, where it can.
     """
     # What to score: everything that is wrong with the images is said first.
     columns = wanted_columns(request)
@@ -167,7 +167,12 @@ def wanted_columns(request: Request) -> list[str]:
 
 
 def accept(pairing: Pairing, request: Request) -> None:
-    """Raises EvaluationError where images cannot be scored, unless partial scores are asked for."""
+    """Raises EvaluationError where images cannot be scored, unless partial scores are asked for; and where a restored
+    image is the very file that it is to be compared with, which says nothing."""
+    same = [sample.name for sample in pairing.samples if sample.sharp and sample.restored.samefile(sample.sharp)]
+    if same:
+        raise EvaluationError(f"--pred and --gt: {len(same)} restored images are the sharp ones themselves, the first "
+                              f"{same[0]}; nothing was scored. Name the restored images with --pred")
     complaints = pairing.complaints()
     if complaints and (not request.partial or not pairing.samples):
         advice = "" if not pairing.samples else "\nNothing was scored. --partial scores the others, and says so"
@@ -320,7 +325,7 @@ def image_means(measurements: Measurements) -> dict[str, dict]:
 
 
 def write_record(folder: Path, record: dict) -> None:
-    write_whole(folder / "scores.json", json.dumps(record, indent=2) + "\n")
+    write_atomic(folder / "scores.json", json.dumps(record, indent=2) + "\n")
 
 
 def report(request: Request, record: dict) -> None:

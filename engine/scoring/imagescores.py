@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 import numpy as np
@@ -27,6 +28,12 @@ PAIR_FUNCTIONS = {"psnr": psnr, "ssim_matlab_rgb": ssim_matlab_rgb, "ssim_per_ch
 SSIMS = ("ssim_matlab_rgb", "ssim_per_channel")
 GPU_BATCH = 8
 READERS = 4  # threads that decode for the GPU
+
+
+
+class ScoringError(RuntimeError):
+    """Scoring cannot go on; the message says why and what to do."""
+
 
 # A sample, and the names of the scores that it lacks.
 Task = tuple[Sample, list[str]]
@@ -89,6 +96,9 @@ def score_in_processes(tasks: list[Task], niqe_model: str, workers: int) -> Iter
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker)
     try:
         yield from ahead(pool, function, tasks, depth=4 * workers)
+    except BrokenProcessPool as error:
+        raise ScoringError("a scoring process died, killed by the system for want of memory perhaps; the same command "
+                           "goes on with the images that are left, --workers 1 needs less memory") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

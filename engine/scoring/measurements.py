@@ -1,24 +1,30 @@
 """The scores of each image as they are made: a CSV from which a stopped run goes on.
 
-    name,files,psnr,niqe_live
-    GOPR0384_11_00/000001,4f1d…,33.91,4.05
-    GOPR0384_11_00/000002,77a0…,33.47,failed: too small
+    name,files,check,psnr,niqe_live
+    GOPR0384_11_00/000001,4f1d…,b08e…,33.91,4.05
+    GOPR0384_11_00/000002,77a0…,19c2…,33.47,failed: too small
 
-`files` stands for the sizes and times of the image's files: where it no longer fits, they are measured again. A line
+`files` stands for the sizes and times of the image's files, `check` for the other cells of the line: where one of them
+no longer fits, the image is measured again. A line
 may hold some of an image's scores and a later line the others; at the end there is one a line, sorted. Numbers are
 written in full, so that a run that was stopped ends with the very same means.
 """
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from datasets.files import write_atomic
+
 from ..config import ConfigError
-from ..scoresheet import csv_line, whole_lines, write_whole
+from ..scoresheet import csv_line, digest, whole_lines
+
+logger = logging.getLogger(__name__)
 
 FAILED = "failed: "  # before the reason why measuring had no result
-HEAD = ("name", "files")
+HEAD = ("name", "files", "check")
 
 
 Score = float | str  # a string is the reason why there is no number
@@ -48,28 +54,27 @@ class Measurements:
         self.wanted: list[str] = []
         self.scores: dict[str, dict[str, Score]] = {name: {} for name in stamps}
         earlier = whole_lines(table) if table.is_file() else []
-        if earlier and tuple(earlier[0][:2]) != HEAD:
+        if earlier and tuple(earlier[0][:2]) != HEAD[:2]:
             raise MeasurementsError(f"{table}: not a table of scores, its first line is {','.join(earlier[0])!r}; "
                                     "remove it, or choose another --output")
-        self.columns = [name for name in (earlier[0][2:] if earlier else []) if name in keep]
-        for line in earlier[1:]:
-            self._take_over(earlier[0], line)
+        self.columns = [name for name in (earlier[0][3:] if earlier else []) if name in keep]
+        sound = [self._take_over(earlier[0], line) for line in earlier[1:]]
+        if not all(sound):
+            logger.warning("%s: %d rows are not as they were written; their images are measured again", table,
+                           sound.count(False))
 
-    def _take_over(self, header: list[str], line: list[str]) -> None:
-        if len(line) != len(header):
-            raise MeasurementsError(f"{self.table}: {','.join(line)!r} is no row of {', '.join(header)}; remove the "
-                                    "file to measure again")
-        name, files, *cells = line
-        if self._stamps.get(name) != files:
-            return
-        for column, cell in zip(header[2:], cells, strict=True):
-            if cell and column in self.columns:
-                try:
-                    self.scores[name][column] = (
-                        cell.removeprefix(FAILED) if cell.startswith(FAILED) else float(cell))
-                except ValueError as error:
-                    raise MeasurementsError(f"{self.table}: {cell!r} of {name} is no score; remove the file to measure "
-                                            "again") from error
+    def _take_over(self, header: list[str], line: list[str]) -> bool:
+        """False for a line that is not as it was written."""
+        if len(line) != len(header) or tuple(header[:3]) != HEAD:
+            return False
+        name, files, check, *cells = line
+        if check != _check(name, files, header[3:], cells):
+            return False
+        if self._stamps.get(name) == files:
+            self.scores[name] |= {column: cell.removeprefix(FAILED) if cell.startswith(FAILED) else float(cell)
+                                  for column, cell in zip(header[3:], cells, strict=True)
+                                  if cell and column in self.columns}
+        return True
 
     def begin(self, columns: list[str]) -> None:
         """Makes ready to add scores of these names, the wanted ones."""
@@ -90,10 +95,14 @@ class Measurements:
     def write(self) -> None:
         """The whole table, sorted by name, one line an image."""
         measured = [name for name in sorted(self.scores) if self.scores[name]]
-        write_whole(self.table, csv_line((*HEAD, *self.columns))
-                    + "".join(self._line(name, self.scores[name]) for name in measured))
+        write_atomic(self.table, csv_line((*HEAD, *self.columns))
+                     + "".join(self._line(name, self.scores[name]) for name in measured))
 
     def _line(self, name: str, scores: dict[str, Score]) -> str:
-        cells = (scores.get(column, "") for column in self.columns)
-        return csv_line((name, self._stamps[name],
-                         *(repr(cell) if isinstance(cell, float) else cell and FAILED + cell for cell in cells)))
+        cells = [scores.get(column, "") for column in self.columns]
+        texts = [repr(cell) if isinstance(cell, float) else cell and FAILED + cell for cell in cells]
+        return csv_line((name, self._stamps[name], _check(name, self._stamps[name], self.columns, texts), *texts))
+
+
+def _check(name: str, files: str, columns: Collection[str], cells: Collection[str]) -> str:
+    return digest([name, files, *(f"{column}={cell}" for column, cell in zip(columns, cells, strict=True) if cell)])

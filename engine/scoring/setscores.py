@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.files import atomic
 from metrics.fid import frechet_distance, inception_features, kernel_distance, patches
 
 from .measurements import stamp
@@ -86,9 +86,8 @@ class SetScores:
             parts.append(image_features(paths[first:first + CHUNK], self._device, self._patches))
             bar.update(len(paths[first:first + CHUNK]))
         features = np.concatenate(parts)
-        temporary = file.with_name(f".{os.getpid()}.{file.name}")
-        np.savez(temporary, features=features, key=key)
-        os.replace(temporary, file)
+        with atomic(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, features=features, key=key)
         return features
 
 

@@ -1,4 +1,6 @@
 """The decoded cache: the same pixels as the files, built once by several processes, never half-built."""
+import itertools
+import json
 import os
 import pickle
 import shutil
@@ -6,6 +8,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,7 +124,7 @@ def test_an_unfinished_build_is_built_again(pairs: list[Pair], tmp_path: Path) -
     read = cached_reader(pairs, tmp_path / "cache")
     read.file.with_suffix(".json").unlink()
     read.file.write_bytes(b"half")
-    left = read.file.with_suffix(".12345.tmp")
+    left = read.file.with_name(f".{read.file.name}.12345-ab.tmp")
     left.write_bytes(b"left behind")
     again = cached_reader(pairs, tmp_path / "cache")
     assert np.array_equal(again(pairs[4].blurred), read_rgb(pairs[4].blurred))
@@ -151,3 +154,71 @@ def test_building_shows_a_bar_when_asked(pairs: list[Pair], tmp_path: Path, caps
     assert capsys.readouterr().err == ""
     cached_reader(pairs, tmp_path / "loud", progress=True)
     assert "10/10" in capsys.readouterr().err
+
+
+def same_as_the_files(read: cache.CachedReader, pairs: list[Pair]) -> bool:
+    return all(np.array_equal(read(path), read_rgb(path)) for pair in pairs for path in (pair.blurred, pair.sharp))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: bytes(len(content)), lambda content: content[:len(content) // 2], lambda content: content + b"x",
+    lambda content: b"", lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+], ids=["zeroed", "cut short", "longer", "empty", "one bit"])
+def test_wrong_pixels_are_built_again_with_one_line(pairs: list[Pair], tmp_path: Path, damage, caplog) -> None:
+    file = cached_reader(pairs, tmp_path / "cache").file
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert same_as_the_files(cached_reader(pairs, tmp_path / "cache"), pairs)
+    assert file.read_bytes() == whole
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    caplog.clear()
+    assert same_as_the_files(cached_reader(pairs, tmp_path / "cache"), pairs) and not caplog.records
+
+
+def test_readers_of_a_damaged_cache_share_one_rebuilding(pairs: list[Pair], tmp_path: Path, caplog) -> None:
+    """As workers do: each has mapped the file before anybody notices."""
+    readers = [pickle.loads(pickle.dumps(cached_reader(pairs, tmp_path / "cache"))) for _ in range(3)]
+    for read in readers:
+        read(pairs[0].blurred)
+    content = readers[0].file.read_bytes()
+    readers[0].file.write_bytes(content[:5000] + bytes(len(content) - 5000))
+    assert all(same_as_the_files(read, pairs) for read in readers)
+    assert len(caplog.records) == 1
+
+
+def test_a_cache_cut_short_before_a_process_maps_it(pairs: list[Pair], tmp_path: Path) -> None:
+    read = cached_reader(pairs, tmp_path / "cache")
+    read.file.write_bytes(b"short")
+    assert same_as_the_files(read, pairs)
+    other = cached_reader(pairs, tmp_path / "cache")
+    other.file.unlink()
+    assert same_as_the_files(other, pairs)
+
+
+def test_a_disk_that_returns_other_pixels_than_written_is_named(pairs: list[Pair], tmp_path: Path, monkeypatch) -> None:
+    read = cached_reader(pairs, tmp_path / "cache")
+    numbers = itertools.count()
+    monkeypatch.setattr(cache, "zlib", SimpleNamespace(crc32=lambda content: next(numbers)))
+    with pytest.raises(CacheError):
+        read(pairs[0].sharp)
+
+
+def edited(content: bytes) -> bytes:
+    """An edit that leaves valid JSON: two images change places."""
+    index = json.loads(content)
+    first, second = list(index["places"])[:2]
+    index["places"][first], index["places"][second] = index["places"][second], index["places"][first]
+    return json.dumps(index).encode()
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: b"", lambda content: content[:40], lambda content: b"\xff" + content,
+    lambda content: b"[" * 100_000, lambda content: b"{}", lambda content: b"[1]",
+    lambda content: b'{"checksum": 0, "places": 3}', edited,
+], ids=["empty", "cut short", "not UTF-8", "deep", "no keys", "list", "number", "edited"])
+def test_a_wrong_index_is_built_again_with_one_line(pairs: list[Pair], tmp_path: Path, damage, caplog) -> None:
+    index = cached_reader(pairs, tmp_path / "cache").file.with_suffix(".json")
+    whole = index.read_bytes()
+    index.write_bytes(damage(whole))
+    assert same_as_the_files(cached_reader(pairs, tmp_path / "cache"), pairs)
+    assert index.read_bytes() == whole and len(caplog.records) == 1

@@ -58,3 +58,28 @@ def test_a_walk_visits_each_folder_once_and_passes_over_what_is_no_file(tmp_path
     os.mkfifo(tmp_path / "a" / "pipe")
     found = [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path, skip=(tmp_path / "skipped",))]
     assert found == ["a/1", "a/b/2"]
+
+
+def test_an_error_without_a_number_keeps_its_text(tmp_path):
+    """As libraries raise them."""
+    with pytest.raises(OSError, match="no encoder") as caught, atomic(tmp_path / "x"):
+        raise OSError("no encoder")
+    assert caught.value.errno is None and os.listdir(tmp_path) == []
+
+
+def test_a_walk_goes_on_after_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    for name in ("a/1", "b/2"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    there, errors = type(tmp_path).iterdir, []
+
+    def forbidden(folder):
+        if folder.name == "a":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return there(folder)
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
+    assert list(walk(tmp_path, unreadable=errors.append)) == [tmp_path / "b" / "2"]
+    assert [error.filename for error in errors] == [str(tmp_path / "a")]
+    with pytest.raises(PermissionError):
+        list(walk(tmp_path))

@@ -1,4 +1,6 @@
 """Images read and written: against Pillow as the oracle, and damaged files of each kind."""
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,86 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
 def test_only_8_bit_rgb_is_written(tmp_path: Path, wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a.png.*uint8"):
         write_png(tmp_path / "a.png", wrong)
+
+
+def jpeg_with_junk(folder: Path, junk: bytes, **options) -> Path:
+    """A JPEG whose compressed data holds foreign bytes in its middle."""
+    path = pillow_saved(folder / "junk.jpg", Image.fromarray(textured(256, 256, 8)), quality=95, **options)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + junk + data[middle + len(junk):])
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_with_foreign_bytes_inside_is_refused(tmp_path: Path, options: dict, rng: np.random.Generator) -> None:
+    path = jpeg_with_junk(tmp_path, rng.integers(0, 256, 2048, dtype=np.uint8).tobytes(), **options)
+    with pytest.raises(ImageError, match="junk.jpg"):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True},
+                                     {"restart_marker_blocks": 3, "progressive": True}])
+def test_whole_jpegs_are_never_refused(tmp_path: Path, options: dict) -> None:
+    for quality in (5, 75, 100):
+        for seed in range(5):
+            image = Image.fromarray(textured(90, 130, seed))
+            image = image.convert("L") if seed == 4 else image
+            path = pillow_saved(tmp_path / "a.jpg", image, quality=quality, **options)
+            assert read_rgb(path).shape == (90, 130, 3)
+
+
+def test_a_restart_out_of_turn_is_refused(tmp_path: Path) -> None:
+    path = pillow_saved(tmp_path / "a.jpg", Image.fromarray(textured(64, 64, 1)), restart_marker_rows=1)
+    data = path.read_bytes()
+    assert data.count(b"\xff\xd1") == 1
+    path.write_bytes(data.replace(b"\xff\xd1", b"\xff\xd2"))
+    with pytest.raises(ImageError):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0"])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".png"])
+def test_size_and_pixels_agree_about_damaged_exif(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    path = pillow_saved(tmp_path / f"a{suffix}", Image.fromarray(textured(20, 30, 2)), exif=exif)
+    assert read_size(path) == read_rgb(path).shape[:2] == (20, 30)
+
+
+def ftyp(*brands: bytes) -> bytes:
+    """The beginning of an ISO base media file."""
+    content = brands[0] + bytes(4) + b"".join(brands[1:])
+    return (8 + len(content)).to_bytes(4, "big") + b"ftyp" + content + bytes(100)
+
+
+@pytest.mark.parametrize("data, kind", [
+    (ftyp(b"heic", b"mif1", b"heic"), "HEIC"), (ftyp(b"mif1", b"heic"), "HEIC"), (ftyp(b"mif1", b"avif"), "AVIF"),
+    (ftyp(b"avif"), "AVIF"), (ftyp(b"isom", b"mp41"), "video"), (b"<html>", "no image")])
+def test_files_of_other_kinds_are_named_by_their_content(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    for read in (read_rgb, read_size):
+        with pytest.raises(ImageError, match=f"a.jpg: .*{kind}"):
+            read(tmp_path / "a.jpg")
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for read in (read_rgb, read_size):
+        with pytest.raises(ImageError, match="a.png"):
+            read(tmp_path / "a.png")
+
+
+def test_a_header_of_many_pixels_is_read(tmp_path: Path) -> None:
+    """400 megapixels: two numbers in a BMP's header, no pixels."""
+    path = pillow_saved(tmp_path / "large.bmp", Image.fromarray(textured(8, 8, 0)))
+    data = path.read_bytes()
+    path.write_bytes(data[:18] + struct.pack("<ii", 20_000, 20_000) + data[26:])
+    assert read_size(path) == (20_000, 20_000)
+
+
+def test_what_is_written_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("sync"), sync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("name"), replace(*names)))
+    write_png(tmp_path / "a.png", textured(4, 4, 0))
+    assert done == ["sync", "name", "sync"]

@@ -235,3 +235,42 @@ def test_five_thousand_pairs_are_found_at_once(tmp_path: Path) -> None:
     pairs = find_pairs(tmp_path, "train")
     assert time.perf_counter() - begin < 2
     assert len({pair.name for pair in pairs}) == 5000 and pairs == sorted(pairs, key=lambda pair: pair.name)
+
+
+@pytest.mark.timeout(20)
+def test_links_that_lead_back_and_fifos_bring_nothing_twice_and_hang_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png")
+    for link in ("a/up", "b/up"):
+        (tmp_path / link).symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "a" / "3.png")
+    assert [pair.name for pair in find_pairs(tmp_path)] == ["a/1", "b/2"]
+
+
+def test_names_are_unique_where_files_differ_in_their_suffix_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "a.png", "a.jpg.png", "b.png")
+    names = [pair.name for pair in find_pairs(tmp_path)]
+    assert len(set(names)) == 4 and "b" in names
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png")
+    there = Path.iterdir
+
+    def forbidden(folder: Path):        # root may read everything
+        if folder.name == "b":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return there(folder)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(PermissionError) as caught:
+        find_pairs([tmp_path, tmp_path])
+    assert caught.value.filename == str(tmp_path / "b")
+
+
+def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    realblur(tmp_path, "J")
+    path = next(tmp_path.glob("*_test_list.txt"))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(LayoutError, match=path.name):
+        find_pairs(tmp_path, "test")

@@ -2,13 +2,15 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from datasets.images import read_rgb, read_size
+from datasets import synthesize
+from datasets.images import ImageError, read_rgb, read_size
 from datasets.layouts import find_pairs
 from datasets.synthesize import main, synthesize_frames, synthesize_photos
 from tests.datasets.conftest import save, textured
@@ -193,3 +195,29 @@ def test_unusable_clips_are_named(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="empty: holds neither videos"):
         synthesize_frames(tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_photographs_that_would_share_a_name_are_an_error(tmp_path: Path) -> None:
+    for name in ("a/b.png", "a-b.png"):
+        save(tmp_path / "photos" / name, textured(60, 60, 0))
+    with pytest.raises(ImageError):
+        synthesize_photos(tmp_path / "photos", tmp_path / "out", size=32)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_ends_the_threads_and_leaves_nothing(photos: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that goes on writing after the folder was removed would make it again."""
+    write = synthesize.write_png
+
+    def slow(path: Path, image: np.ndarray) -> None:
+        if "photo0" in str(path):
+            raise ImageError("bad")
+        time.sleep(0.2)
+        write(path, image)
+
+    monkeypatch.setattr(synthesize, "write_png", slow)
+    with pytest.raises(ImageError):
+        synthesize_photos(photos, tmp_path / "made" / "out", size=32, workers=2)
+    time.sleep(0.5)
+    assert list((tmp_path / "made").iterdir()) == []

@@ -55,6 +55,22 @@ def test_damaged_states(tmp_path, caplog):
         load_state(path)
 
 
+def test_one_flipped_bit_makes_the_state_before_it_the_newest(tmp_path):
+    path = tmp_path / "last.pth"
+    save_state({"step": 0}, path), save_state({"step": 1, "weights": torch.ones(10_000)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert load_state(path)["step"] == 0
+
+
+def test_a_folder_in_a_states_place(tmp_path):
+    path = tmp_path / "last.pth"
+    save_state({"step": 0}, path), save_state({"step": 1}, path)
+    path.unlink(), path.mkdir()
+    assert load_state(path)["step"] == 0
+
+
 def test_a_damaged_state_never_takes_the_place_of_the_good_one(tmp_path, monkeypatch):
     """The next save after falling back is cut off at its last step: what was gone on from is still there."""
     path = tmp_path / "last.pth"

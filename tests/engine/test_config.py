@@ -108,3 +108,26 @@ def test_variants_that_cannot_be_are_refused(place):
     (0, 2.2e-4), (1, 2.19999966e-4), (1000, 1.87796390e-4), (2000, 1.1005e-4), (3999, 1.00033914e-7), (4000, 1e-7)])
 def test_schedule_is_the_released_one(epoch, expected):
     assert cosine(epoch, 4000, 2.2e-4, 1e-7) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("override", ["data.train=[a", "data.train=!!python/object:os.system {}",
+                                      "data.train=" + "[" * 3000, "optim.lr=.inf", "optim.lr=.nan", "data.train.x=1",
+                                      "job_name.x=1"])
+def test_overrides_that_cannot_be_are_refused(place, override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0].split(".")[0]):
+        load_config("tiny", 1, [override])
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: " + b"[" * 3000, b"model: !!python/object:os.system {}",
+                                     b"data: 3\ntrain: {epochs: 1}"])
+def test_files_that_are_no_recipe_are_named(place, content):
+    path = place / "configs" / "tiny" / "config_stage1.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="config_stage1.yaml"):
+        load_config("tiny", 1, ["data.patch_size=32"])
+
+
+@pytest.mark.parametrize("name", ["j" * 305, "../escape", "/absolute", "", "a/../../b", "a\0b"])
+def test_job_names_that_are_no_folder_are_refused(place, name):
+    with pytest.raises(ConfigError):
+        load_config(name, 1)

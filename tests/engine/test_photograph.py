@@ -1,5 +1,6 @@
 """Photographs of every kind: read upright, restored, written as PNG with all that went with them."""
 import io
+import os
 
 import cv2
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from datasets.images import ImageError
-from engine.photograph import encode_png, find_photographs, read_photograph, restore_photographs, write_photograph
-from models import XYScanNet
-from tests.workplace import make_config, run
+from engine.album import restore_photographs
+from engine.memory import OutOfMemory
+from engine.photograph import Photograph, read_photograph, write_photograph
+from engine.png import encode_png, read_text
 
 ORIENTATION, MAKE = 0x0112, 0x010F
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -20,8 +22,9 @@ class Unchanged:
     """Stands for a restorer whose network finds nothing to do, so that every level must come back."""
 
     auto = False
+    maker = {"weights_sha256": "none"}
 
-    def restore(self, images: torch.Tensor, name: str) -> tuple[torch.Tensor, float]:
+    def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
         return images, 0.25
 
 
@@ -29,8 +32,9 @@ class Brighter:
     """Adds 20 of 255 levels, colours alike."""
 
     auto = False
+    maker = {"weights_sha256": "none"}
 
-    def restore(self, images: torch.Tensor, name: str) -> tuple[torch.Tensor, float]:
+    def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
         return images + 20 / 255, 0.25
 
 
@@ -89,7 +93,9 @@ def test_16_bit_grey_with_alpha(tmp_path):
     photograph = read_photograph(tmp_path / "photo.png")
     assert photograph.grey and np.array_equal(photograph.alpha, values[..., 1])
     target, _ = through(tmp_path / "photo.png", tmp_path)
-    assert target.read_bytes() == (tmp_path / "photo.png").read_bytes()
+    result = read_photograph(target)
+    assert result.grey and np.array_equal(result.alpha, values[..., 1])
+    assert np.array_equal(result.rgb[..., 0], values[..., 0])
 
 
 @pytest.mark.parametrize("suffix, options", [("png", {}), ("tiff", {}), ("jpg", {"quality": 100})])
@@ -194,29 +200,6 @@ def test_32_bit_pixels_are_refused_with_advice(tmp_path):
         read_photograph(tmp_path / "radiance.tiff")
 
 
-def test_one_failure_does_not_stop_the_others(tmp_path, capsys):
-    pillow(3).save(tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes(b"no")
-    work = [(tmp_path / name, tmp_path / "out" / name) for name in ("bad.png", "good.png")]
-    assert restore_photographs(Unchanged(), work) == 1
-    printed = capsys.readouterr()
-    assert "bad.png: cannot be read" in printed.err and "good.png (14 x 11, 0.25 s)" in printed.out.replace("  ", " ")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
-
-
-def test_results_are_kept_unless_told_otherwise_and_photographs_always(tmp_path, capsys):
-    pillow(3).save(tmp_path / "photo.png")
-    original, target = (tmp_path / "photo.png").read_bytes(), tmp_path / "result.png"
-    target.write_bytes(b"earlier")
-    work = [(tmp_path / "photo.png", target)]
-    assert restore_photographs(Unchanged(), work) == 0 and target.read_bytes() == b"earlier"
-    assert "is there already" in capsys.readouterr().out
-    assert restore_photographs(Unchanged(), work, overwrite=True) == 0 and target.read_bytes() != b"earlier"
-    itself = [(tmp_path / "photo.png", tmp_path / "photo.png")]
-    assert restore_photographs(Brighter(), itself, overwrite=True) == 0
-    assert (tmp_path / "photo.png").read_bytes() == original
-
-
 def test_nothing_half_written(tmp_path, monkeypatch):
     photograph = read_photograph_of(tmp_path)
 
@@ -235,45 +218,6 @@ def read_photograph_of(folder):
     return read_photograph(folder / "photo.png")
 
 
-def test_which_photographs_a_folder_holds(tmp_path):
-    source, output = tmp_path / "in", tmp_path / "in" / "restored"
-    for name in ("b.PNG", "day/a.jpg", "day/a.png", "day/c.v2.tif", ".hidden.png", ".trash/d.png", "notes.txt",
-                 "restored/b.png"):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).touch()
-    found = [(str(path.relative_to(source)), str(target.relative_to(output)))
-             for path, target in find_photographs(source, output)]
-    assert found == [("b.PNG", "b.png"), ("day/a.jpg", "day/a.jpg.png"), ("day/a.png", "day/a.png.png"),
-                     ("day/c.v2.tif", "day/c.v2.png")]
-    assert find_photographs(source / "notes.txt", output) == [(source / "notes.txt", output / "notes.png")]
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        find_photographs(tmp_path / "nowhere", output)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty: no images below it \(.png"):
-        find_photographs(tmp_path / "empty", output)
-
-
-def test_the_command(tmp_path):
-    weights = tmp_path / "results" / "xyscannet_t" / "models" / "best_XYScanNet_stage2.pth"
-    (tmp_path / "photos" / "night").mkdir(parents=True)
-    pillow(3).save(tmp_path / "photos" / "night" / "a.jpg", quality=95)
-    cv2.imwrite(str(tmp_path / "photos" / "b.png"), pixels(3, np.uint16))
-    make_config(tmp_path, "xyscannet_t", stage=2)
-    out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=2)
-    assert f"no weights at {weights.relative_to(tmp_path)}" in out and "train_XYScanNet_stage2.py" in out
-    assert "--weights FILE" in out and not (tmp_path / "restored").exists()
-
-    weights.parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), weights)
-    (tmp_path / "photos" / "c.png").write_bytes(b"not an image")
-    out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=1)
-    assert "photos/night/a.jpg -> restored/night/a.png  (14 x 11, " in out and "1 of 3 photographs failed" in out
-    assert "photos/c.png: cannot be read" in out
-    assert cv2.imread(str(tmp_path / "restored" / "b.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
-    assert cv2.imread(str(tmp_path / "restored" / "night" / "a.png")).shape == (11, 14, 3)
-
-
 def test_says_how_each_photograph_is_restored_where_that_is_left_to_the_memory(tmp_path, capsys):
     class Settling(Unchanged):
         auto = True
@@ -284,3 +228,66 @@ def test_says_how_each_photograph_is_restored_where_that_is_left_to_the_memory(t
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((5, 7, 3), np.uint8))
     through(tmp_path / "a.png", tmp_path, Settling())
     assert "(7 x 5, way for 1 x 5 x 7, 0.25 s)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_exif_is_no_reason_to_refuse_a_photograph(tmp_path, suffix, exif):
+    pillow(3).save(tmp_path / f"photo.{suffix}", exif=exif)
+    assert read_photograph(tmp_path / f"photo.{suffix}").rgb.shape == (11, 14, 3)
+
+
+@pytest.mark.parametrize("brand, kind", [(b"heic", "HEIC"), (b"isom", "video")])
+def test_files_of_other_kinds_are_named_by_their_content(tmp_path, brand, kind):
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(4) + brand * 2 + bytes(200))
+    with pytest.raises(ImageError, match=f"photo.jpg: .*{kind}") as caught:
+        read_photograph(tmp_path / "photo.jpg")
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_a_raw_file_is_refused_and_its_preview_not_taken_for_it(tmp_path):
+    pillow(3).save(tmp_path / "photo.dng", format="TIFF")
+    with pytest.raises(ImageError):
+        read_photograph(tmp_path / "photo.dng")
+
+
+def test_as_many_pixels_as_memory_permits(tmp_path, monkeypatch):
+    """Pillow alone refuses 200 megapixels of black."""
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
+    monkeypatch.setattr("engine.photograph.free_memory", lambda device: 8 * 20_000 * 10_000 - 1)
+    with pytest.raises(OutOfMemory, match="large.png"):
+        read_photograph(tmp_path / "large.png")
+    monkeypatch.setattr("engine.photograph.free_memory", lambda device: 8 * 20_000 * 10_000)
+    monkeypatch.setattr("engine.photograph._eight_bit", lambda image: Photograph(np.zeros((1, 1, 3))))
+    assert read_photograph(tmp_path / "large.png").rgb.shape == (1, 1, 3)      # decoded, then cut short for the test
+
+
+def test_without_memory_it_is_not_called_unreadable(tmp_path, monkeypatch):
+    pillow(3).save(tmp_path / "photo.png")
+
+    def full(image):
+        raise MemoryError
+
+    monkeypatch.setattr("engine.photograph._eight_bit", full)
+    with pytest.raises(MemoryError):
+        read_photograph(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("said", ["", "{}", "grüße \u2603"])
+def test_a_png_says_what_it_was_told_and_nothing_once_damaged(tmp_path, said):
+    data = encode_png(pixels(3), text=("Key", said))
+    (tmp_path / "a.png").write_bytes(data)
+    assert read_text(tmp_path / "a.png", "Key") == said and read_text(tmp_path / "a.png", "Other") is None
+    assert Image.open(tmp_path / "a.png").info["Key"] == said
+    for damaged in (data[:-1], data[:60], b"", data.replace(b"IDAT", b"IDAx")):
+        (tmp_path / "a.png").write_bytes(damaged)
+        assert read_text(tmp_path / "a.png", "Key") is None
+
+
+def test_what_is_written_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    photograph = read_photograph_of(tmp_path)
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("sync"), sync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("name"), replace(*names)))
+    write_photograph(tmp_path / "out" / "result.png", photograph)
+    assert done == ["sync", "name", "sync"]

@@ -1,4 +1,6 @@
 """The picture of blurred, restored and sharp: what is enlarged, and rows without a sharp image."""
+import os
+
 import numpy as np
 from PIL import Image
 
@@ -30,3 +32,11 @@ def test_a_row_without_a_sharp_image_has_two_panels_of_three(tmp_path):
     framed = [[(row[:, left:left + PANEL] == ORANGE).all(axis=2).any() for left in columns] for row in rows]
     assert framed == [[True] * 3, [True, True, False]]
     assert (rows[1][:, 20 + 2 * PANEL:] == 255).all()
+
+
+def test_a_picture_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("sync"), sync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("name"), replace(*names)))
+    save_comparison([example(sharp=True)], tmp_path / "a.png")
+    assert done == ["sync", "name", "sync"] and os.listdir(tmp_path) == ["a.png"]

@@ -320,3 +320,32 @@ def test_ahead_keeps_the_order_and_its_distance():
         results = ahead(pool, double, iter(range(30)), depth=5)
         assert next(results) == 0 and len(started) <= 7
         assert list(results) == list(range(2, 60, 2))
+
+
+def test_a_result_that_is_not_finite_is_not_written(place, capsys):
+    """In single precision every weight is finite, and yet the activations overflow."""
+    path = place / "results" / "tiny" / "models" / "best_XYScanNet_stage2.pth"
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value * 1e30 if value.ndim == 4 else value for name, value in state.items()}, path)
+    refused()
+    assert "datasets/GoPro/test/blur/000.png" in capsys.readouterr().err
+    assert not list((place / "results").rglob("*.png"))
+    assert not table(place) and not list((place / "results" / "tiny").glob("images.csv.*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
+    make_pairs(place / "datasets" / "GoPro", train=0, test=40, size=(160, 240))
+    process = subprocess.Popen(command(SCRIPT, *JOB), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
+    until, images = time.monotonic() + 120, place / "results" / "tiny" / "images"
+    while time.monotonic() < until and not (images / "001.png").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    made = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
+    assert 0 < len(made) < 40 and all(read_rgb(images / name).shape == (160, 240, 3) for name in made)
+    run(place, SCRIPT, *JOB)
+    assert len(table(place)) == 40
+    assert sum((images / name).stat().st_mtime_ns == when for name, when in made.items()) >= len(made) - 1

@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from engine import distributed
 from engine import restorer as restorer_module
 from engine.config import ConfigError
 from engine.memory import OutOfMemory
 from engine.restorer import (
     MissingWeights,
+    NotFinite,
     Restorer,
     add_flags,
     check_flags,
@@ -293,3 +295,18 @@ def test_a_gpu_runs_out_of_memory_and_the_tile_named_fits(weights):
     restorer.tile = advised_tile(error)
     assert restorer.restore(image)[0].shape == image.shape
     del block
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("options", [{"streamed": False}, {"streamed": True}, {"tile": 16, "overlap": 8}])
+def test_a_result_that_is_not_finite_stops_and_names_its_image(weights, value, options):
+    restorer, images = Restorer(weights, "none", CPU, **options), images_of(24, 32, count=3)
+    images[1, 0, 3, 4] = value
+    with pytest.raises(NotFinite, match="^second: "):
+        restorer.restore(images, "first", "second", "third")
+
+
+@pytest.mark.parametrize("name", ["cpuu", "meta", "cuda:x"])
+def test_a_device_that_is_none_is_an_error_of_ours(name):
+    with pytest.raises(distributed.DeviceError):
+        distributed.device(name)

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engine.config import load_config
 from engine.console import readable_errors
+from engine.signals import STOPPED
 from engine.trainer import Trainer
 from tests import workplace
 from tests.workplace import command, make_config, make_pairs, make_vgg19, run, weights
@@ -125,7 +126,7 @@ def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
             break
     os.killpg(process.pid, number)
     rest = process.stderr.read()
-    assert process.wait() == 0 and f"stopped by {number.name}" in rest
+    assert process.wait() == STOPPED and f"stopped by {number.name}" in rest
     state = torch.load(place / "results/tiny/models/last_XYScanNet_stage1.pth", weights_only=True)
     assert state["iteration"] > 1 and not (place / "results/tiny/models/final_XYScanNet_stage1.pth").exists()
 

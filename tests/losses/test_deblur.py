@@ -141,7 +141,64 @@ def test_vgg_weights_from_the_file(tmp_path, features):
     assert torch.equal(loaded[10].weight, features[10].weight)
 
 
+class Code:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda path, state: path.write_bytes(b""),
+    lambda path, state: path.write_bytes(path.read_bytes()[:5000]),
+    lambda path, state: path.write_bytes(b"<html>404</html>"),
+    lambda path, state: one_bit(path),
+    lambda path, state: (path.unlink(), path.mkdir()),
+    lambda path, state: torch.save([1], path),
+    lambda path, state: torch.save({"features.0.weight": 3}, path),
+    lambda path, state: torch.save({**state, "code": Code()}, path),
+    lambda path, state: torch.save({name: value for name, value in state.items() if "10" not in name}, path),
+    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(3)}, path),
+    lambda path, state: torch.save({**state, "features.0.bias": torch.full((64,), math.nan)}, path),
+    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64, dtype=torch.int32)}, path),
+    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64).to_sparse()}, path),
+    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64, device="meta")}, path),
+], ids=["empty", "cut short", "html", "one bit", "folder", "list", "numbers", "code", "incomplete", "shape", "nan",
+        "int", "sparse", "meta"])
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_a_wrong_vgg_file_is_named_in_one_line_with_a_way_out(tmp_path, features, spoil):
+    path = tmp_path / "vgg19.pth"
+    state = {f"features.{name}": value for name, value in features.state_dict().items()}
+    torch.save(state, path)
+    spoil(path, state)
+    with pytest.raises(contrast.FeaturesError) as caught:
+        vgg19_features(path)
+    message = str(caught.value)
+    assert str(path) in message and "loss.contrast_weight=0" in message and "\n" not in message
+
+
+def test_a_vgg_file_downloaded_before_is_checked_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / contrast.VGG19_FILE.name
+    path.parent.mkdir(parents=True), path.write_bytes(b"half a file")
+    with pytest.raises(contrast.FeaturesError) as caught:
+        vgg19_features(tmp_path / "missing.pth")
+    assert str(path) in str(caught.value)
+
+
+def test_another_vgg_file_than_torchvisions_is_remarked(tmp_path, features, caplog):
+    torch.save({f"features.{name}": value for name, value in features.state_dict().items()}, tmp_path / "vgg19.pth")
+    vgg19_features(tmp_path / "vgg19.pth")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_missing_vgg_weights_name_both_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
     def offline(*args, **kwargs):
         raise OSError("no network")
     monkeypatch.setattr(contrast.VGG19_Weights.IMAGENET1K_V1.__class__, "get_state_dict", offline)

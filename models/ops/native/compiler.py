@@ -1,11 +1,13 @@
 """C compiled at first use and kept, so that installing needs no compiler and a machine without one does without.
 
 The shared library lies in ``$XDG_CACHE_HOME/xyscannet`` (``~/.cache/xyscannet``), named after a hash of all that went
-into it: the sources, the compiler, its flags, and the processor.
+into it (the sources, the compiler, its flags, and the processor) and a checksum of itself: one that was cut short or
+altered is never loaded, which would end the process without a word, but compiled again.
 """
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -13,6 +15,8 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 BASIC = ("-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -34,11 +38,9 @@ def compiled(source: str, *macros: str) -> ctypes.CDLL:
     compiler, failure = _compiler(), None
     for flags in FLAG_SETS:
         arguments = [*flags, *(f"-D{macro}" for macro in macros)]
-        path = _cache() / f"{Path(source).stem}-{_key(compiler, source, arguments)}.so"
+        name = f"{Path(source).stem}-{_key(compiler, source, arguments)}"
         try:
-            if not path.is_file():
-                _compile(compiler, source, arguments, path)
-            return ctypes.CDLL(str(path))
+            return ctypes.CDLL(str(_find(name) or _compile(compiler, source, arguments, name)))
         except (BuildError, OSError) as error:      # OSError: what it needs to run, such as an OpenMP, is not here
             failure = error
     raise BuildError(str(failure))
@@ -52,12 +54,26 @@ def _compiler() -> list[str]:
     raise BuildError("no C compiler (looked for $CC, cc, gcc, clang)")
 
 
-def _compile(compiler: list[str], source: str, arguments: list[str], path: Path) -> None:
-    """Compiles and links aside, then moves the library to ``path``: another process finds all of it or nothing.
+def _find(name: str) -> Path | None:
+    """The whole library of this name in the cache, if there is one; damaged ones are removed."""
+    for path in sorted(_cache().glob(f"{name}-*.so")):
+        if path.stem == f"{name}-{_checksum(path)}":
+            return path
+        logger.warning("%s: damaged; compiling it again", path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _compile(compiler: list[str], source: str, arguments: list[str], name: str) -> Path:
+    """Compiles and links aside, then moves the library to its place: another process finds all of it or nothing.
 
     Linked without OpenMP's own library: PyTorch has one loaded, and a second one beside it would fight for the cores.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=_cache()) as folder:
         built, linked = Path(folder) / "built.o", Path(folder) / "linked.so"
         for command in ([*compiler, *arguments, "-c", str(SOURCES / source), "-o", str(built)],
                         [*compiler, "-shared", str(built), "-o", str(linked)]):
@@ -68,7 +84,11 @@ def _compile(compiler: list[str], source: str, arguments: list[str], path: Path)
             if done.returncode:
                 reasons = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
                 raise BuildError(f"{compiler[0]} failed: {reasons[0] if reasons else done.returncode}")
+        path = _cache() / f"{name}-{_checksum(linked)}.so"
+        with open(linked, "rb+") as file:       # on disk before it has its name: a power cut leaves no half of it
+            os.fsync(file.fileno())
         os.replace(linked, path)
+    return path
 
 
 def _key(compiler: list[str], source: str, arguments: list[str]) -> str:

@@ -121,9 +121,9 @@ def test_a_stopped_run_goes_on(place, scored, monkeypatch):
             raise KeyboardInterrupt
         return original(restored, sharp)
     monkeypatch.setitem(imagescores.PAIR_FUNCTIONS, "psnr", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stop:
         main([*FAST, *SIMPLE])
-    assert len(table(place)) == 3 and record(place)["complete"] is False
+    assert stop.value.code == 130 and len(table(place)) == 3 and record(place)["complete"] is False
     with (place / "out_scores" / "scores.csv").open("a") as file:
         file.write("004,abc,30.")  # as a kill leaves it
     monkeypatch.setitem(imagescores.PAIR_FUNCTIONS, "psnr", original)
@@ -412,3 +412,34 @@ def test_real_outputs_stand_beside_fftformers_row(place, capsys):
     with capsys.disabled():
         print(f"\n{out}")
     assert "FFTformer (paper)" in out and record(place, "real")["metrics"]["psnr"]["value"] > 20
+
+
+def test_images_are_not_compared_with_themselves(place, capsys):
+    main([*FAST, "psnr"])
+    before = (place / "out_scores/scores.csv").read_bytes()
+    sharp = str(place / "GoPro/test/sharp")
+    with pytest.raises(SystemExit) as stop:
+        main(["--pred", sharp, "--gt", sharp, "--dataset", "gopro", "--metrics", "psnr", "--output", "out_scores"])
+    assert stop.value.code == 2 and "5 restored images are the sharp ones themselves" in capsys.readouterr().err
+    assert (place / "out_scores/scores.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("lie", ["nan", "inf", "448.0", "12"])
+def test_a_score_that_was_edited_is_measured_again(place, scored, lie):
+    main([*FAST, "psnr"])
+    file = place / "out_scores" / "scores.csv"
+    before = file.read_bytes()
+    lines = file.read_text().splitlines()
+    lines[2] = ",".join([*lines[2].split(",")[:-1], lie])
+    file.write_text("\n".join(lines) + "\n")
+    scored.clear()
+    main([*FAST, "psnr"])
+    assert len(scored) == 1 and file.read_bytes() == before
+
+
+def test_a_table_that_is_no_text_is_named(place, capsys):
+    main([*FAST, "psnr"])
+    (place / "out_scores" / "scores.csv").write_bytes(b"name,files\n\xff\xfe\n")
+    with pytest.raises(SystemExit) as stop:
+        main([*FAST, "psnr"])
+    assert stop.value.code == 2 and "out_scores/scores.csv" in capsys.readouterr().err

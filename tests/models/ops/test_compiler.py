@@ -40,6 +40,22 @@ def test_is_built_once_and_found_again(tmp_path):
     assert [path.stat().st_mtime_ns for path in (tmp_path / "xyscannet").iterdir()] == [when]
 
 
+@pytest.mark.skipif(not can_compile(), reason="no C compiler")
+@pytest.mark.parametrize("damage", [lambda content: content[:len(content) // 2], lambda content: b"",
+                                    lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]],
+                         ids=["cut short", "empty", "one bit"])
+def test_a_damaged_library_is_compiled_again(tmp_path, damage):
+    """Loading half a library ends the process with SIGBUS, which `run` would report as an error."""
+    run(tmp_path)
+    [path] = (tmp_path / "xyscannet").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert run(tmp_path) == "cpu None"
+    [again] = (tmp_path / "xyscannet").iterdir()
+    content = again.read_bytes()
+    assert len(content) == len(whole) and again.stem.endswith(compiler._checksum(again))
+
+
 def test_a_machine_without_a_compiler_does_without(tmp_path):
     assert run(tmp_path, PATH=str(tmp_path)) == "torch no C compiler (looked for $CC, cc, gcc, clang)"
 

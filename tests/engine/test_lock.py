@@ -1,0 +1,62 @@
+"""Two runs over the same results: the second is told of the first, and the lock goes with its holder."""
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from engine import lock
+from engine.lock import BusyError, alone
+from tests.workplace import ROOT, command, make_config, make_pairs, run
+
+HOLD = "import sys, time, pathlib; from engine.lock import alone\n" \
+       "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock of tmp_path / results / tiny."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "results" / "tiny")], cwd=ROOT,
+                               stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_holder_is_named_and_its_death_frees_the_lock(holder, tmp_path):
+    with pytest.raises(BusyError, match=f"process {holder.pid} on "), alone(tmp_path / "results" / "tiny"):
+        pytest.fail("two at once")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    for _ in range(2):
+        with alone(tmp_path / "results" / "tiny"):
+            assert str(os.getpid()) in (tmp_path / "results" / "tiny" / ".lock").read_text()
+
+
+def test_without_locks_the_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lock, "fcntl", None)
+    with alone(tmp_path):
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("processes, code", [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, processes, code):
+    """Also where it is one of several processes, which all end."""
+    make_pairs(tmp_path / "datasets" / "GoPro")
+    make_config(tmp_path)
+    out = run(tmp_path, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", processes=processes,
+              code=code)
+    assert out.count(f"process {holder.pid} on ") == 1 and "engine/lock.py" not in out
+    assert not (tmp_path / "results" / "tiny" / "models").exists()
+
+
+@pytest.mark.slow
+def test_two_trainings_started_at_once_are_one(tmp_path):
+    make_pairs(tmp_path / "datasets" / "GoPro")
+    make_config(tmp_path)
+    both = [subprocess.Popen(command("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu",
+                                     "train.epochs=60"), cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert sorted(process.wait(120) for process in both) == [0, 2]
