@@ -98,7 +98,7 @@ def test_options_of_a_trained_network_come_from_the_record_nearest_to_its_weight
 
 
 def test_variants_that_cannot_be_are_refused(place):
-    with pytest.raises(ConfigError, match=r"model.vssm: .*ss2d has four scans of its own"):
+    with pytest.raises(ConfigError, match=r"model.vssm: .*ss2d has scans of its own"):
         load_config("tiny", 1, ["model.vssm=ss2d", "model.slices=intra"])
     with pytest.raises(ConfigError, match="model.fusion"):
         load_config("tiny", 1, ["model.fusion=mean"])
