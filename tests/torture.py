@@ -141,7 +141,8 @@ DAMAGE = {
     "restored image": ("done", "results/tiny/images/*.png", "evaluate.py"),
 }
 
-REPAIRED = ("last_", "previous_", "cache pixels", "cache index", "compiled library")    # a warning does not excuse these
+# These are repaired or refused: a warning does not excuse another result.
+REPAIRED = ("last_", "previous_", "cache pixels", "cache index", "compiled library")
 
 
 def damaged(kind: str, arena: Arena, rng: random.Random) -> str:
