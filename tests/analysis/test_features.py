@@ -228,7 +228,7 @@ def other_weights(folder):
 def infinite_weights(folder):
     torch.save({name: torch.full_like(value, torch.inf) for name, value in tiny().state_dict().items()},
                folder / "inf.pth")
-    return ["--weights", f"burst={folder / 'inf.pth'}"], ["burst: its features are not finite"]
+    return ["--weights", f"burst={folder / 'inf.pth'}"], ["inf.pth", "not finite"]
 
 
 def bad_recipe(folder):

@@ -242,7 +242,7 @@ def zero_weights(folder):
 def infinite_weights(folder):
     torch.save({name: torch.full_like(value, torch.inf) for name, value in tiny().state_dict().items()},
                folder / "inf.pth")
-    return ["--weights", f"burst={folder / 'inf.pth'}"], ["burst: the gradients sum to nan"]
+    return ["--weights", f"burst={folder / 'inf.pth'}"], ["inf.pth", "not finite"]
 
 
 def not_png(folder):
