@@ -1,9 +1,15 @@
 """Files and folders on disk: written atomically and synced, walked without loops."""
+import functools
 import os
+import re
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+HOST = re.sub(r"\W", "", socket.gethostname())[:30]
+TEMPORARY = re.compile(rf"\..*\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp")      # with the process that writes it
 
 
 @contextmanager
@@ -12,15 +18,17 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
     Whatever happens, ``path`` is either the old file or the whole new one, also after a power cut: the content is on
     disk before the rename, the rename when this returns. Every writer has a temporary name of its own. Makes the
-    folders above ``path``; leaves nothing behind on an error.
+    folders above ``path``; leaves nothing behind on an error. What a killed process of this machine has left behind in
+    the same folder is removed.
 
     Raises:
         OSError: what the file system reports (full, read-only, forbidden), with ``path`` as its file name.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent.resolve())
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -41,6 +49,24 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     """Write ``content`` (text as UTF-8) to ``path``, see `atomic`."""
     with atomic(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@functools.cache        # once a folder in each process
+def _remove_abandoned(folder: Path) -> None:
+    for entry in os.scandir(folder):
+        match = TEMPORARY.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:         # another user's
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -42,7 +42,8 @@ class Mine(nn.Module):
 '''
 # name: (file, what is replaced, by what; at the end where nothing is replaced), overrides, whether prediction streams
 EDITS = {
-    "gate": (("models/fusion.py", "return kl.sigmoid().to(current.dtype)", "return torch.full_like(kl, 0.3)"), [], False),
+    "gate": (("models/fusion.py", "return kl.sigmoid().to(current.dtype)", "return torch.full_like(kl, 0.3)"), [],
+             False),
     "pooling": (("models/vssm.py", 'reduce(F_h, "b c h w -> b h c", "mean")', 'reduce(F_h, "b c h w -> b h c", "max")'),
                 [], False),
     "residual": (("models/xyscannet.py", "return (x + self.residual(x))", "return (x + 0.5 * self.residual(x))"), [],
@@ -56,7 +57,8 @@ EDITS = {
 def copy(tmp_path):
     """The repository, with a data set of a few small images and a small recipe."""
     for name in PACKAGES:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "samples*", ".cache"))
+        shutil.copytree(ROOT / name, tmp_path / name,
+                        ignore=shutil.ignore_patterns("__pycache__", "samples*", ".cache"))
     for script in ROOT.glob("*.py"):
         shutil.copy(script, tmp_path)
     make_pairs(tmp_path / "datasets" / "GoPro")

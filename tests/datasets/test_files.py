@@ -1,9 +1,11 @@
 """Atomic writes leave the old file or the new one; walks visit every folder once and read regular files alone."""
 import os
+import subprocess
+import sys
 
 import pytest
 
-from datasets.files import atomic, walk, write_atomic
+from datasets.files import HOST, atomic, walk, write_atomic
 
 
 def test_the_new_content_is_there_and_nothing_else(tmp_path):
@@ -83,3 +85,15 @@ def test_a_walk_goes_on_after_a_folder_that_cannot_be_read(tmp_path, monkeypatch
     assert [error.filename for error in errors] == [str(tmp_path / "a")]
     with pytest.raises(PermissionError):
         list(walk(tmp_path))
+
+
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left = tmp_path / f".x.{HOST}-{ended.pid}-0123abcd.tmp"
+    others = [tmp_path / f".x.{HOST}-{os.getpid()}-0123abcd.tmp", tmp_path / ".mine.tmp",
+              tmp_path / f".x.elsewhere-{ended.pid}-0123abcd.tmp"]
+    for path in (left, *others):
+        path.write_text("half")
+    write_atomic(tmp_path / "y", "whole")
+    assert not left.exists() and all(path.exists() for path in others)

@@ -54,7 +54,8 @@ def table(place: Path, name: str = "results/tiny/images.csv") -> dict[str, dict[
 
 
 def without_seconds(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    return {name: {key: value for key, value in row.items() if key not in ("seconds", "check")} for name, row in rows.items()}
+    return {name: {key: value for key, value in row.items() if key not in ("seconds", "check")}
+            for name, row in rows.items()}
 
 
 def refused(*arguments: str, spec: PredictSpec = SPEC) -> None:
