@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from metrics.paper import paper_table
 
-from .measures import DATA_SETS, MEASURES
+from .measures import MEASURES, data_set
 from .pairing import listed
 from .table import NOT_MEASURED, Column, Line, Table
 
@@ -19,8 +19,10 @@ TWO_MODELS = ("niqe_live is not the paper's NIQE: that is niqe_matlab, another m
               "factor of two.")
 
 
-def compare(dataset: str, profile: str, records: dict[str, dict]) -> Table:
+def compare(dataset: str | None, profile: str, records: dict[str, dict]) -> Table:
     """The table of a data set: the runs' `records` by label, and the paper's rows where the profile is the paper's.
+
+    For images of no data set of the paper (None) it has the runs alone.
 
     Raises ValueError for a record of another data set or profile: such rows never share a table.
     """
@@ -28,14 +30,15 @@ def compare(dataset: str, profile: str, records: dict[str, dict]) -> Table:
         if (record["dataset"], record["profile"]) != (dataset, profile):
             raise ValueError(f"{label} is {record['dataset']}, profile {record['profile']}, and no row of a table of "
                              f"{dataset}, profile {profile}")
-    data_set = DATA_SETS[dataset]
-    lines = paper_lines(dataset) if profile == "paper" else []
+    lines = paper_lines(dataset) if dataset and profile == "paper" else []
     lines += [run_line(label, record) for label, record in records.items()]
     names = {name for line in lines for name in line.figures}
     columns = [Column(name, digits(name, lines), measure.higher_is_better)
                for name, measure in MEASURES.items() if name in names]
-    title = f"Table {data_set.table}. {data_set.title}, profile {profile}"
-    return Table(title, columns, lines, notes(names, profile, records))
+    about = data_set(dataset)
+    title = f"Table {about.table}. {about.title}" if about.table else about.title.capitalize()
+    return Table(f"{title}, profile {profile}", columns, lines, notes(names, profile, records) if dataset else
+                 [f"{label}: {gap}" for label, record in records.items() for gap in _gaps(record["metrics"])])
 
 
 def digits(name: str, lines: list[Line]) -> int:
@@ -60,7 +63,7 @@ def run_line(label: str, record: dict) -> Line:
 
 def differences(record: dict) -> list[str]:
     """Why a run's figures cannot be compared with the paper's."""
-    scored, count = record["images"]["scored"], DATA_SETS[record["dataset"]].count
+    scored, count = record["images"]["scored"], data_set(record["dataset"]).count
     reasons = []
     if count not in (None, scored):
         reasons.append(f"over {scored} images, the paper's are over all {count}")

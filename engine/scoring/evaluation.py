@@ -32,7 +32,7 @@ from ..console import readable_errors
 from .comparison import compare
 from .imagescores import Task, load_network, score_in_processes, score_on_gpu
 from .measurements import Measurements, stamp
-from .measures import ALIGNED, DATA_SETS, FLAGS, MEASURES, NETWORKS, PAIRWISE, PROFILES, column_names
+from .measures import ALIGNED, DATA_SETS, FLAGS, MEASURES, NETWORKS, PAIRWISE, PROFILES, column_names, data_set
 from .pairing import Pairing, Sample, find_samples, listed
 from .setscores import SetScores
 from .table import FORMATS
@@ -51,7 +51,7 @@ class Request:
 
     Args:
         restored: the folder of restored images.
-        dataset: a key of measures.DATA_SETS.
+        dataset: a key of measures.DATA_SETS, whose rows of the paper to print; None for other images.
         truth: a data set, a folder of sharp images, or two folders, blurred and sharp; may be empty for RWBI.
         metrics: some of measures.FLAGS; empty for all that the paper reports on the data set.
         niqe_model: "live", or the file of MATLAB's exported model.
@@ -61,7 +61,7 @@ class Request:
     """
 
     restored: Path
-    dataset: str
+    dataset: str | None = None
     truth: tuple[Path, ...] = ()
     metrics: tuple[str, ...] = ()
     profile: str = "paper"
@@ -95,7 +95,7 @@ def parse_request(argv: list[str] | None) -> Request:
     parser.add_argument("--gt", type=Path, nargs="+", default=[], metavar="FOLDER",
                         help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
                              "sharp; images are paired by name. RWBI needs none")
-    parser.add_argument("--dataset", required=True, choices=DATA_SETS, help="whose rows of the paper to print")
+    parser.add_argument("--dataset", choices=DATA_SETS, help="print the paper's rows of this test set, too")
     parser.add_argument("--metrics", nargs="+", default=[], choices=FLAGS, metavar="METRIC",
                         help="which of the metrics below (default: those of the paper's table)")
     parser.add_argument("--profile", default="paper", choices=PROFILES,
@@ -127,7 +127,7 @@ def evaluate(request: Request) -> dict:
     """
     # What to score: everything that is wrong with the images is said first.
     columns = wanted_columns(request)
-    pairing = find_samples(request.restored, list(request.truth), DATA_SETS[request.dataset].variant,
+    pairing = find_samples(request.restored, list(request.truth), data_set(request.dataset).variant,
                            sharp_needed=bool(set(columns) - set(REFERENCE_FREE)))
     accept(pairing, request)
     device = distributed.device(request.device)
@@ -159,7 +159,7 @@ def evaluate(request: Request) -> dict:
 
 def wanted_columns(request: Request) -> list[str]:
     """The exact names of the scores that the request asks for. Raises EvaluationError for what cannot be had."""
-    flags = request.metrics or DATA_SETS[request.dataset].flags
+    flags = request.metrics or data_set(request.dataset).flags
     columns = column_names(flags, request.profile, request.niqe_model)
     if request.dataset == "rwbi" and set(columns) - set(REFERENCE_FREE):
         raise EvaluationError("RWBI has no sharp images: niqe is all that can be measured on it")

@@ -22,10 +22,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A test set of the paper: key of metrics/paper_numbers.yaml -> this."""
+    """A test set: key of metrics/paper_numbers.yaml -> this for the paper's."""
 
     title: str
-    table: int  # the paper's
+    table: int | None  # the paper's
     count: int | None  # images of the whole test set; None where nobody says
     flags: tuple[str, ...]  # what --metrics stands for unless it is given
     variant: str | None = None  # RealBlur's
@@ -40,6 +40,12 @@ DATA_SETS = {
     "realblur_j": DataSet("RealBlur-J", 4, 980, REALBLUR, "J"),
     "realblur_r": DataSet("RealBlur-R", 4, 980, REALBLUR, "R"),
 }
+OWN = DataSet("images", None, None, FULL)  # of no data set of the paper
+
+
+def data_set(name: str | None) -> DataSet:
+    """The data set of a key of DATA_SETS; None for anybody's own images."""
+    return DATA_SETS[name] if name else OWN
 
 WHOLE = "Inception-v3 features of whole images, clean-fid's clean mode, squashed to 299 x 299, against the sharp images"
 PATCHES = "Inception-v3 features of 15 patches of 256 x 240 of each image (Whang et al. 2022), against the sharp images"

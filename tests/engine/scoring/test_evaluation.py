@@ -443,3 +443,11 @@ def test_a_table_that_is_no_text_is_named(place, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*FAST, "psnr"])
     assert stop.value.code == 2 and "out_scores/scores.csv" in capsys.readouterr().err
+
+
+def test_any_two_folders_are_scored_without_the_paper(place, capsys):
+    main(["--pred", "out", "--gt", "GoPro/test/sharp", "--metrics", "psnr", "--workers", "1", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "paper" not in out.replace("profile paper", "") and record(place)["dataset"] is None
+    expected = np.mean([psnr(image(place, "out", f"{k:03d}"), image(place, "sharp", f"{k:03d}")) for k in range(5)])
+    assert record(place)["metrics"]["psnr"]["value"] == pytest.approx(expected)
