@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import VGG19_Weights
 
 BLUR_THRESHOLD = 0.01       # mean absolute difference of sharp and blurred above which a pixel counts as blurred
 EPSILON = 1e-7
+VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 VGG19_FILE = Path("models") / "vgg19-dcbb9e9d.pth"      # named by torchvision after its SHA-256's beginning
 
 logger = logging.getLogger(__name__)
@@ -126,12 +126,11 @@ def vgg19_layers() -> nn.Sequential:
 
 
 def _download() -> dict[str, torch.Tensor]:
-    weights = VGG19_Weights.IMAGENET1K_V1
     try:
-        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state = torch.hub.load_state_dict_from_url(VGG19_URL, check_hash=True, weights_only=True)
     except Exception as error:      # no network, no space, a broken proxy: all mean that the file is not to be had now
         raise FileNotFoundError(
-            f"the contrast loss needs VGG19's weights: {VGG19_FILE} is not there, and {weights.url} cannot be "
+            f"the contrast loss needs VGG19's weights: {VGG19_FILE} is not there, and {VGG19_URL} cannot be "
             f"downloaded ({error}). Either put the file there by hand, or train without this term: "
             "loss.contrast_weight=0") from error
     return {name: state[f"features.{name}"] for name in vgg19_layers().state_dict()}

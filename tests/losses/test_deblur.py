@@ -201,9 +201,14 @@ def test_missing_vgg_weights_name_both_ways_out(tmp_path, monkeypatch):
 
     def offline(*args, **kwargs):
         raise OSError("no network")
-    monkeypatch.setattr(contrast.VGG19_Weights.IMAGENET1K_V1.__class__, "get_state_dict", offline)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(FileNotFoundError, match=r"vgg19-dcbb9e9d\.pth.*download.*no network.*loss\.contrast_weight=0"):
         vgg19_features(tmp_path / "missing.pth")
+
+
+def test_vgg_weights_are_torchvisions():
+    from torchvision.models import VGG19_Weights
+    assert contrast.VGG19_URL == VGG19_Weights.IMAGENET1K_V1.url
 
 
 def test_vgg_layers_are_torchvisions():
