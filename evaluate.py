@@ -7,7 +7,7 @@
 Images are paired by name, whatever the layout of either side. Each image's scores go to PRED_scores/scores.csv, the
 means, with the exact name, model and versions behind each, to PRED_scores/scores.json.
 """
-from engine.scoring.evaluation import main
+from engine.scoring.request import main
 
 if __name__ == "__main__":
     main()

@@ -13,9 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine.album import find_photographs, restore_photographs
-from engine.console import readable_errors
-from engine.restorer import Restorer, add_flags, check_flags, find_weights
+from engine.flags import add_flags, check_flags
 
 
 def main() -> int:
@@ -28,6 +26,10 @@ def main() -> int:
     arguments = parser.parse_args()
     check_flags(parser, arguments)
 
+    # Only here: --help needs no PyTorch, which takes seconds to import.
+    from engine.album import find_photographs, restore_photographs
+    from engine.console import readable_errors
+    from engine.restorer import Restorer, find_weights
     with readable_errors():
         album = find_photographs(arguments.input, arguments.output)
         weights = find_weights(arguments.weights, arguments.job_name, "best")

@@ -5,7 +5,7 @@
 Reads datasets/RealBlur_J (980 pairs of various sizes), writes results/JOB_NAME/images_realj, images_realj.csv and
 images_realj.json. The paper's Table 4: ST-LPIPS 0.041, NIQE 3.71; it gives no PSNR for RealBlur-J.
 """
-from engine.predictor import PredictSpec, predict
+from engine.test_set import PredictSpec, predict
 
 NOTE = ("These scores compare the images as they are. RealBlur's own protocol aligns them first, and its figures are "
         "not interchangeable with these.")

@@ -5,7 +5,7 @@
 Reads datasets/RealBlur_R (980 pairs of various sizes), writes results/JOB_NAME/images_realr, images_realr.csv and
 images_realr.json. The paper's Table 4: ST-LPIPS 0.012, NIQE 5.21; it gives no PSNR for RealBlur-R.
 """
-from engine.predictor import PredictSpec, predict
+from engine.test_set import PredictSpec, predict
 
 NOTE = ("These scores compare the images as they are. RealBlur's own protocol aligns them first, and its figures are "
         "not interchangeable with these.")

@@ -8,16 +8,17 @@ Exit status 75: it was asked to stop, and has saved its state.
 """
 import sys
 
-from engine import distributed
 from engine.config import parse_stage_config, results_dir
-from engine.console import readable_errors
-from engine.lock import alone
-from engine.signals import STOPPED
-from engine.trainer import Trainer
 
 
 def main() -> None:
     config, arguments = parse_stage_config(stage=2, description=__doc__)
+    # Only here: --help needs no PyTorch, which takes seconds to import.
+    from engine import distributed
+    from engine.console import readable_errors
+    from engine.lock import alone
+    from engine.signals import STOPPED
+    from engine.trainer import Trainer
     with readable_errors(), distributed.process_group(arguments.device):
         trainer = Trainer(config, arguments.device)     # data, network, optimiser, cosine schedule
         if arguments.dry_run:

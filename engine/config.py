@@ -15,7 +15,6 @@ from pathlib import Path
 
 import yaml
 
-from datasets.degradation import parse_degradation
 from datasets.files import write_atomic
 
 CONFIGS = Path("configs")
@@ -77,6 +76,7 @@ class DataConfig:
             self._check_degradation()
 
     def _check_degradation(self) -> None:
+        from datasets.degradation import parse_degradation
         try:
             multiple = parse_degradation(self.degradation).multiple
         except ValueError as error:

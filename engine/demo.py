@@ -21,7 +21,7 @@ from datasets.synthesize import LINEAR_LIGHT, synthesize_photos
 
 from .config import results_dir
 from .picture import Example, save_comparison
-from .predictor import PredictSpec, predict
+from .test_set import PredictSpec, predict
 
 JOB = "demo"
 FOLDER = results_dir(JOB)

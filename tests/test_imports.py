@@ -46,3 +46,15 @@ def test_importing_needs_no_cuda_package():
             "print(sorted({'mamba_ssm', 'causal_conv1d'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("script", ["predict.py", "evaluate.py", "train_XYScanNet_stage1.py",
+                                    "train_XYScanNet_stage2.py", "predict_GoPro_test_results.py",
+                                    "predict_RWBI_results.py"])
+def test_help_needs_no_pytorch(script):
+    """It takes seconds and hundreds of megabytes to import."""
+    code = ("import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "except SystemExit as end: print(end.code, sorted({'torch', 'cv2', 'numpy'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code, script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage:" in done.stdout and done.stdout.splitlines()[-1] == "0 []"

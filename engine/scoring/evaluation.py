@@ -6,13 +6,11 @@
 """
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -28,14 +26,13 @@ from metrics.niqe import LIVE_MODEL, load_model
 
 from .. import distributed, provenance
 from ..config import ConfigError, results_dir
-from ..console import readable_errors
 from .comparison import compare
 from .imagescores import Task, load_network, score_in_processes, score_on_gpu
 from .measurements import Measurements, stamp
-from .measures import ALIGNED, DATA_SETS, FLAGS, MEASURES, NETWORKS, PAIRWISE, PROFILES, column_names, data_set
+from .measures import ALIGNED, MEASURES, NETWORKS, PAIRWISE, column_names, data_set
 from .pairing import Pairing, Sample, find_samples, listed
+from .request import Request
 from .setscores import SetScores
-from .table import FORMATS
 
 REFERENCE_FREE = ("niqe_live", "niqe_matlab")
 PER_IMAGE = (*PAIRWISE, *ALIGNED, *REFERENCE_FREE, *NETWORKS)
@@ -43,81 +40,6 @@ PER_IMAGE = (*PAIRWISE, *ALIGNED, *REFERENCE_FREE, *NETWORKS)
 
 class EvaluationError(ConfigError):
     """What is asked for cannot be scored; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to score, and how.
-
-    Args:
-        restored: the folder of restored images.
-        dataset: a key of measures.DATA_SETS, whose rows of the paper to print; None for other images.
-        truth: a data set, a folder of sharp images, or two folders, blurred and sharp; may be empty for RWBI.
-        metrics: some of measures.FLAGS; empty for all that the paper reports on the data set.
-        niqe_model: "live", or the file of MATLAB's exported model.
-        output: the folder of the results; by default beside the restored images.
-        workers: processes on the CPU; by default one a core.
-        partial: score what can be paired, where images are missing, extra or misshapen.
-    """
-
-    restored: Path
-    dataset: str | None = None
-    truth: tuple[Path, ...] = ()
-    metrics: tuple[str, ...] = ()
-    profile: str = "paper"
-    niqe_model: str = "live"
-    output: Path | None = None
-    form: str = "text"
-    device: str | None = None
-    workers: int | None = None
-    partial: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """Where the results go."""
-        suffix = "" if self.profile == "paper" else f"_{self.profile}"
-        return self.output or Path(f"{self.restored}_scores{suffix}")
-
-
-def main(argv: list[str] | None = None) -> None:
-    """What evaluate.py does."""
-    request = parse_request(argv)
-    with readable_errors():
-        evaluate(request)
-
-
-def parse_request(argv: list[str] | None) -> Request:
-    parser = argparse.ArgumentParser(
-        description="Score a folder of restored images, and print the means beside the paper's. The same command again "
-                    "goes on where it was stopped.",
-        epilog=f"Results go to PRED_scores/scores.csv and scores.json. Metrics: {', '.join(FLAGS)}.")
-    parser.add_argument("--pred", required=True, type=Path, metavar="FOLDER", help="the restored images")
-    parser.add_argument("--gt", type=Path, nargs="+", default=[], metavar="FOLDER",
-                        help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
-                             "sharp; images are paired by name. RWBI needs none")
-    parser.add_argument("--dataset", choices=DATA_SETS, help="print the paper's rows of this test set, too")
-    parser.add_argument("--metrics", nargs="+", default=[], choices=FLAGS, metavar="METRIC",
-                        help="which of the metrics below (default: those of the paper's table)")
-    parser.add_argument("--profile", default="paper", choices=PROFILES,
-                        help="FID and KID of whole images (paper) or of 15 patches each (whang); default %(default)s")
-    parser.add_argument("--niqe_model", default="live", metavar="live|FILE",
-                        help="the LIVE release's model, or the file exported from MATLAB, which the paper uses "
-                             "(default %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the results instead of PRED_scores")
-    parser.add_argument("--format", default="text", choices=FORMATS, help="of the printed table")
-    parser.add_argument("--device", help="for the networks: cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes on the CPU (default: one a core)")
-    parser.add_argument("--partial", action="store_true",
-                        help="leave out, and name, images that are missing, extra or misshapen, instead of stopping")
-    given = parser.parse_args(argv)
-    if given.workers is not None and given.workers < 1:
-        parser.error(f"--workers must be at least 1, got {given.workers}")
-    if len(given.gt) > 2:
-        parser.error(f"--gt takes one folder or two, got {len(given.gt)}")
-    if not given.gt and given.dataset != "rwbi":
-        parser.error("--gt is needed: the data set, or its sharp images")
-    return Request(given.pred, given.dataset, tuple(given.gt), tuple(given.metrics), given.profile, given.niqe_model,
-                   given.output, given.format, given.device, given.workers, given.partial)
 
 
 def evaluate(request: Request) -> dict:

@@ -8,7 +8,7 @@ import torch
 from datasets.degradation import Degradation, degrade_folder, parse_degradation
 from engine.config import ConfigError, load_config
 from engine.console import readable_errors
-from engine.predictor import PredictSpec, predict
+from engine.test_set import PredictSpec, predict
 from engine.trainer import Trainer
 from tests.workplace import ROOT, make_config, make_pairs, run, weights
 

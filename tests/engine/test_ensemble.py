@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engine.ensemble import restore_ensemble
-from engine.predictor import PredictSpec, predict
-from engine.restorer import Restorer, add_flags
+from engine.flags import add_flags
+from engine.restorer import Restorer
+from engine.test_set import PredictSpec, predict
 from tests.workplace import make_pairs
 
 CPU = torch.device("cpu")

@@ -20,7 +20,8 @@ import torch
 
 from datasets.images import read_rgb
 from engine.memory import bytes_per_pixel
-from engine.predictor import PredictSpec, ahead, predict
+from engine.predictor import ahead
+from engine.test_set import PredictSpec, predict
 from metrics import psnr, ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet, load_network
 from tests.workplace import ROOT, command, make_config, make_pairs, run

@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from engine import distributed
 from engine import restorer as restorer_module
 from engine.config import ConfigError
+from engine.flags import add_flags, check_flags
 from engine.memory import OutOfMemory
 from engine.restorer import (
     MissingWeights,
     NotFinite,
     Restorer,
-    add_flags,
-    check_flags,
     find_weights,
     from_levels,
     pad_by_reflection,

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from datasets.images import read_rgb
-from engine.predictor import PredictSpec, predict
 from engine.scoring import evaluation, imagescores, setscores
-from engine.scoring.evaluation import main
+from engine.scoring.request import main
+from engine.test_set import PredictSpec, predict
 from metrics import AlignmentError, niqe, psnr, psnr_ssim_aligned, ssim_matlab_rgb, ssim_per_channel
 from metrics.downloads import DownloadError
 from metrics.fid import frechet_distance, kernel_distance
