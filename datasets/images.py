@@ -5,6 +5,7 @@ channels, an alpha channel is dropped.
 """
 import os
 import stat
+import zlib
 from pathlib import Path
 
 import cv2
@@ -47,8 +48,7 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
     Raises: ImageError, with the path, for a file that is missing, truncated, damaged or no image; MemoryError.
     """
     data = read_file(path)
-    _check_whole(path, data[:16], data[-TAIL_BYTES:], len(data))
-    check_jpeg(path, data)
+    check_file(path, data)
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -86,6 +86,29 @@ def kind_of_file(data: bytes) -> str:
         return "a video, not an image"
     known = data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE, b"RIFF", b"BM", b"II*\0", b"MM\0*"))
     return "the file is damaged" if known else "no image of a kind that is known here"
+
+
+def check_file(path: str | os.PathLike, data: bytes) -> None:
+    """Raises ImageError for a file that is truncated or damaged, as far as its format lets it be known: decoders make
+    pixels of many such files without a word."""
+    _check_whole(path, data[:16], data[-TAIL_BYTES:], len(data))
+    if data.startswith(PNG_SIGNATURE):
+        _check_chunks(path, data)
+    check_jpeg(path, data)
+
+
+def _check_chunks(path: str | os.PathLike, data: bytes) -> None:
+    """The checksum of every chunk of a PNG (PNG specification, Section 5.3)."""
+    view, place = memoryview(data), len(PNG_SIGNATURE)
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(view[place:place + 4], "big")
+        kind = bytes(view[place + 4:place + 8])
+        if zlib.crc32(view[place + 4:end]) != int.from_bytes(view[end:end + 4], "big"):
+            raise ImageError(f"{path}: damaged, the checksum of its {kind!r} chunk is wrong; copy or download it again")
+        if kind == b"IEND":
+            return
+        place = end + 4
+    raise ImageError(f"{path}: truncated, PNG without its end; copy or download it again")
 
 
 def check_jpeg(path: str | os.PathLike, data: bytes) -> None:

@@ -91,7 +91,7 @@ def _write(content: object, temporary: Path, path: Path) -> None:
 
 
 class _Recorder:
-    """A file that remembers why a write failed, of which torch.save tells only that it did."""
+    """A file that remembers what ended a write; torch.save tells only that it failed."""
 
     def __init__(self, file):
         self.file, self.error = file, None
@@ -102,7 +102,7 @@ class _Recorder:
             done = 0
             while done < len(view):     # an unbuffered write may take a part alone
                 done += self.file.write(view[done:])
-        except OSError as error:
+        except Exception as error:      # the disk's, or that a reading process has died
             self.error = error
             raise
         return done

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from datasets.files import write_atomic
-from datasets.images import ImageError, check_jpeg, kind_of_file, read_file
+from datasets.images import ImageError, check_file, kind_of_file, read_file
 
 from .memory import GIB, OutOfMemory, free_memory
 from .png import encode_png
@@ -53,7 +53,7 @@ def decode_photograph(path: Path, data: bytes) -> Photograph:
     """As `read_photograph`, of what the file at the path holds."""
     if path.suffix.lower() in RAW_SUFFIXES:     # Pillow would take a preview in them for the photograph
         raise ImageError(f"{path}: a camera's raw file; develop it to a TIFF or PNG of 16 bits first")
-    check_jpeg(path, data)
+    check_file(path, data)
     try:
         with Image.open(io.BytesIO(data)) as image:
             _expect_to_fit(path, *image.size)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets.images import IMAGE_SUFFIXES, ImageError, read_rgb, read_size, write_png
+from engine.photograph import read_photograph
 from tests.datasets.conftest import textured
 
 
@@ -196,3 +197,15 @@ def test_what_is_written_is_on_disk_before_it_has_its_name(tmp_path: Path, monke
     monkeypatch.setattr(os, "replace", lambda *names: (done.append("name"), replace(*names)))
     write_png(tmp_path / "a.png", textured(4, 4, 0))
     assert done == ["sync", "name", "sync"]
+
+
+@pytest.mark.parametrize("read", [read_rgb, read_photograph])
+@pytest.mark.parametrize("where", [40, 0.5, -30, -6])
+def test_a_changed_bit_of_a_png_is_noticed_wherever_it_is(tmp_path, read, where):
+    path = tmp_path / "a.png"
+    write_png(path, np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    data = bytearray(path.read_bytes())
+    data[int(where * len(data)) if isinstance(where, float) else where] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.png"):
+        read(path)
