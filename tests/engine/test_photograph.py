@@ -184,9 +184,9 @@ def test_only_the_first_frame_and_it_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("name, content, complaint", [
     ("text.png", b"not an image", "cannot be read"),
-    ("empty.jpg", b"", "cannot be read"),
-    ("cut.png", encode_png(pixels(3, height=200))[:3000], "cannot be read"),
-    ("cut16.png", encode_png(pixels(3, np.uint16, height=200))[:3000], "cannot be read"),
+    ("empty.jpg", b"", "truncated"),
+    ("cut.png", encode_png(pixels(3, height=200))[:3000], "truncated"),
+    ("cut16.png", encode_png(pixels(3, np.uint16, height=200))[:3000], "truncated"),
 ])
 def test_unreadable_files_are_named(tmp_path, name, content, complaint):
     (tmp_path / name).write_bytes(content)
