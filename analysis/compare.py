@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from analysis.radar import COLOURS
-from datasets.images import IMAGE_SUFFIXES, ImageError, read_rgb, write_png
-from datasets.layouts import AmbiguityError, LayoutError, Pair, find_pairs
+from datasets.images import IMAGE_SUFFIXES, read_rgb, write_png
+from datasets.layouts import AmbiguityError, Pair, find_pairs
+from engine.console import readable_errors
 from engine.scoring.pairing import find_samples, listed, words
 from metrics import psnr
 
@@ -66,7 +67,7 @@ class Panel:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
-    try:
+    with readable_errors():
         truth = [arguments.blurred, *([arguments.sharp] if arguments.sharp else [])]
         pair = find_pair(arguments.image, truth)
         panels = read_panels(pair, {BLURRED: pair.blurred, **find_outputs(pair, truth, arguments.methods)})
@@ -75,9 +76,6 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.output.suffix.lower() != ".png":
             raise CompareError(f"{arguments.output}: the picture is a PNG; let its name end in .png")
         write_png(arguments.output, np.asarray(draw(pair.name, panels, crops)))
-    except (CompareError, LayoutError, ImageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     if not arguments.crop and len(crops) < arguments.crops:
         print(f"no room for more than {len(crops)} crops that do not overlap", file=sys.stderr)
     print(" ".join(f"--crop {crop.y} {crop.x} {crop.height} {crop.width}" for crop in crops))

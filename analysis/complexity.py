@@ -22,6 +22,7 @@ from analysis.efficiency import FUSIONS, VARIANTS, Counted, Efficiency, Protocol
 from analysis.macs import WHOLE
 from benchmarks.network import Case
 from engine import distributed
+from engine.console import readable_errors
 from engine.memory import GIB
 from engine.scoring.comparison import PAPERS
 from engine.scoring.table import FORMATS, NOT_MEASURED, Column, Figure, Line, Table
@@ -42,6 +43,13 @@ FUSION_ALONE = 8
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
+    with readable_errors():
+        run(arguments)
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Counts, measures what is asked for, and prints the tables."""
     numbers = [number for number in TABLES if str(number) in arguments.table]
     rows = {variant for number in numbers for variant in TABLES[number].rows.values()}
     wanted = [name for name in VARIANTS if MODULES in arguments.table or name in rows]
@@ -57,7 +65,6 @@ def main(argv: list[str] | None = None) -> int:
             names = [name for name in TABLES[number].rows.values() if name not in measured]
             measured |= measure_variants(names, arguments.dim, arguments.num_blocks, protocol(arguments))
         show(papers_table(number, counted, measured, arguments), arguments.format)
-    return 0
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.figure import FigureError, check_name, new_figure, save
+from analysis.figure import check_name, new_figure, save
 from analysis.radar import COLOURS
 from engine.config import results_dir
+from engine.console import readable_errors
 
 LOSS, PSNR = "train/loss", "validation/psnr"
 SMOOTHING = 50      # means over the run's length divided by this
@@ -28,13 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("jobs", nargs="+", metavar="JOB", help="job names, results/JOB")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default results/JOB/curve.png, of the first job")
     arguments = parser.parse_args(argv)
-    output = arguments.output or results_dir(arguments.jobs[0]) / "curve.png"
-    try:
+    with readable_errors():
+        output = arguments.output or results_dir(arguments.jobs[0]) / "curve.png"
         check_name(output)
         draw({job: read_run(results_dir(job) / "logs") for job in arguments.jobs}, output)
-    except (FigureError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     print(output)
     return 0
 

@@ -259,7 +259,9 @@ def two_variants(folders):
 def test_bad_input_is_named_and_nothing_is_written(folders, capsys, case):
     more, expected = case(folders)
     image = "000002" if case is other_size_than_blurred else NAME
-    assert main(arguments(folders, *more, image=image)) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(folders, *more, image=image))
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and all(text in error for text in expected), error
     assert not (folders / "new").exists()
@@ -267,7 +269,9 @@ def test_bad_input_is_named_and_nothing_is_written(folders, capsys, case):
 
 @pytest.mark.parametrize("image, expected", [("scene3/000002", "scene1/000001"), ("000002", "scene2/000002")])
 def test_a_name_that_fits_none_or_several_is_answered_with_those_there_are(folders, capsys, image, expected):
-    assert main(arguments(folders, image=image)) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(folders, image=image))
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert image in error and expected in error
 

@@ -44,5 +44,7 @@ def test_the_picture_and_a_job_that_was_not_trained(results, capsys):
     assert main(["tiny"]) == 0
     picture = cv2.imread(capsys.readouterr().out.strip())
     assert picture.shape[1] > 1000 and (picture < 250).any()
-    assert main(["other"]) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["other"])
+    assert stop.value.code == 2
     assert "results/other/logs: no training has been logged there" in capsys.readouterr().err
