@@ -35,7 +35,7 @@ def test_network_compares_ours_with_the_twin():
     for words in (("twin", "reference", "fp32"), ("ours", "torch", "fp32"), ("ours", "torch", "bf16")):
         assert len(found := rows(output, *words)) == 2, output
         for milliseconds, floor, memory, _, *ratios in found:
-            assert 0 < float(floor) < float(milliseconds) and float(memory) > 0
+            assert 0 <= float(floor) < float(milliseconds) and float(memory) > 0     # rounded, tiny networks
             assert len(ratios) == 2 and all(re.fullmatch(RATIO, ratio) for ratio in ratios)
     assert [row[4:] for row in rows(output, "twin", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
 
