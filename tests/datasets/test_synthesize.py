@@ -79,7 +79,7 @@ def test_nothing_is_half_made(photos: Path, tmp_path: Path, monkeypatch: pytest.
     data = bytearray(save(photos / "photo5.png", textured(64, 64, 5)).read_bytes())
     data[len(data) // 2] ^= 0x55  # The header is good, the pixels are not.
     (photos / "photo5.png").write_bytes(data)
-    with pytest.raises(ValueError, match="photo5.png: cannot be decoded"):
+    with pytest.raises(ValueError, match="photo5.png: "):
         synthesize_photos(photos, tmp_path / "made" / "out", pairs_per_photo=1, size=32, workers=1)
     assert list((tmp_path / "made").iterdir()) == []
 
