@@ -74,10 +74,11 @@ def _write(content: object, temporary: Path, path: Path) -> None:
             recorder = _Recorder(file)
             try:
                 torch.save(content, recorder)
-            except RuntimeError:
-                if recorder.error is None:
+            except RuntimeError as error:       # what PyTorch says of it, over the cause
+                cause = recorder.error or error.__context__
+                if cause is None:
                     raise
-                raise recorder.error from None
+                raise cause from None
             os.fsync(file.fileno())
     except OSError as error:
         if error.errno not in NO_ROOM:

@@ -58,3 +58,9 @@ def test_help_needs_no_pytorch(script):
             "except SystemExit as end: print(end.code, sorted({'torch', 'cv2', 'numpy'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code, script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "usage:" in done.stdout and done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_ctrl_c_while_pytorch_is_imported_is_a_line():
+    code = "import engine; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and done.stderr == "interrupted\n"

@@ -107,3 +107,16 @@ def test_random_generators_continue_where_they_were(tmp_path):
     draw()
     set_random_state(load_state(tmp_path / "last.pth")["random"])
     assert draw() == expected
+
+
+def test_what_interrupts_a_write_from_outside_is_what_is_raised(tmp_path, monkeypatch):
+    """As the signal of a reading process that has died does, anywhere in the write."""
+    class Died(RuntimeError):
+        pass
+
+    def write(self, data):
+        raise Died
+    monkeypatch.setattr(checkpoint._Recorder, "write", write)
+    with pytest.raises(Died):
+        checkpoint.save_atomic({"a": torch.zeros(1000)}, tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())
