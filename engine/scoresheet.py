@@ -133,7 +133,9 @@ class ScoreSheet:
         for table in [self.table, *self._journals()]:
             if table.is_file():
                 for line in _lines_of_rows(table):
-                    self.image(line[0]).unlink(missing_ok=True)
+                    image = self.image(line[0])
+                    if self.images.resolve() in image.resolve().parents:    # an edited name may lead elsewhere
+                        image.unlink(missing_ok=True)
                 table.unlink()
         self.record.unlink(missing_ok=True)
 

@@ -91,7 +91,10 @@ def wanted_columns(request: Request) -> list[str]:
 def accept(pairing: Pairing, request: Request) -> None:
     """Raises EvaluationError where images cannot be scored, unless partial scores are asked for; and where a restored
     image is the very file that it is to be compared with, which says nothing."""
-    same = [sample.name for sample in pairing.samples if sample.sharp and sample.restored.samefile(sample.sharp)]
+    sharp = {(file.st_dev, file.st_ino) for sample in pairing.samples if sample.sharp
+             for file in [sample.sharp.stat()]}
+    same = [sample.name for sample in pairing.samples for file in [sample.restored.stat()]
+            if (file.st_dev, file.st_ino) in sharp]
     if same:
         raise EvaluationError(f"--pred and --gt: {len(same)} restored images are the sharp ones themselves, the first "
                               f"{same[0]}; nothing was scored. Name the restored images with --pred")

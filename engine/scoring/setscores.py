@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -107,5 +109,5 @@ def read_features(file: Path, key: str) -> np.ndarray | None:
     try:
         with np.load(file) as kept:
             return kept["features"] if str(kept["key"]) == key else None
-    except (OSError, KeyError, ValueError):
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
         return None

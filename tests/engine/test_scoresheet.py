@@ -129,3 +129,11 @@ def test_the_conclusion_joins_the_record(sheet):
 def test_a_dot_in_the_folders_name_stays(tmp_path):
     sheet = ScoreSheet(tmp_path / "run.v2")
     assert sheet.table.name == "run.v2.csv" and sheet.record.name == "run.v2.json"
+
+
+@pytest.mark.parametrize("name", ["../mine", "{folder}/mine"])
+def test_overwrite_removes_nothing_outside_its_folder(tmp_path, sheet, name):
+    (tmp_path / "mine.png").write_bytes(b"png")
+    sheet.table.write_text(f"{name.format(folder=tmp_path)},1,1,1,1,1\n")
+    sheet.begin(RECORD, DECISIVE, overwrite=True)
+    assert (tmp_path / "mine.png").is_file()
