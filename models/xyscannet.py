@@ -48,7 +48,7 @@ class XYScanNet(nn.Module):
         if fusion not in FUSIONS:
             raise ValueError(f"fusion {fusion!r} is unknown; choose one of {', '.join(FUSIONS)}")
         Fusion, options = FUSIONS[fusion], Options(kl_gate, scan, scan_backend)
-        # What weights do not tell of their network travels with them, see `weights.save_weights`.
+        # What weights do not tell of their network travels with them, see `weights.described_state`.
         self.description = {"dim": dim, "num_blocks": list(num_blocks), "kl_gate": kl_gate, "vssm": vssm, "scan": scan,
                             "slices": slices, "fusion": fusion, "unshuffle": unshuffle}
         self.dim, self.num_blocks, self.kl_gate, self.unshuffle = dim, tuple(num_blocks), kl_gate, unshuffle
