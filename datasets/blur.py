@@ -2,6 +2,7 @@
 
 Light is linear: value ** gamma of display values in [0, 1]. Photographs are float32 (H, W, 3), frames uint8 (H, W, 3).
 """
+
 from collections.abc import Sequence
 
 import cv2
@@ -30,7 +31,7 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
     height, width = photo.shape[:2]
     top, left = (_offset(extent - size, margin, rng) for extent in (height, width))
     corners = np.array([[left, top], [left + size - 1, top], [left, top + size - 1], [left + size - 1, top + size - 1]])
-    sharp = photo[top:top + size, left:left + size]
+    sharp = photo[top : top + size, left : left + size]
     if length == 0:
         return sharp.copy(), sharp
     frames = random_shake(rng, length, FOCAL_RATIO * max(height, width), ((width - 1) / 2, (height - 1) / 2), corners)
@@ -56,7 +57,7 @@ def _offset(most: int, margin: int, rng: np.random.Generator) -> int:
 def _region(photo: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The photograph from low to high (x, y), continued by its mirror image: a border is never black."""
     height, width = photo.shape[:2]
-    inner = photo[max(0, low[1]):min(height, high[1]), max(0, low[0]):min(width, high[0])]
+    inner = photo[max(0, low[1]) : min(height, high[1]), max(0, low[0]) : min(width, high[0])]
     above, left = max(0, -low[1]), max(0, -low[0])
     below, right = max(0, high[1] - height), max(0, high[0] - width)
     return cv2.copyMakeBorder(inner, above, below, left, right, cv2.BORDER_REFLECT_101)
@@ -65,14 +66,14 @@ def _region(photo: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def add_noise(linear: np.ndarray, noise: float, gamma: float, rng: np.random.Generator) -> np.ndarray:
     """Adds shot noise (variance proportional to the light) and read noise; `noise` is in 8-bit levels at mid-grey."""
     light = MID_GREY**gamma
-    levels_per_light = 255 / gamma * light**(1 / gamma - 1)
-    variance = (noise / levels_per_light)**2 / (light + READ_NOISE) * (linear + READ_NOISE)
+    levels_per_light = 255 / gamma * light ** (1 / gamma - 1)
+    variance = (noise / levels_per_light) ** 2 / (light + READ_NOISE) * (linear + READ_NOISE)
     return linear + np.sqrt(variance, dtype=np.float32) * rng.standard_normal(linear.shape, np.float32)
 
 
 def to_linear(image: np.ndarray, gamma: float) -> np.ndarray:
     """uint8 display values -> float32 linear light in [0, 1]."""
-    return (np.linspace(0, 1, 256, dtype=np.float32)**np.float32(gamma))[image]
+    return (np.linspace(0, 1, 256, dtype=np.float32) ** np.float32(gamma))[image]
 
 
 def linear_photo(image: np.ndarray, size: int, gamma: float) -> np.ndarray:
@@ -89,7 +90,7 @@ def _resized(photo: np.ndarray, zoom: float, least: int) -> np.ndarray:
 
 def to_8_bit(linear: np.ndarray, gamma: float) -> np.ndarray:
     """Linear light -> uint8 display values, rounded and clipped."""
-    return np.rint(np.clip(linear, 0, 1)**np.float32(1 / gamma) * 255).astype(np.uint8)
+    return np.rint(np.clip(linear, 0, 1) ** np.float32(1 / gamma) * 255).astype(np.uint8)
 
 
 def average(frames: Sequence[np.ndarray], gamma: float) -> np.ndarray:

@@ -8,6 +8,7 @@ OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp). The tiles of a
 evenly. Those where blurred and sharp differ most are kept first: a clear sky teaches nothing. OUT appears when it is
 whole.
 """
+
 import argparse
 import os
 import sys
@@ -26,9 +27,18 @@ from .layouts import LayoutError, Pair, find_pairs
 from .paired import check_headers
 
 
-def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str = "train", size: int = 384,
-              keep: int | None = None, quality: int | None = None, reduce: int = 1,
-              workers: int | None = None, progress: bool = False) -> int:
+def cut_tiles(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    split: str = "train",
+    size: int = 384,
+    keep: int | None = None,
+    quality: int | None = None,
+    reduce: int = 1,
+    workers: int | None = None,
+    progress: bool = False,
+) -> int:
     """Cuts one split of a data set that has sharp images.
 
     source: a data set in any layout of layouts.py. out: a folder that does not exist yet or is empty.
@@ -55,8 +65,10 @@ def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str =
 def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int) -> int:
     """Writes the tiles of one pair. Returns how many."""
     images = {"blur": reduced(read_rgb(pair.blurred), reduce), "sharp": reduced(read_rgb(pair.sharp), reduce)}
-    windows = [(f"{pair.name}_{top}_{left}", np.s_[top:top + size, left:left + size])
-               for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))]
+    windows = [
+        (f"{pair.name}_{top}_{left}", np.s_[top : top + size, left : left + size])
+        for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))
+    ]
     windows.sort(key=lambda named: -cv2.norm(*(image[named[1]] for image in images.values())))
     for (name, window), (kind, image) in product(windows[:keep], images.items()):
         _write(folder / kind / name, image[window], quality)
@@ -66,7 +78,7 @@ def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | N
 def reduced(image: np.ndarray, by: int) -> np.ndarray:
     """(H, W, 3) -> (H // by, W // by, 3): means of by x by pixels."""
     height, width = (side // by for side in image.shape[:2])
-    return cv2.resize(image[:height * by, :width * by], (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image[: height * by, : width * by], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _offsets(extent: int, size: int) -> list[int]:
@@ -84,8 +96,9 @@ def _write(stem: Path, tile: np.ndarray, quality: int | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where the data set cannot be used."""
-    parser = argparse.ArgumentParser("python -m datasets.tiles", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m datasets.tiles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="data set to cut")
     parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
     parser.add_argument("--split", choices=["train", "test"], default="train", help="default train")

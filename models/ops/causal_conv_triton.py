@@ -4,6 +4,7 @@ Importing this module needs Triton: ask selective_scan.triton_kernel.why_missing
 backward. A program computes a tile [TIME, CHANNELS] of one sequence; CHANNELS divides the number of channels, so that
 no lane is idle. x is read once per tap, all but the first time from the cache.
 """
+
 import torch
 import triton
 import triton.language as tl
@@ -12,8 +13,8 @@ from torch.autograd.function import once_differentiable
 from .selective_scan.triton_kernel import COMPILE, as_rows, empty_rows, row_strides
 
 WIDTH = 4
-TILE = 1024                     # elements a program
-WARPS = 8                       # four elements a thread: backward keeps eleven numbers of each
+TILE = 1024  # elements a program
+WARPS = 8  # four elements a thread: backward keeps eleven numbers of each
 
 
 def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -25,8 +26,10 @@ def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.T
         ValueError: a weight that is not (d, 4).
     """
     if weight.shape != (x.shape[-2], WIDTH):
-        raise ValueError(f"the Triton convolution takes a weight (channels, {WIDTH}) = {(x.shape[-2], WIDTH)}, "
-                         f"got {tuple(weight.shape)}")
+        raise ValueError(
+            f"the Triton convolution takes a weight (channels, {WIDTH}) = {(x.shape[-2], WIDTH)}, "
+            f"got {tuple(weight.shape)}"
+        )
     return _CausalConvSilu.apply(as_rows(x), weight, bias).reshape(x.shape)
 
 
@@ -37,14 +40,24 @@ def tile_shape(channels: int) -> tuple[int, int]:
 
 
 class _CausalConvSilu(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x, weight, bias):
         y, weight32, bias32 = empty_rows(x), weight.float().contiguous(), bias.float().contiguous()
         _, inner, channels, length = x.shape
         with torch.cuda.device_of(x):
-            _forward[_grid(x)](x, weight32, bias32, y, channels, inner, length, *row_strides(x, y),
-                               *tile_shape(channels), num_warps=WARPS, **COMPILE)
+            _forward[_grid(x)](
+                x,
+                weight32,
+                bias32,
+                y,
+                channels,
+                inner,
+                length,
+                *row_strides(x, y),
+                *tile_shape(channels),
+                num_warps=WARPS,
+                **COMPILE,
+            )
         ctx.save_for_backward(x, weight, bias)
         return y
 
@@ -57,8 +70,21 @@ class _CausalConvSilu(torch.autograd.Function):
         blocks = triton.cdiv(length, tile_shape(channels)[0])
         sums = x.new_empty(outer * inner * blocks, WIDTH + 1, channels, dtype=torch.float32)
         with torch.cuda.device_of(x):
-            _backward[_grid(x)](x, weight32, bias32, dy, dx, sums, channels, inner, length, *row_strides(x, dy, dx),
-                                *tile_shape(channels), num_warps=WARPS, **COMPILE)
+            _backward[_grid(x)](
+                x,
+                weight32,
+                bias32,
+                dy,
+                dx,
+                sums,
+                channels,
+                inner,
+                length,
+                *row_strides(x, dy, dx),
+                *tile_shape(channels),
+                num_warps=WARPS,
+                **COMPILE,
+            )
         sums = sums.sum(0)
         return dx, sums[:WIDTH].t().to(weight.dtype), sums[WIDTH].to(bias.dtype)
 
@@ -91,8 +117,23 @@ def _at(tensor, t, length, stride):
 
 
 @triton.jit
-def _forward(x, weight, bias, y, channels, inner, length, x_outer, x_inner, x_time, y_outer, y_inner, y_time,
-             TIME: tl.constexpr, CHANNELS: tl.constexpr):
+def _forward(
+    x,
+    weight,
+    bias,
+    y,
+    channels,
+    inner,
+    length,
+    x_outer,
+    x_inner,
+    x_time,
+    y_outer,
+    y_inner,
+    y_time,
+    TIME: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     _, sequence, t, channel = _place(channels, length, TIME, CHANNELS)
     x_at = _begin(x, sequence, inner, channel, x_outer, x_inner)
     total = tl.load(bias + channel)[None, :] + tl.zeros([TIME, CHANNELS], tl.float32)
@@ -111,8 +152,28 @@ def _dsum(dy_at, t, length, dy_time, w0, w1, w2, w3, shift, x0, x1, x2, x3):
 
 
 @triton.jit
-def _backward(x, weight, bias, dy, dx, sums, channels, inner, length, x_outer, x_inner, x_time,
-              dy_outer, dy_inner, dy_time, dx_outer, dx_inner, dx_time, TIME: tl.constexpr, CHANNELS: tl.constexpr):
+def _backward(
+    x,
+    weight,
+    bias,
+    dy,
+    dx,
+    sums,
+    channels,
+    inner,
+    length,
+    x_outer,
+    x_inner,
+    x_time,
+    dy_outer,
+    dy_inner,
+    dy_time,
+    dx_outer,
+    dx_inner,
+    dx_time,
+    TIME: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """dx, and sums (sequences x time blocks, 4 + 1, channels), the gradients of weight and bias to be added up."""
     row, sequence, t, channel = _place(channels, length, TIME, CHANNELS)
     w0, w1 = tl.load(weight + channel * 4)[None, :], tl.load(weight + channel * 4 + 1)[None, :]

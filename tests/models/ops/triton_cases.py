@@ -3,6 +3,7 @@
 With TRITON_INTERPRET=1, which counts only if set before Triton is imported, on the CPU and so with tiny sizes;
 otherwise on the GPU.
 """
+
 import os
 
 import pytest
@@ -19,7 +20,7 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 CHUNK = triton_scan.CHUNK.value
 
 
-def draw(*shape, dtype=torch.float32, seed=[0]):                                   # noqa: B006 (a running seed)
+def draw(*shape, dtype=torch.float32, seed=[0]):  # noqa: B006 (a running seed)
     seed[0] += 1
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed[0]))
     return values.to(DEVICE, dtype).requires_grad_()
@@ -122,7 +123,7 @@ def test_half_precision(dtype):
 def test_half_precision_keeps_its_state_in_float32():
     _, inputs = network_inputs((1,), CHUNK + 5, 8, dtype=torch.bfloat16)
     exact = selective_scan_reference(*[t.float() for t in inputs], delta_softplus=True)
-    assert_near(selective_scan_triton(*inputs, delta_softplus=True).float(), exact, 2 ** -8)     # y's own rounding
+    assert_near(selective_scan_triton(*inputs, delta_softplus=True).float(), exact, 2**-8)  # y's own rounding
 
 
 def test_steps_small_and_large():
@@ -175,8 +176,9 @@ def convolution(x, weight, bias):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("batch, length, channels", [((3,), 1, 7), ((1, 2), 2, 8), ((2, 1), 150, 24),
-                                                     ((2, 1, 2), 5, 32)])
+@pytest.mark.parametrize(
+    "batch, length, channels", [((3,), 1, 7), ((1, 2), 2, 8), ((2, 1), 150, 24), ((2, 1, 2), 5, 32)]
+)
 @pytest.mark.parametrize("columns", [False, True])
 def test_causal_convolution(batch, length, channels, columns, dtype, tolerance):
     (xz, *_), (x, *_) = network_inputs(batch, length, channels, dtype=dtype, columns=columns)
@@ -194,7 +196,7 @@ def test_causal_convolution(batch, length, channels, columns, dtype, tolerance):
 def test_convolution_tiles_have_no_idle_lane(channels):
     time, columns = causal_conv_triton.tile_shape(channels)
     assert channels % columns == 0 and time * columns == causal_conv_triton.TILE
-    assert columns * 4 >= 32 or channels % 8                   # a whole sector of memory where the channels allow it
+    assert columns * 4 >= 32 or channels % 8  # a whole sector of memory where the channels allow it
 
 
 @pytest.mark.parametrize("sequences, blocks", [(1, 1), (720, 5), (4032, 5), (1280, 18), (3, 5000)])
