@@ -5,7 +5,7 @@
 
 Inference, and forward with backward. Median of --repeats runs after one to warm up, each measurement in a process of
 its own; memory is what rose above weights and input. `x baseline` is how many times faster than the baseline with
-that scan, `memory` the share of its memory, `roofline ms` the longer of the module's arithmetic at the rate of a measured matrix
+that scan, `memory` the share of its memory, `roofline ms` the longer of the arithmetic at the rate of a measured matrix
 product and its layers' bytes at that of a measured copy, see benchmarks/roofline.py. Ours has its input with channels
 innermost, as the network gives it, the baseline in channel planes.
 """
