@@ -8,8 +8,9 @@ Each measurement has a process of its own, so that one's memory is not the other
 to warm up; on a GPU the device is synchronised around each. Memory is what rose above weights and image. `x baseline`
 is how many times faster than the baseline with that scan, `memory` the share of its memory. GFLOP/s counts the
 baseline's convolutions and matrix products for all alike; `roofline ms` is the longer of these at the rate of a
-measured matrix product and the layers' bytes at that of a measured copy, see benchmarks/roofline.py. A training step is forward, loss
-without its VGG19 term (the same for all), backward and Adam; `ours checkpointed` is train.checkpoint_activations.
+measured matrix product and the layers' bytes at that of a measured copy, see benchmarks/roofline.py. A training step
+is forward, loss without its VGG19 term (the same for all), backward and Adam; `ours checkpointed` is
+train.checkpoint_activations.
 """
 
 from __future__ import annotations
