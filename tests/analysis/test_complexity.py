@@ -8,8 +8,6 @@ import sys
 import pytest
 import torch
 import yaml
-from benchmarks.floor import count as count_plainly
-from benchmarks.twin import Twin
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +15,8 @@ from analysis.ablation import TABLES
 from analysis.complexity import COLUMNS, cell, main
 from analysis.efficiency import VARIANTS, count_variant
 from analysis.macs import WHOLE, _visible, count, papers_fusion_macs, scan_macs
+from benchmarks.baseline import Baseline
+from benchmarks.roofline import count as count_plainly
 from metrics.paper import paper_table
 from models import XYScanNet, fusion
 from models.blocks import ChannelNorm, GatedFFN
@@ -156,7 +156,7 @@ def test_as_written_is_the_plain_network_s_count():
     network = XYScanNet(dim, blocks)
     macs = count(network, 1, 3, height, width, as_written=True)
     with torch.device("meta"):
-        twin = Twin(dim, blocks)
+        twin = Baseline(dim, blocks)
     # The twin's causal convolutions also compute the three steps after each of their sequences.
     extra = sum(
         depth * (height + width + 2 * 2**level) // 2**level * (dim * 2**level) * 4 * 3
