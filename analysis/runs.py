@@ -27,7 +27,7 @@ import yaml
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
 from engine.evaluate.registry import DATA_SETS, column_names
-from engine.predict.inference import checksum
+from engine.predict.weights import checksum
 from engine.train.signals import stop_requests
 
 try:
