@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"our scans: of {', '.join(names)} (default auto)",
     )
     parser.add_argument(
-        "--twin_backend",
+        "--baseline_backend",
         nargs="+",
         choices=names,
         metavar="NAME",
@@ -82,7 +82,7 @@ def choose(arguments: argparse.Namespace, device: torch.device) -> list[Candidat
     """The baselines first, then ours."""
     gpu = device.type == "cuda"
     usual = ["mamba_ssm"] if gpu else ["reference", "torch"]
-    baselines = measure.usable_backends(arguments.twin_backend or usual, device)
+    baselines = measure.usable_backends(arguments.baseline_backend or usual, device)
     ours = measure.usable_backends(arguments.backend, device)
     precisions = arguments.precision or (["fp32", "bf16"] if gpu else ["fp32"])
     return [
