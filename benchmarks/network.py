@@ -134,7 +134,7 @@ def run(
     candidate: Candidate, dim: int, num_blocks: list[int], case: Case, device: torch.device, repeats: int
 ) -> measure.Measurement:
     """One measurement, in this process."""
-    network = candidates.build(dim, tuple(num_blocks), device)
+    network = candidate.build(dim, tuple(num_blocks), device)
     blurred = torch.rand(shape(case), device=device) - 0.5
     make = training_step if case.training else inference
     return measure.measure(make(network, blurred, candidate), device, repeats)

@@ -79,7 +79,7 @@ def run(
     candidate: Candidate, module: str, shape: tuple[int, ...], backward: bool, device: torch.device, repeats: int
 ) -> measure.Measurement:
     """One measurement, in this process."""
-    network = candidates.build(shape[1], (1, 1, 1), device)
+    network = candidate.build(shape[1], (1, 1, 1), device)
     vssm, norm = part(network, module), part(network, {"intra": "norm1_ssm", "inter": "norm2_ssm"}[module])
     layout = torch.contiguous_format if candidate.name == "baseline" else torch.channels_last
     x = torch.randn(shape, device=device).contiguous(memory_format=layout)
