@@ -192,7 +192,7 @@ def shown(section: Section) -> str:
 
 def shorten(text: str) -> str:
     """Without the frames of progress bars, and not longer than a report can hold."""
-    text = "\n".join(line.rpartition("\r")[2].rstrip() for line in text.splitlines())
+    text = "\n".join(line.rpartition("\r")[2].rstrip() for line in text.strip().split("\n"))
     half = OUTPUT_CHARACTERS // 2
     return text if len(text) <= 2 * half else f"{text[:half]}\n[…]\n{text[-half:]}"
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models.ops.selective_scan import triton_kernel
+from models.ops.tuning import Numbers
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -82,6 +83,7 @@ variants = pytest.mark.parametrize("capability, dtype", [(80, "fp32"), (80, "bf1
 modern = pytest.mark.skipif(
     not CUOBJDUMP.exists() or not hasattr(triton, "knobs"), reason="needs Triton 3.4 or later with NVIDIA's tools"
 )
+NUMBERS = Numbers()
 EVERYTHING = {"HAS_D": True, "HAS_Z": True, "HAS_BIAS": True, "SOFTPLUS": True}
 
 
@@ -97,9 +99,9 @@ def test_the_forward_scan_compiles_without_spills_and_barriers(capability, dtype
         tmp_path,
         triton_scan.forward,
         scan_pointers(dtype),
-        {"N": 16, "LANES": lanes, "KEEP": True, **EVERYTHING},
+        {"N": 16, "LANES": lanes, "CHUNK": NUMBERS.chunk, "KEEP": True, **EVERYTHING},
         num_warps=lanes // 32,
-        maxnreg=triton_kernel.FORWARD_REGISTERS,
+        maxnreg=NUMBERS.forward_registers,
     )
     assert spilled == 0
     assert binary.metadata.shared == 0 and not re.search(r"bar\.sync|shfl", binary.asm["ptx"])
@@ -113,7 +115,12 @@ def test_the_backward_scan_compiles_without_spills(capability, dtype, tmp_path):
     from models.ops.selective_scan import triton_scan
 
     binary, spilled = compile_for(
-        capability, tmp_path, triton_scan.backward, scan_pointers(dtype), {"N": 16, **EVERYTHING}, num_warps=1
+        capability,
+        tmp_path,
+        triton_scan.backward,
+        scan_pointers(dtype),
+        {"N": 16, "CHUNK": NUMBERS.chunk, **EVERYTHING},
+        num_warps=1,
     )
     assert spilled == 0
     assert binary.metadata.shared == 0  # B's and C's sums are passed on between registers
@@ -128,15 +135,10 @@ def test_the_convolution_compiles_without_spills(capability, dtype, tmp_path):
     from models.ops import causal_conv_triton
 
     pointers = {**dict.fromkeys("x y dy dx".split(), f"*{dtype}"), **dict.fromkeys("weight bias sums".split(), "*fp32")}
-    time, columns = causal_conv_triton.tile_shape(144)
+    time, columns = causal_conv_triton.tile_shape(144, NUMBERS.conv_tile)
     for kernel in (causal_conv_triton._forward, causal_conv_triton._backward):
         _, spilled = compile_for(
-            capability,
-            tmp_path,
-            kernel,
-            pointers,
-            {"TIME": time, "CHANNELS": columns},
-            num_warps=causal_conv_triton.WARPS,
+            capability, tmp_path, kernel, pointers, {"TIME": time, "CHANNELS": columns}, num_warps=NUMBERS.conv_warps
         )
         assert spilled == 0
 
@@ -160,7 +162,7 @@ def test_why_missing_names_what_is_missing(monkeypatch):
 @pytest.mark.parametrize(
     "channels, shape", [(48, (2, 252, 252)), (144, (1, 180, 320)), (576, (1, 45, 80)), (144, (8, 1, 1280))]
 )
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
 def test_real_shapes_on_a_gpu(channels, shape, dtype, tolerance):
     """Rows and columns as the network has them, values and gradients, twice the same bits."""
     from models.ops.selective_scan.chunked import selective_scan_chunked
@@ -180,3 +182,25 @@ def test_real_shapes_on_a_gpu(channels, shape, dtype, tolerance):
         for first, second, reference in zip(*results, strict=True):
             assert torch.equal(first, second)
             assert_near(first, reference, tolerance)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_more_elements_than_32_bits_count():
+    """The last sequence of 2^31 + 2^21 elements, alone and among the others."""
+    sequences, length, channels = 1025, 1024, 2048
+    if torch.cuda.mem_get_info()[0] < 30 * 2**30:
+        pytest.skip("needs 30 GiB of free memory on the device")
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def draw(width: int) -> torch.Tensor:
+        values = torch.randn(sequences, length, width, generator=generator, dtype=torch.bfloat16, device="cuda")
+        return values.transpose(1, 2)
+
+    u, delta, z, B, C = draw(channels), draw(channels), draw(channels), draw(16), draw(16)
+    A = -torch.arange(1.0, 17, device="cuda").repeat(channels, 1)
+    with torch.no_grad():
+        y = triton_kernel.selective_scan_triton(u, delta, A, B, C, None, z, delta_softplus=True)[-1:].clone()
+        alone = (t[-1:].clone() for t in (u, delta, z, B, C))
+        u, delta, z, B, C = alone
+        assert torch.equal(y, triton_kernel.selective_scan_triton(u, delta, A, B, C, None, z, delta_softplus=True))
