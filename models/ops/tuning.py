@@ -28,7 +28,7 @@ class Numbers:
 
 
 def numbers(device: torch.device) -> Numbers:
-    """For the device's compute capability; the defaults for one that was not measured, and for the interpreter's CPU."""
+    """For the device's compute capability; the defaults for one that was not measured, and on a CPU."""
     if device.type != "cuda":
         return Numbers()
     return tuned().get("{}.{}".format(*torch.cuda.get_device_capability(device)), Numbers())
