@@ -127,6 +127,7 @@ def cpu_sections() -> list[Section]:
     """For a CPU: the scans through Triton's interpreter and the figures that the README gives."""
     return [
         interpreter("tests/models/ops/triton_cases.py"),
+        benchmark("What the Triton kernels compile to", "sass.py", 120),
         benchmark("Scan, fp32", "scan.py --repeats 3", 300),
         benchmark("XYScanNet-S", "network.py --baseline_backend reference torch", 600),
         benchmark("bf16 beside fp32 on real images", "precision.py", 300),
