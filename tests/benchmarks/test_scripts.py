@@ -38,7 +38,7 @@ def test_network_compares_ours_with_the_twin():
     output = run(
         "network.py",
         *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
-        *"--twin_backend reference --precision fp32 bf16".split(),
+        *"--baseline_backend reference --precision fp32 bf16".split(),
     )
     assert "inference 1 x 3 x 16 x 20" in output and "training step 1 x 3 x 16 x 20" in output
     for words in (("baseline", "reference", "fp32"), ("ours", "torch", "fp32"), ("ours", "torch", "bf16")):
@@ -54,7 +54,8 @@ def test_network_refuses_a_size_that_the_twin_cannot_take():
 
 
 def test_vssm_compares_both_modules():
-    output = run("vssm.py", *"--channels 8 --size 8 12 --repeats 1 --backend torch --twin_backend reference".split())
+    line = "--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference"
+    output = run("vssm.py", *line.split())
     for title in (
         "Intra-VSSM, inference",
         "Intra-VSSM, forward+backward",
