@@ -7,14 +7,12 @@ import sys
 
 import pytest
 import torch
-import yaml
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from analysis.ablation import TABLES
 from analysis.complexity import COLUMNS, cell, main
-from analysis.efficiency import VARIANTS, count_variant
-from analysis.macs import WHOLE, _visible, count, papers_fusion_macs, scan_macs
+from analysis.macs import WHOLE, _visible, count, count_network, paper_fusion_macs, scan_macs
+from analysis.variants import TABLES
 from benchmarks.baseline import Baseline
 from benchmarks.roofline import count as count_plainly
 from metrics.paper import paper_table
@@ -23,12 +21,21 @@ from models.blocks import ChannelNorm, GatedFFN
 from models.mamba import S6
 from models.ops.causal_conv import causal_conv_silu_ref
 from models.ops.selective_scan.reference import selective_scan_reference
-from models.registry import Options
+from models.registry import FUSIONS, STATE_SPACES, Options
 from models.ss2d import SS2D
 from models.vssm import InterVSSM, IntraVSSM
 from tests.workplace import ROOT
 
 H, W = 12, 20
+VARIANTS = {
+    "xyscan": {},
+    "ss2d": {"vssm": "ss2d"},
+    "bidirectional": {"scan": "bidirectional"},
+    "intra": {"slices": "intra"},
+    "inter": {"slices": "inter"},
+    "aff": {"fusion": "aff"},
+    "no_fusion": {"fusion": "none"},
+}
 
 
 class WithNorm(nn.Module):
@@ -143,9 +150,9 @@ def test_a_causal_convolution_counts_its_own_multiplications():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_modules_sum_up_to_the_whole(variant):
-    counted = count_variant(variant, 8, (1, 1, 1), 32)
-    assert sum(counted.macs.of.get(module, 0) for module in counted.parameters) == counted.macs.of[WHOLE]
     network = XYScanNet(8, (1, 1, 1), **VARIANTS[variant])
+    counted = count_network(network, 32)
+    assert sum(counted.macs.of.get(module, 0) for module in counted.parameters) == counted.macs.of[WHOLE]
     assert sum(counted.parameters.values()) == sum(parameter.numel() for parameter in network.parameters())
     assert 0 < counted.macs.in_scans[WHOLE] < counted.state_space < counted.macs.of[WHOLE]
 
@@ -212,7 +219,7 @@ def test_parameters_at_the_paper_s_size(variant, parameters, fusion):
 @pytest.mark.parametrize("variant, papers", [("xyscan", 2.19), ("aff", 4.32), ("no_fusion", 0)])
 def test_fusion_modules_as_the_paper_counts_them(variant, papers):
     network = XYScanNet(48, (1, 1, 1), **VARIANTS[variant])
-    macs = papers_fusion_macs(network, 256, 256)
+    macs = paper_fusion_macs(network, 256, 256)
     assert round(macs / 1e9, 2) == papers
     counted = count(network, 1, 3, 256, 256, as_written=True).of
     biases_and_relu = 3 * (48 * 256**2 + 96 * 128**2) if variant == "aff" else 0
@@ -224,12 +231,6 @@ def test_klff_convolves_the_smaller_map():
     large, medium, small = 256**2, 128**2, 64**2
     assert of["clff_level1"] == 48 * (large * 48 + medium * 96 + small * 192 + large * 96)
     assert of["clff_level2"] == 96 * (medium * 96 + medium * 48 + small * 192 + medium * 192)
-
-
-def test_variants_are_the_jobs_of_the_ablations():
-    for name, options in VARIANTS.items():
-        recipe = yaml.safe_load((ROOT / "configs" / "ablation" / name / "config_stage1.yaml").read_text())
-        assert recipe["model"] == {"dim": 48, **options}
 
 
 def test_columns_and_rows_are_the_paper_s():
@@ -251,7 +252,7 @@ def test_factors_are_of_the_last_row():
     assert cell("step s", reference, reference) == "not measured"
 
 
-def run(*arguments: str) -> str:
+def run_as_a_command(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "analysis.complexity", *arguments, "--device", "cpu"],
         cwd=ROOT,
@@ -270,8 +271,13 @@ def cells(output: str, label: str) -> list[str]:
     return re.sub(r" \([\d.]+x\)", "", line.removeprefix(label)).split()
 
 
-def test_the_command_counts_fusion_modules():
-    output = run("--table", "8", "--num_blocks", "1", "1", "1")
+def run(arguments: str, capsys) -> str:
+    assert main([*arguments.split(), "--device", "cpu"]) == 0
+    return capsys.readouterr().out
+
+
+def test_fusion_modules_are_counted(capsys):
+    output = run("--table 8 --num_blocks 1 1 1", capsys)
     assert cells(output, "AFF (paper)") == ["4.32", "–", "152.35"]
     assert cells(output, "AFF (here)") == ["4.32", "4.30", "152.35"]
     assert cells(output, "KLFF (here)") == ["2.19", "1.17", "71.42"]
@@ -279,12 +285,14 @@ def test_the_command_counts_fusion_modules():
 
 
 def test_tables_by_module_have_a_column_for_every_variant(capsys):
-    assert main("--table modules 6 --dim 16 --num_blocks 1 1 1 --size 64".split()) == 0
-    parameters, macs, table6 = re.split(r"^GMACs at 64 x 64|^Table 6", capsys.readouterr().out, flags=re.M)
+    output = run("--table modules 6 --dim 16 --num_blocks 1 1 1 --size 64", capsys)
+    parameters, macs, table6 = re.split(r"^GMACs at 64 x 64|^Table 6", output, flags=re.M)
     assert re.search(r"unidirectional \(here\) +0\.\d\d +not measured +not measured\n", table6)
     network = XYScanNet(16, (1, 1, 1), fusion="aff")
-    column = list(VARIANTS).index("aff")
-    assert len(cells(parameters, "whole")) == len(cells(macs, "whole")) == len(VARIANTS)
+    columns = parameters.splitlines()[2].split()
+    assert set(VARIANTS) <= set(columns) and columns == sorted(columns) and columns == macs.splitlines()[2].split()
+    column = columns.index("aff")
+    assert len(cells(parameters, "whole")) == len(cells(macs, "whole")) == len(columns)
     assert cells(parameters, "whole")[column] == f"{sum(p.numel() for p in network.parameters()):,}"
     of, in_scans = count(network, 1, 3, 64, 64)
     for label, number in (
@@ -295,9 +303,47 @@ def test_tables_by_module_have_a_column_for_every_variant(capsys):
         assert cells(macs, label)[column] == f"{number / 1e9:.3f}"
 
 
+TINY = "--dim 8 --num_blocks 1 1 1 --size 16"
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """A fusion module "mine" and a state space module "yours"."""
+    monkeypatch.setitem(FUSIONS, "mine", type("Mine", (fusion.AFF,), {}))
+    monkeypatch.setitem(STATE_SPACES, "yours", type("Yours", (IntraVSSM,), {}))
+
+
+def test_registered_modules_have_columns_and_rows(modules, capsys):
+    output = run(f"--table modules 5 8 {TINY}", capsys)
+    columns = output.splitlines()[2].split()
+    assert columns[-2:] == ["mine", "yours"]
+    whole = cells(output.partition("GMACs")[0], "whole")
+    assert whole[columns.index("mine")] == whole[columns.index("aff")]
+    table5, table8 = output[output.index("Table 5.") :].split("Table 8.")
+    assert cells(table5, "yours (here)")[:2] == cells(table5, "XYScanNet-S (here)")[:2] and "mine (here)" not in table5
+    assert cells(table8, "mine (here)") == ["–", *cells(table8, "AFF (here)")[1:]]
+    assert "yours (here)" not in table8
+    assert "mine: model.dim=8 model.num_blocks=(1, 1, 1) model.fusion=mine" in table8
+
+
+def test_given_variants_are_the_only_columns_and_rows(modules, capsys):
+    output = run(f"--table modules 8 --variants yours,model.kl_gate=batch,klff {TINY}", capsys)
+    assert output.splitlines()[2].split() == ["yours", "model.kl_", "klff"] or "batch" in output
+    rows = re.findall(r"^(.*) \(here\)  ", output, re.M)
+    assert rows == ["yours", "model.kl_gate=batch", "klff"]
+
+
+def test_a_job_s_own_size_is_counted_unless_another_is_given(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for arguments, dim in (("", 32), ("--dim 16", 16)):
+        output = run(f"--table modules --variants xyscannet_t --size 64 {arguments}", capsys)
+        network = XYScanNet(dim, (1, 1, 2), unshuffle=2)
+        assert cells(output.partition("GMACs")[0], "whole") == [f"{sum(p.numel() for p in network.parameters()):,}"]
+
+
 @pytest.mark.slow
 def test_the_command_measures():
-    output = run(
+    output = run_as_a_command(
         *"--table 6 --dim 16 --num_blocks 1 1 1 --size 64 --measure --batch 2 --train_size 16".split(),
         *"--test_size 16 24 --repeats 1".split(),
     )
@@ -322,6 +368,7 @@ def test_formats(form, rule, capsys):
         (["--table", "4"], "invalid choice"),
         (["--batch", "0"], "--batch"),
         (["--device", "nonsense"], "--device"),
+        (["--variants", "nonsense"], "'nonsense' is no variant"),
     ],
 )
 def test_bad_arguments_are_told(arguments, complaint, capsys):
