@@ -14,8 +14,7 @@ nothing. Two operations run in kernels of their own, which it does not see, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from math import prod
 from typing import NamedTuple
 from unittest.mock import patch
@@ -52,7 +51,8 @@ class Counts(NamedTuple):
     Attributes:
         parameters: by the network's own modules, in their order.
         macs: as computed here.
-        written: multiply-adds of the whole network, layer by layer as in the paper.
+        written: multiply-adds of the whole network, layer by layer as in the paper, where KLFF convolves after the
+            up-sampling.
         fusion: multiply-adds of the fusion modules as Table 8 counts them; None for modules that are not the paper's.
     """
 
@@ -72,20 +72,18 @@ def count_network(network: XYScanNet, size: int) -> Counts:
     parameters = {
         name: sum(parameter.numel() for parameter in module.parameters()) for name, module in network.named_children()
     }
-    written = count(network, 1, 3, size, size, as_written=True).of[WHOLE]
-    return Counts(parameters, count(network, 1, 3, size, size), written, paper_fusion_macs(network, size, size))
+    macs, fusion = count(network, 1, 3, size, size), paper_fusion_macs(network, size, size)
+    written = macs.of[WHOLE]
+    if type(network.clff_level1) is KLFF:  # written in the paper as it is counted there: resized, then convolved
+        written += fusion - sum(macs.of[name] for name in FUSIONS)
+    return Counts(parameters, macs, written, fusion)
 
 
-def count(module: nn.Module, *shape: int, as_written: bool = False) -> Macs:
-    """Multiply-adds of one call with an input of ``shape``.
-
-    Args:
-        as_written: as the paper writes them, where the network computes the same numbers in another order: KLFF's
-            convolutions come before the up-sampling.
-    """
+def count(module: nn.Module, *shape: int) -> Macs:
+    """Multiply-adds of one call with an input of ``shape``."""
     scan = torch.ops.xyscannet.selective_scan
     with ExitStack() as stack:
-        stack.enter_context(_visible(as_written))
+        stack.enter_context(patch("models.mamba.causal_conv_silu", _causal_conv_silu))
         # As torch.compile sees it: the scan is one operation, without a kernel that needs numbers.
         stack.enter_context(patch("torch.compiler.is_compiling", return_value=True))
         stack.enter_context(torch.no_grad())
@@ -135,22 +133,7 @@ def _scan_flops(
     return 2 * scan_macs(prod(u), A[1], D is not None, z is not None)
 
 
-@contextmanager
-def _visible(as_written: bool) -> Iterator[None]:
-    """Let the network compute the same numbers in layers that the counter sees."""
-    with ExitStack() as stack:
-        stack.enter_context(patch("models.mamba.causal_conv_silu", _causal_conv_silu))
-        if as_written:
-            stack.enter_context(patch("models.fusion._resize", _resize))
-        yield
-
-
 def _causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, _backend: str) -> torch.Tensor:
     """models.ops.causal_conv, by the convolution that PyTorch counts."""
     padded = F.pad(x.flatten(0, -3), (weight.shape[1] - 1, 0))
     return F.silu(F.conv1d(padded, weight.unsqueeze(1), bias, groups=len(weight))).unflatten(0, x.shape[:-2])
-
-
-def _resize(conv: nn.Conv2d, features: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Figure 4 b: first the size, then the convolution."""
-    return conv(F.interpolate(features, size=size, mode="nearest"))

@@ -19,6 +19,7 @@ from analysis.quality import PAPER_SEEDS, Mean, quality_columns
 from analysis.variants import TABLES
 from engine.config import load_config, results_dir, save_config
 from engine.demo import HELD_OUT
+from engine.lock import alone
 from metrics.paper import paper_table
 from models.fusion import Skip
 from models.registry import FUSIONS
@@ -372,32 +373,23 @@ def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, 
     for name in (*HELD_OUT, "cat"):
         shutil.copy(ROOT / "datasets" / "samples" / f"{name}.jpg", tmp_path / "datasets" / "samples")
     monkeypatch.setattr(ablation, "QUICK_PHOTOS", {"pairs_per_photo": 1, "size": 48, "strength": 3})
-    assert (
-        main(
-            [
-                "--table",
-                "6",
-                "--quick",
-                "--seeds",
-                "1",
-                "model.num_blocks=[1,1,1]",
-                "model.dim=8",
-                "data.patch_size=32",
-                "data.batch_size=1",
-                "data.workers=0",
-                "train.iterations=2",
-            ]
-        )
-        == 0
-    )
-    printed = capfd.readouterr().out
-    table = (tmp_path / "results" / "ablation" / "table6_quick.txt").read_text()
-    assert "quality columns are not the paper's" in table and table in printed
-    assert cells(table, "bidirectional (paper)") == ["*0.091*", "32.10"]
-    for row in ("bidirectional", "unidirectional"):
-        lpips, psnr = cells(table, row)
-        assert lpips == "not measured" and 10 < float(psnr) < 40
+    command = "--table 6 --variants bidirectional --quick --seeds 1 data.patch_size=32 data.batch_size=1"
+    command = [*command.split(), "data.workers=0", "train.iterations=2"]
     name = "ablation/bidirectional@quick-1"
+    with alone(results_dir(name)):  # as if another command were at work on this run
+        assert main(command) == 1
+    printed = capfd.readouterr()
+    assert f"{name} is not finished: {TRAIN} ended with code 2" in printed.out
+    assert f"{results_dir(name)} is in use by another run, process {os.getpid()}" in printed.err
+    assert not runs.Run(name).is_trained()
+
+    assert main(command) == 0
+    printed = capfd.readouterr().out
+    table = (tmp_path / "results" / "ablation" / "table6_variants_quick.txt").read_text()
+    assert ablation.QUICK in table and table in printed and printed.count(f"$ python {TRAIN}") == 1
+    assert cells(table, "bidirectional (paper)") == ["*0.091*", "32.10"]
+    lpips, psnr = cells(table, "bidirectional")
+    assert lpips == "not measured" and 10 < float(psnr) < 40
     record = json.loads((results_dir(name) / "images_hide_scores" / "scores.json").read_text())
     assert record["images"]["scored"] == 4 and record["config"]["model"]["scan"] == "bidirectional"
     assert runs.Run(name).is_trained()

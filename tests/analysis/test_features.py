@@ -1,8 +1,5 @@
 """What a scan adds by direction: against single modules run by hand, linearity, the picture, the command."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -152,12 +149,9 @@ def arguments(folder, *more):
     ]
 
 
-def test_the_command_draws_the_maps_of_each_network(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.features", *arguments(folder, "--level", "3")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_the_command_draws_the_maps_of_each_network(folder, capsys):
+    assert main(arguments(folder, "--level", "3")) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "two: dim 8, blocks 1-1-1, bidirectional, intra and inter"
     assert lines[2] == "one: dim 8, blocks 1-1-1, unidirectional, intra and inter"
     assert [line.count(name) for line in (lines[1], lines[3]) for name in TITLES] == [1, 1, 1, 1, 0, 0]

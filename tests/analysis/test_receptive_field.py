@@ -1,7 +1,6 @@
 """Effective receptive fields: gradients against finite differences, shares against exhaustive search, the command."""
 
 import itertools
-import subprocess
 import sys
 
 import numpy as np
@@ -202,16 +201,14 @@ def arguments(folder, *more):
     ]
 
 
-def test_the_command_draws_the_fields_and_prints_their_shares(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.receptive_field", *arguments(folder)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "XYScan: dim 8, blocks 1-1-1, unidirectional, intra and inter\n" in done.stdout
-    assert "SS2D: dim 8, blocks 1-1-1, ss2d\n" in done.stdout and "UNTRAINED" not in done.stdout
+def test_the_command_draws_the_fields_and_prints_their_shares(folder, capsys):
+    assert main(arguments(folder)) == 0
+    printed_lines = capsys.readouterr().out
+    assert "XYScan: dim 8, blocks 1-1-1, unidirectional, intra and inter\n" in printed_lines
+    assert "SS2D: dim 8, blocks 1-1-1, ss2d\n" in printed_lines and "UNTRAINED" not in printed_lines
     paths = [folder / "images" / f"{k}.png" for k in range(2)]
     (field,) = measure([NamedNetwork("a", tiny(vssm="ss2d").requires_grad_(False))], paths, 16, CPU)
-    printed = [line.split()[3:] for line in done.stdout.splitlines() if line.startswith("SS2D  ")]
+    printed = [line.split()[3:] for line in printed_lines.splitlines() if line.startswith("SS2D  ")]
     np.testing.assert_allclose(
         np.array(printed, float),
         [[100 * share(field, part) for part in PARTS] for share in (fewest_pixels, smallest_square)],
