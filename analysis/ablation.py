@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.console import readable_errors
 
     with readable_errors():
-        return run(arguments)
+        return train_and_tabulate(arguments)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -105,7 +105,7 @@ def seeds(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
-def run(arguments: argparse.Namespace) -> int:
+def train_and_tabulate(arguments: argparse.Namespace) -> int:
     """Make the runs and print the table. Returns the exit code: 1 if runs are not finished."""
     from engine import distributed
 
