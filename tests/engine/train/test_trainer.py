@@ -6,16 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.config import load_config
 from engine.console import readable_errors
+from engine.train.nan_check import NonFiniteError
+from engine.train.optimizers import OPTIMIZERS
+from engine.train.run import TrainingRun
+from engine.train.schedule import cosine
 from engine.train.signals import STOPPED
 from engine.train.trainer import Trainer
+from losses import DeblurLoss
 from tests import workplace
 from tests.workplace import command, make_config, make_pairs, make_vgg19, run, weights
 
@@ -67,9 +74,89 @@ def test_a_run_learns_scores_and_leaves_everything_behind(place):
 
 def test_the_recipes_pixel_term_is_the_one_trained_with(place, monkeypatch):
     monkeypatch.chdir(place)
-    Trainer(load_config("tiny", 1, ["loss.pixel=mse", "loss.edge_weight=0", "train.epochs=1"]), "cpu").fit()
+    overrides = ["loss.pixel=mse", "loss.edge_weight=0", "train.epochs=1"]
+    Trainer(TrainingRun(load_config("tiny", 1, overrides), "cpu")).fit()
     logged = EventAccumulator("results/tiny/logs/stage1").Reload()
     assert logged.Scalars("train/mse")[-1].value == logged.Scalars("train/loss")[-1].value
+    assert "train/edge" not in logged.Tags()["scalars"]
+
+
+def trainer(*overrides: str) -> Trainer:
+    return Trainer(TrainingRun(load_config("tiny", 1, ["data.val=null", "train.epochs=null", *overrides]), "cpu"))
+
+
+def test_the_logged_learning_rate_is_the_steps_own(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("engine.train.trainer.LOG_EVERY", 1)
+    trainer("train.iterations=4", "optim.lr=1e-3", "optim.min_lr=0").fit()
+    logged = EventAccumulator("results/tiny/logs/stage1").Reload().Scalars("train/learning rate")
+    assert [point.step for point in logged] == [1, 2, 3, 4]
+    assert [point.value for point in logged] == pytest.approx([cosine(k, 4, 1e-3, 0) for k in range(4)])
+
+
+@pytest.fixture
+def fused_adam(monkeypatch):
+    """Adam as on a GPU: it skips a step by itself. PyTorch has a fused one for the CPU, too."""
+    monkeypatch.setitem(
+        OPTIMIZERS, "adam", lambda network, lr: torch.optim.Adam(network.parameters(), lr=lr, fused=True)
+    )
+
+
+class Waits(TorchDispatchMode):
+    """Counts where the host reads a number of a tensor, for which it would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device(place, monkeypatch, fused_adam):
+    monkeypatch.chdir(place)
+    make_vgg19(place)
+    step = trainer("train.iterations=3", "loss.contrast_weight=0.05")
+    for _ in range(2):
+        with Waits() as waits:
+            terms = step.train_step([next(step.batches)])
+        assert waits.count == 0
+    with Waits() as waits:
+        float(terms["loss"])
+    assert waits.count == 1
+
+
+def bad_loss(monkeypatch, step: int, batch: torch.Tensor) -> None:
+    """Make the loss of one batch infinite, while its gradient stays finite."""
+    forward = DeblurLoss.forward
+
+    def infinite(self, restored, sharp, *rest):
+        total, terms = forward(self, restored, sharp, *rest)
+        infinite = torch.equal(sharp, batch.float() / 255 - 0.5)
+        return (total + float("inf"), {**terms, "bad": total + float("inf")}) if infinite else (total, terms)
+
+    monkeypatch.setattr(DeblurLoss, "forward", infinite)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_is_not_finite_is_never_applied_and_neither_are_those_after_it(place, monkeypatch, request, fused):
+    if fused:
+        request.getfixturevalue("fused_adam")
+    monkeypatch.chdir(place)
+    make_config(place, "tiny", data={"batch_size": 1}, optim={"cosine_length": 10})
+    good = trainer("train.iterations=2")
+    good.fit()
+    shutil.rmtree("results")
+
+    bad = trainer("train.iterations=10")
+    (_, sharp), names = bad.data.read(2)[0], bad.data.names(2, 0)
+    bad_loss(monkeypatch, 2, sharp)
+    with pytest.raises(NonFiniteError, match="step 2: .*the loss's term bad; images " + names[0]):
+        bad.fit()
+    assert bad.run.iteration == (5 if fused else 2)  # found out where it is logged, at the end of the epoch; at once
+    assert equal(bad.network.state_dict(), good.network.state_dict())
+    assert not list(Path("results/tiny").glob("models/*"))
+    kept = torch.load("results/tiny/nonfinite_stage1_rank0.pt", weights_only=True)
+    assert kept["iteration"] == 2 and kept["names"] == names
 
 
 @pytest.mark.slow
@@ -271,7 +358,7 @@ def test_a_cache_that_does_not_fit_is_one_clear_line(place, monkeypatch, capsys)
     monkeypatch.chdir(place)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
     with pytest.raises(SystemExit), readable_errors():
-        Trainer(load_config("tiny", 1, ["data.cache=memmap"]), "cpu").fit()
+        Trainer(TrainingRun(load_config("tiny", 1, ["data.cache=memmap"]), "cpu")).fit()
     assert "make room" in capsys.readouterr().err
 
 
