@@ -28,15 +28,19 @@ class PeerError(RuntimeError):
 def process_group(device_name: str | None = None) -> Iterator[None]:
     """Join the group that torchrun has started, and leave it at the end.
 
-    GPU tensors are exchanged by NCCL; tensors on the CPU by Gloo, without waiting for a GPU.
+    GPU tensors are exchanged by NCCL where each process has a GPU of its own; tensors on the CPU by Gloo, without
+    waiting for a GPU.
     """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
-    chosen = device(device_name)
+    chosen, backend = device(device_name), "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+        gpus = 1 if ":" in (device_name or "") else torch.cuda.device_count()
+        if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus:  # NCCL needs a GPU for each process
+            backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
     finally:

@@ -20,7 +20,8 @@ from engine.train.run import TrainingRun
 from engine.train.signals import STOPPED
 from engine.train.trainer import Trainer
 from losses import DeblurLoss
-from tests.workplace import command, make_config, make_pairs, run, weights
+from tests import workplace
+from tests.workplace import command, make_config, make_pairs, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
 LAST = Path("results/tiny/models/last_XYScanNet_stage1.pth")
@@ -34,8 +35,8 @@ def place(tmp_path):
     return tmp_path
 
 
-def train(place, *overrides: str, **options) -> str:
-    return run(place, STAGE1, "--job_name", "tiny", "--device", "cpu", *overrides, **options)
+def train(place, *overrides: str, code: int = 0) -> str:
+    return workplace.train(place, "--job_name", "tiny", *overrides, code=code)
 
 
 def one_line(out: str) -> str:
@@ -182,7 +183,7 @@ def test_results_that_cannot_be_written_are_named(place):
 
 
 def test_a_job_name_that_no_folder_can_have(place):
-    out = run(place, STAGE1, "--job_name", "tiny@" + 300 * "x", "--device", "cpu", code=2)
+    out = workplace.train(place, "--job_name", "tiny@" + 300 * "x", code=2)
     assert "Traceback" not in out and "200 bytes" in out
 
 

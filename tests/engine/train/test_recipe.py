@@ -13,8 +13,7 @@ from engine.train.checkpoint import CheckpointError
 from engine.train.recipe import MAY_CHANGE, SECTIONS, differences, recipe_in
 from engine.train.run import TrainingRun
 from engine.train.trainer import Trainer
-from tests import workplace
-from tests.workplace import make_config, make_pairs
+from tests.workplace import make_config, make_pairs, train
 
 LAST, RECORD = "results/tiny/models/last_XYScanNet_stage1.pth", "results/tiny/config_stage1.yaml"
 
@@ -25,7 +24,7 @@ def trained(tmp_path_factory):
     place = tmp_path_factory.mktemp("trained")
     make_pairs(place / "datasets" / "GoPro")
     make_config(place)
-    workplace.run(place, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", "train.validate_every=9")
+    train(place, "--job_name", "tiny", "train.validate_every=9")
     return place
 
 

@@ -24,9 +24,9 @@ from engine.train.signals import STOPPED
 from engine.train.trainer import Trainer
 from losses import DeblurLoss
 from tests import workplace
-from tests.workplace import command, make_config, make_pairs, make_vgg19, run, weights
+from tests.workplace import command, make_config, make_pairs, make_vgg19, run, train, weights
 
-STAGE1, STAGE2 = "train_XYScanNet_stage1.py", "train_XYScanNet_stage2.py"
+STAGE1 = "train_XYScanNet_stage1.py"
 
 
 @pytest.fixture
@@ -197,31 +197,24 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one(place):
     make_vgg19(place)
     sharp, blurred = (place / "datasets/GoPro/train" / kind / "000.png" for kind in ("sharp", "blur"))
     blurred.write_bytes(sharp.read_bytes())  # a pair without blur
-    overrides = [
-        "--device",
-        "cpu",
-        "train.precision=fp64",
-        "loss.contrast_weight=0.05",
-        "train.epochs=4",
-        "data.val=null",
-    ]
+    overrides = ["train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=4", "data.val=null"]
     for job in ("one", "two", "micro"):
         make_config(place, job)
-    run(place, STAGE1, "--job_name", "one", *overrides)
-    run(place, STAGE1, "--job_name", "two", *overrides, processes=2)
-    run(place, STAGE1, "--job_name", "micro", *overrides, "train.accumulate=4")
+    train(place, "--job_name", "one", *overrides)
+    run(place, STAGE1, "--job_name", "two", "--device", "cpu", *overrides, processes=2)
+    train(place, "--job_name", "micro", *overrides, "train.accumulate=4")
     one = weights(place, "one")
     assert largest_difference(one, weights(place, "two")) < 1e-9
     assert largest_difference(one, weights(place, "micro")) < 1e-9
     for change in ("train.seed=1", "optim.name=muon"):  # other images, another optimiser's state
-        out = run(place, STAGE1, "--job_name", "one", *overrides, change, code=2)
+        out = train(place, "--job_name", "one", *overrides, change, code=2)
         assert f"was made with {change.split('=')[0]} " in out
 
 
 def test_validation_over_two_processes_counts_every_image_once(place):
     make_config(place, "one"), make_config(place, "two")
     outs = [
-        run(place, STAGE1, "--job_name", "one", "train.precision=fp64", "--device", "cpu"),
+        train(place, "--job_name", "one", "train.precision=fp64"),
         run(place, STAGE1, "--job_name", "two", "train.precision=fp64", "--device", "cpu", processes=2),
     ]
     lines = [next(line for line in out.splitlines() if "validation PSNR" in line) for out in outs]
@@ -254,30 +247,30 @@ def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
 
 def test_stage_2_starts_from_stage_1s_final_weights(place):
     make_config(place, stage=2, train={"epochs": None, "iterations": 1}, optim={"lr": 1e-12, "min_lr": 0.0})
-    out = run(place, STAGE2, "--job_name", "tiny", code=2)
+    out = train(place, "--job_name", "tiny", stage=2, code=2)
     assert "final_XYScanNet_stage1.pth: no such weights file" in out and "Traceback" not in out
-    run(place, STAGE1, "--job_name", "tiny")
-    out = run(place, STAGE2, "--job_name", "tiny")
+    train(place, "--job_name", "tiny")
+    out = train(place, "--job_name", "tiny", stage=2)
     assert "starting from results/tiny/models/final_XYScanNet_stage1.pth" in out
     assert largest_difference(weights(place), weights(place, stage=2)) < 1e-9
 
 
 def test_a_damaged_newest_state_falls_back_to_the_one_before(place):
-    run(place, STAGE1, "--job_name", "tiny", "train.epochs=4")
+    train(place, "--job_name", "tiny", "train.epochs=4")
     models = place / "results" / "tiny" / "models"
     (models / "last_XYScanNet_stage1.pth").write_bytes(b"cut short")
-    out = run(place, STAGE1, "--job_name", "tiny", "train.epochs=4")
+    out = train(place, "--job_name", "tiny", "train.epochs=4")
     assert "last_XYScanNet_stage1.pth is damaged" in out
     assert "resuming from" in out and "at step 4 of 5" in out
 
 
 def test_a_number_that_is_none_stops_the_run_and_names_the_module(place):
-    run(place, STAGE1, "--job_name", "tiny")
+    train(place, "--job_name", "tiny")
     state = weights(place)
     state["decoder_level2.0.intra.mamba.in_proj.weight"][:] = 3e38  # finite, but its products are not
     torch.save(state, place / "bad.pth")
     make_config(place, "bad", stage=1)
-    out = run(place, STAGE1, "--job_name", "bad", "train.start_from=bad.pth", code=2)
+    out = train(place, "--job_name", "bad", "train.start_from=bad.pth", code=2)
     assert "not finite" in out and "the output of decoder_level2.0.intra" in out
     kept = torch.load(place / "results" / "bad" / "nonfinite_stage1_rank0.pt", weights_only=True)
     assert kept["blurred"].shape == (4, 3, 32, 32) and len(kept["names"]) == 4 and kept["iteration"] == 0
@@ -304,21 +297,21 @@ def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(pl
 
 @pytest.mark.slow
 def test_muon_trains_and_resumes_bit_for_bit(place):
-    overrides = ["--device", "cpu", "optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
+    overrides = ["optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
     make_config(place, "whole"), make_config(place, "parts")
-    run(place, STAGE1, "--job_name", "whole", *overrides, "train.iterations=4", "optim.cosine_length=4")
+    train(place, "--job_name", "whole", *overrides, "train.iterations=4", "optim.cosine_length=4")
     for iterations in (2, 4):
-        run(place, STAGE1, "--job_name", "parts", *overrides, f"train.iterations={iterations}", "optim.cosine_length=4")
+        train(place, "--job_name", "parts", *overrides, f"train.iterations={iterations}", "optim.cosine_length=4")
     assert equal(weights(place, "whole"), weights(place, "parts"))
 
 
 def test_bfloat16_trains(place):
-    run(place, STAGE1, "--job_name", "tiny", "train.precision=bf16", "train.epochs=2")
+    train(place, "--job_name", "tiny", "train.precision=bf16", "train.epochs=2")
     assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in weights(place).values())
 
 
 def test_dry_run_says_what_would_happen_and_writes_nothing(place):
-    out = run(place, STAGE1, "--job_name", "tiny", "--dry_run")
+    out = train(place, "--job_name", "tiny", "--dry_run")
     for words in ("patch_size: 32", "5 training pairs, 3 validation pairs", "3 iterations of 4 images"):
         assert words in out
     assert not (place / "results").exists()
@@ -330,7 +323,7 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(place):
         (["data.patchsize=32"], "command line: data.patchsize: unknown key; did you mean patch_size?"),
         (["data.batch_size=3", "train.accumulate=2"], "data.batch_size: 3 images cannot be shared equally"),
         (["data.train=nowhere"], "nowhere"),
-        (["model.scan_backend=mamba_ssm", "--device", "cpu"], "scan backend mamba_ssm cannot run"),
+        (["model.scan_backend=mamba_ssm"], "scan backend mamba_ssm cannot run"),
         (["data.patch_size=64"], "smaller than the patch of 64"),
         (["--device", "cuda"], "no CUDA device"),
         (["loss.contrast_weight=1", "TORCH_OFFLINE"], "loss.contrast_weight=0"),
@@ -343,14 +336,14 @@ def test_mistakes_are_one_clear_line(place, mistake, words, monkeypatch):
         monkeypatch.setenv("TORCH_HOME", str(place / "cache"))
     if "cuda" in mistake and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    out = run(place, STAGE1, "--job_name", "tiny", *mistake, code=2)
+    out = train(place, "--job_name", "tiny", *mistake, code=2)
     assert words in out and "Traceback" not in out
 
 
 def test_a_truncated_image_stops_at_the_start(place):
     image = place / "datasets/GoPro/train/sharp/002.png"
     image.write_bytes(image.read_bytes()[:-20])
-    out = run(place, STAGE1, "--job_name", "tiny", code=2)
+    out = train(place, "--job_name", "tiny", code=2)
     assert "train/sharp/002.png" in out and "Traceback" not in out and "epoch" not in out
 
 
