@@ -38,12 +38,13 @@ class PairedCrops(Dataset):
         seed: int,
         read: Reader = read_rgb,
         degradation: Degradation | None = None,
+        rotate: float = 1.0,
     ) -> None:
         alone = next((pair for pair in pairs if pair.sharp is None), None)
         if alone is not None:
             raise ValueError(f"{alone.blurred}: has no sharp image, so nothing can be learnt from it")
         self.pairs, self.patch_size, self.seed, self.read = pairs, patch_size, seed, read
-        self.degradation = degradation
+        self.degradation, self.rotate = degradation, rotate
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -56,7 +57,7 @@ class PairedCrops(Dataset):
         try:
             sharp = self.read(pair.sharp)
             blurred = sharp if self.degradation else self.read(pair.blurred)
-            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng)
+            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng, self.rotate)
             if self.degradation:
                 blurred = self.degradation(sharp, rng)
         except ImageError:

@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "train.checkpoint_activations",
     "train.validate_every",
     "train.save_every",
+    "train.snapshot_every",
 }
 SECTIONS = {"model": ModelConfig, "data": DataConfig, "loss": LossConfig, "optim": OptimConfig, "train": TrainConfig}
 COUNT, NAMES = "number of training pairs", "names of the training pairs (checksum)"
