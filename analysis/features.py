@@ -30,7 +30,7 @@ from analysis.figure import check_name, new_figure, save
 from analysis.subjects import Subject, SubjectError, add_flags, check_flags, read_patch, read_subject, untrained_subject
 from engine import distributed
 from engine.console import readable_errors
-from engine.predict.images import tensor_to_images
+from models.images import tensor_to_images
 from models.ss2d import SS2D
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import torch
 from datasets.images import read_rgb
 from engine import distributed
 from engine.config import model_options
-from engine.predict.images import images_to_tensor
-from engine.predict.padding import MULTIPLE
+from models.images import MULTIPLE, images_to_tensor
 from models.weights import load_network
 from models.xyscannet import MIN_SIZE, XYScanNet, xyscannet_s
 
