@@ -22,6 +22,7 @@ from tqdm import tqdm
 from datasets.images import read_rgb, read_size, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics import paper_row, psnr, ssim_matlab_rgb, ssim_per_channel
+from models.images import images_to_tensor, tensor_to_images
 
 from .. import distributed, provenance
 from ..config import results_dir
@@ -30,7 +31,6 @@ from ..evaluate.command import Request
 from ..evaluate.run import evaluate
 from ..memory import GIB, peak_memory
 from ..prefetch import prefetch, threads
-from .images import images_to_tensor, tensor_to_images
 from .inference import Restorer
 from .record import Row, ScoreSheet, ScoreSheetError
 from .test_set import PredictSpec

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from datasets.paired import WholePairs
 from metrics import psnr_torch, ssim_matlab_rgb_torch
+from models.images import reflect_pad
 
 from .. import distributed
-from ..predict.padding import reflect_pad
 from ..prefetch import prefetch
 
 READERS = 2  # threads: processes forked during training can inherit a lock that nobody releases
