@@ -10,7 +10,7 @@ from datasets.paired import WholePairs
 from metrics import psnr_torch, ssim_matlab_rgb_torch
 
 from .. import distributed
-from ..predict.inference import pad_by_reflection
+from ..predict.padding import reflect_pad
 from ..prefetch import prefetch
 
 READERS = 2  # threads: processes forked during training can inherit a lock that nobody releases
@@ -47,7 +47,7 @@ class Validation:
             blurred, sharp = (t.to(self.device, dtype)[None] / 255 for t in (blurred, sharp))
             height, width = blurred.shape[-2:]
             with autocast():
-                restored = network(pad_by_reflection(blurred - 0.5))[..., :height, :width].to(dtype) + 0.5
+                restored = network(reflect_pad(blurred - 0.5))[..., :height, :width].to(dtype) + 0.5
             restored = (restored.clamp(0, 1) * 255).round() / 255
             scores = [psnr_torch(restored, sharp).mean(), ssim_matlab_rgb_torch(restored, sharp).mean()]
             totals += torch.stack([*scores, torch.ones_like(scores[0])]).double()
