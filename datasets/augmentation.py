@@ -11,7 +11,8 @@ ImagePair = tuple[np.ndarray, np.ndarray]
 def random_crop(blurred: np.ndarray, sharp: np.ndarray, size: int, rng: np.random.Generator) -> ImagePair:
     """The same random square window of both images: two views (size, size, C), nothing is copied.
 
-    Raises: ValueError for images that differ in size or are smaller than the window.
+    Raises:
+        ValueError: the images differ in size or are smaller than the window.
     """
     height, width = blurred.shape[:2]
     if sharp.shape != blurred.shape or min(height, width) < size:

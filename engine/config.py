@@ -32,9 +32,9 @@ def check_job_name(job_name: str) -> str:
         ConfigError: it cannot be a folder below configs/ and results/.
     """
     if len(job_name.encode(errors="replace")) > LONGEST_NAME:
-        raise ConfigError(f"--job_name: {job_name[:40]!r}… is longer than {LONGEST_NAME} bytes")
+        raise ConfigError(f"job name {job_name[:40]!r}…: longer than {LONGEST_NAME} bytes")
     if not job_name.isprintable() or any(part in ("", ".", "..") for part in job_name.split("/")):
-        raise ConfigError(f"--job_name: {job_name!r} is not the name of a folder in {CONFIGS}/ and {RESULTS}/")
+        raise ConfigError(f"job name {job_name!r}: not the name of a folder in {CONFIGS}/ and {RESULTS}/")
     return job_name
 
 

@@ -194,7 +194,7 @@ def test_files_that_are_no_recipe_are_named(place, content):
 )
 @pytest.mark.parametrize("use", [results_dir, models_dir, shipped_weights, lambda name: load_config(name, 1)])
 def test_job_names_that_cannot_be_folders_are_refused(place, name, use):
-    with pytest.raises(ConfigError, match="--job_name"):
+    with pytest.raises(ConfigError, match="job name"):
         use(name)
 
 
