@@ -20,7 +20,8 @@ setup(
         "numpy>=1.26",
         # OpenCV 5 warps differently, which moves the aligned RealBlur scores by 4e-3 dB.
         "opencv-python-headless>=4.10,<5",
-        "pillow>=10.1",
+        "pillow>=11.3",  # the first to read AVIF
+        "pillow-heif>=1.0",
         "pyyaml>=6",
         "tensorboard>=2.14",
         "tqdm>=4.66",
@@ -28,6 +29,8 @@ setup(
     extras_require={
         "cuda": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "metrics": METRICS,
+        "peers": ["spandrel>=0.4", "spandrel_extra_arches>=0.2"],
+        "video": ["av>=14"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "scikit-image>=0.22", "ruff>=0.6", *METRICS],
     },
 )

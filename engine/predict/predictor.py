@@ -164,6 +164,7 @@ def make_record(
         "job_name": arguments.job_name,
         "weights": str(weights),
         "weights_sha256": checksum(weights),
+        **restorer.credit,
         "kl_gate": restorer.kl_gate,
         "precision": arguments.precision,
         "tile": restorer.tile,
