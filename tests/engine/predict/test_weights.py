@@ -7,6 +7,7 @@ from engine.config import ConfigError
 from engine.predict.inference import Restorer
 from engine.predict.weights import MissingWeights, find_weights, load_any_network, network_options
 from models.weights import WeightsError
+from tests.engine.predict.test_peers import nafnet, restormer
 from tests.workplace import make_config
 
 CPU = torch.device("cpu")
@@ -72,6 +73,16 @@ def test_what_is_an_xyscannets_or_damaged_keeps_its_own_error(weights, tmp_path,
         with pytest.raises(WeightsError) as error:
             load_any_network(tmp_path / name, "none", CPU)
         assert "spandrel" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [nafnet, restormer])  # Restormer has names that XYScanNet has too
+@pytest.mark.parametrize("key", [None, "params", "params_ema"])
+def test_other_networks_are_known_by_their_content(tmp_path, make, key):
+    pytest.importorskip("spandrel_extra_arches", reason="the extra peers is not installed")
+    state = make().state_dict()
+    torch.save({key: state} if key else state, tmp_path / "xyscannet.pth")
+    network = load_any_network(tmp_path / "xyscannet.pth", "none", CPU)
+    assert network.architecture.lower() == make.__name__ and not network.training
 
 
 def test_without_spandrel_the_error_says_what_other_networks_need(tmp_path, monkeypatch):
