@@ -23,6 +23,7 @@ import torch
 
 from analysis.runs import Pool, Run, ScoredSet, devices
 from analysis.tables import SUFFIXES
+from datasets.catalogue import DATA_SETS
 from datasets.files import write_atomic
 from datasets.layouts import LayoutError
 from datasets.synthesize import synthesize_photos
@@ -30,8 +31,8 @@ from engine.config import results_dir
 from engine.console import readable_errors
 from engine.demo import HELD_OUT, SAMPLES
 from engine.evaluate.comparison import OWN_NAMES, PAPERS, differences, digits, notes
-from engine.evaluate.registry import DATA_SETS, MEASURES
 from engine.evaluate.table import FORMATS, NOT_MEASURED, Column, Line, Table
+from metrics.catalogue import METRICS
 from metrics.niqe import load_model
 from metrics.paper import paper_table
 
@@ -261,7 +262,7 @@ def make_tables(
                 lines.append(own_line(word, records[word], names, arguments.quick))
         columns = [
             Column(name, digits(name, lines), measure.higher_is_better)
-            for name, measure in MEASURES.items()
+            for name, measure in METRICS.items()
             if name in names
         ]
         remarks = [missing[key]] if key in missing else remarks_on(records, names)

@@ -24,11 +24,12 @@ from typing import IO
 import torch
 import yaml
 
+from datasets.catalogue import DATA_SETS
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
-from engine.evaluate.registry import DATA_SETS, column_names
 from engine.predict.inference import checksum
 from engine.train.signals import stop_requests
+from metrics.catalogue import column_names
 
 try:
     import fcntl
@@ -57,7 +58,7 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """A data set to score on: key of registry.DATA_SETS, folder, and how many images are to be restored."""
+    """A data set to score on: key of catalogue.DATA_SETS, folder, and how many images are to be restored."""
 
     key: str
     folder: Path
@@ -174,7 +175,7 @@ class Run:
 
     def lacks_scores(self, record: dict) -> bool:
         """Whether a score has no value yet: a download may succeed when it is tried again."""
-        columns = column_names(DATA_SETS[record["dataset"]].flags, "paper", self.niqe_model)
+        columns = column_names(DATA_SETS[record["dataset"]].metrics, "paper", self.niqe_model)
         return any("value" not in record["metrics"].get(name, {}) for name in columns)
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrics import DownloadError
-from metrics.downloads import ALEXNET, INCEPTION, VGG16, Weights, cache_folder, fetch
+from metrics.downloads import ALEXNET, INCEPTION, VGG16, DownloadError, Weights, cache_folder, fetch
 
 CONTENT = b"weights" * 1000
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,7 @@ import torch
 from scipy import linalg
 
 import metrics.fid
-from metrics import FID, KID, DownloadError
-from metrics.downloads import INCEPTION
+from metrics.downloads import INCEPTION, DownloadError
 from metrics.fid import Inception, frechet_distance, inception, inception_features, kernel_distance, patches, resizer
 from tests.metrics.images import OTHERS, blurred, golden_pair, noise
 

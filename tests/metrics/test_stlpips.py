@@ -11,8 +11,8 @@ import torch
 from scipy import ndimage
 
 import metrics.stlpips
-from metrics import STLPIPS, DownloadError
-from metrics.stlpips import blur_pool
+from metrics.downloads import DownloadError
+from metrics.stlpips import STLPIPS, blur_pool
 from tests.metrics.images import GOLDEN, PAIRS, blurred, golden_pair, noise
 
 ROOT = Path(__file__).parents[2]

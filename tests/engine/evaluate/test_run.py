@@ -21,9 +21,12 @@ from datasets.images import read_rgb
 from engine.evaluate import per_image, run, set_level
 from engine.evaluate.command import main
 from engine.predict.test_set import PredictSpec, predict
-from metrics import AlignmentError, niqe, psnr, psnr_ssim_aligned, ssim_matlab_rgb, ssim_per_channel
+from metrics.aligned import AlignmentError, psnr_ssim_aligned
 from metrics.downloads import DownloadError
 from metrics.fid import frechet_distance, kernel_distance
+from metrics.niqe import niqe
+from metrics.psnr import psnr
+from metrics.ssim import ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet
 from tests.workplace import command, make_config, make_pairs
 from tests.workplace import run as run_script
@@ -91,7 +94,7 @@ def test_two_processes_write_what_one_writes_and_both_are_right(place):
     assert scores["profile"] == "paper" and scores["images"]["scored"] == 5 and scores["complete"] is True
     assert {"torch", "numpy", "opencv"} <= scores["versions"].keys() and scores["made_by"] is None
     assert re.search(rf"this run .* {scores['metrics']['psnr']['value']:.2f} ", out)
-    assert re.search(r"FFTformer \(paper\) .*34\.21\*? ", out) and "over 5 images, the paper's are over all 1111" in out
+    assert re.search(r"FFTformer \(paper\) .*34\.21\*? ", out) and "over 5 images, the test set has 1111" in out
     assert out.count("scoring:") >= 1 and not list(place.glob("out_scores/.*"))
 
 

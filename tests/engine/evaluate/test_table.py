@@ -4,9 +4,9 @@ import math
 import re
 
 import pytest
+from engine.evaluate.registry import MEASURES, column_names
 
 from engine.evaluate.comparison import compare
-from engine.evaluate.registry import MEASURES, column_names
 from engine.evaluate.table import Column, Line, Table
 
 COLUMNS = [Column("psnr", 2, True), Column("kid_over_blurred", 3, False)]
@@ -88,7 +88,7 @@ def test_a_better_run_is_best_and_a_partial_one_never():
     assert re.search(r"mine +\S+ +.*\*35.00\*", full) and "*34.21*" not in full
     partial = compare("gopro", "paper", {"mine": record(psnr=35.0, images=7)}).render("text")
     assert "*35.00*" not in partial and "*34.21*" in partial
-    assert "mine: not comparable with the paper's rows: over 7 images, the paper's are over all 1111." in partial
+    assert "mine: not comparable with the paper's rows: over 7 images, the test set has 1111." in partial
     tiled = compare("gopro", "paper", {"mine": record(psnr=35.0) | {"made_by": {"tile": 512}}}).render("text")
     assert "*35.00*" not in tiled and "restored by tiles" in tiled
 

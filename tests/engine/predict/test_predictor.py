@@ -23,7 +23,8 @@ from datasets.images import read_rgb
 from engine.memory import bytes_per_pixel
 from engine.predict.predictor import prefetch
 from engine.predict.test_set import PredictSpec, predict
-from metrics import psnr, ssim_matlab_rgb, ssim_per_channel
+from metrics.psnr import psnr
+from metrics.ssim import ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet, load_network
 from tests.workplace import ROOT, command, make_config, make_pairs, run
 
