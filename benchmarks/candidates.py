@@ -18,12 +18,12 @@ from . import measure
 from .baseline import Baseline
 from .roofline import Work
 
-CHECKPOINTED = "ours checkpointed"
+CHECKPOINTED, COMPILED = "ours checkpointed", "ours compiled"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Candidate(NamedTuple):
-    """A network to measure ("ours", "ours checkpointed" or "baseline"), its scan backend, and its precision.
+    """A network to measure ("baseline", "ours" or another of these), its scan backend, and its precision.
 
     bf16 is by autocast.
     """
@@ -36,9 +36,10 @@ class Candidate(NamedTuple):
         torch.manual_seed(0)
         if self.name == "baseline":
             return Baseline(dim, num_blocks, self.backend).to(device)
-        return XYScanNet(
+        network = XYScanNet(
             dim, num_blocks, scan_backend=self.backend, checkpoint_activations=self.name == CHECKPOINTED
         ).to(device)
+        return torch.compile(network, mode="reduce-overhead") if self.name == COMPILED else network
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"our scans: of {', '.join(names)} (default auto)",
     )
     parser.add_argument(
-        "--twin_backend",
+        "--baseline_backend",
         nargs="+",
         choices=names,
         metavar="NAME",
@@ -82,7 +83,7 @@ def choose(arguments: argparse.Namespace, device: torch.device) -> list[Candidat
     """The baselines first, then ours."""
     gpu = device.type == "cuda"
     usual = ["mamba_ssm"] if gpu else ["reference", "torch"]
-    baselines = measure.usable_backends(arguments.twin_backend or usual, device)
+    baselines = measure.usable_backends(arguments.baseline_backend or usual, device)
     ours = measure.usable_backends(arguments.backend, device)
     precisions = arguments.precision or (["fp32", "bf16"] if gpu else ["fp32"])
     return [
@@ -91,9 +92,9 @@ def choose(arguments: argparse.Namespace, device: torch.device) -> list[Candidat
     ]
 
 
-def with_checkpointing(candidates: list[Candidate]) -> list[Candidate]:
-    """Each of ours a second time, with checkpointed activations."""
-    return [*candidates, *[each._replace(name=CHECKPOINTED) for each in candidates if each.name == "ours"]]
+def with_variant(candidates: list[Candidate], name: str) -> list[Candidate]:
+    """Each of ours a second time, with checkpointed activations or compiled into CUDA graphs."""
+    return [*candidates, *[each._replace(name=name) for each in candidates if each.name == "ours"]]
 
 
 def measure_rates(candidates: list[Candidate], device: torch.device) -> Rates:

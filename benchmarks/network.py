@@ -10,7 +10,7 @@ is how many times faster than the baseline with that scan, `memory` the share of
 baseline's convolutions and matrix products for all alike; `roofline ms` is the longer of these at the rate of a
 measured matrix product and the layers' bytes at that of a measured copy, see benchmarks/roofline.py. A training step
 is forward, loss without its VGG19 term (the same for all), backward and Adam; `ours checkpointed` is
-train.checkpoint_activations.
+train.checkpoint_activations, `ours compiled` the predict scripts' --compile on a GPU.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
                 title,
                 run,
                 (dim, arguments.num_blocks, case, device, arguments.repeats),
-                candidates.with_checkpointing(chosen) if case.training else chosen,
+                entrants(chosen, case, device),
                 work,
                 rates,
                 device,
@@ -124,6 +124,13 @@ def chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[Ca
         height, width = arguments.size[0], arguments.size[-1]
         return [Case(training, arguments.batch, height, width) for training in (False, True)]
     return [CASES[name] for name in arguments.case or (CASES if device.type == "cuda" else CPU_CASES)]
+
+
+def entrants(chosen: list[Candidate], case: Case, device: torch.device) -> list[Candidate]:
+    """The candidates, and of ours those that are of use for the case."""
+    if case.training:
+        return candidates.with_variant(chosen, candidates.CHECKPOINTED)
+    return candidates.with_variant(chosen, candidates.COMPILED) if device.type == "cuda" else chosen
 
 
 def shape(case: Case) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ def test_network_compares_ours_with_the_twin():
     output = run(
         "network.py",
         *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
-        *"--twin_backend reference --precision fp32 bf16".split(),
+        *"--baseline_backend reference --precision fp32 bf16".split(),
     )
     assert "inference 1 x 3 x 16 x 20" in output and "training step 1 x 3 x 16 x 20" in output
     for words in (("baseline", "reference", "fp32"), ("ours", "torch", "fp32"), ("ours", "torch", "bf16")):
@@ -54,7 +54,8 @@ def test_network_refuses_a_size_that_the_twin_cannot_take():
 
 
 def test_vssm_compares_both_modules():
-    output = run("vssm.py", *"--channels 8 --size 8 12 --repeats 1 --backend torch --twin_backend reference".split())
+    line = "--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference"
+    output = run("vssm.py", *line.split())
     for title in (
         "Intra-VSSM, inference",
         "Intra-VSSM, forward+backward",
@@ -94,3 +95,20 @@ def test_tiling_compares_streamed_and_tiled_images_with_whole_ones(tmp_path):
         "streamed, bands of 8",
         "tiles of 24, overlap 8",
     ]
+
+
+def test_growth_fits_time_and_memory(tmp_path):
+    output = run(
+        "growth.py",
+        *"--networks T --megapixels 0.004 0.008 0.016 --dims 8 --batches 1".split(),
+        *("--output", str(tmp_path / "growth")),
+    )
+    assert re.search(r"memory = -?\d+\.\d\d GiB \+ \d+ bytes a pixel", output)
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_peers_are_measured_beside_ours():
+    pytest.importorskip("spandrel", reason="the package spandrel is not installed")
+    output = run("peers.py", *"--sizes 32x24 --networks XYScanNet-T NAFNet-32 --repeats 1".split())
+    for name in ("XYScanNet-T", "NAFNet-32"):
+        assert len(found := rows(output, name)) == 1 and int(found[0][0].replace(",", "")) > 10**6
