@@ -270,7 +270,7 @@ def report(data_set: DataSet, arguments: argparse.Namespace, outcome: Outcome) -
 def scoring_request(data_set: DataSet, arguments: argparse.Namespace, pairs: list[Pair]) -> Request:
     """What is measured of the images: nothing without sharp images, unless --evaluate asks for all that can be."""
     flags = dict.fromkeys(ALWAYS + (data_set.metrics if arguments.evaluate else ()))
-    if not all(pair.sharp for pair in pairs):
+    if not (data_set.has_sharp and all(pair.sharp for pair in pairs)):
         flags = {flag: None for flag in flags if all(METRICS[name].kind == SINGLE for name in column_names([flag]))}
     return Request(
         images_folder(data_set, arguments),
