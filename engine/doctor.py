@@ -7,19 +7,12 @@ from pathlib import Path
 
 import torch
 
+from datasets.catalogue import DATA_SETS
 from datasets.layouts import LayoutError, find_pairs
 from models.ops.selective_scan import BACKENDS, NATIVE, choose, why_not
 
 from .config import CONFIGS, RESULTS
 from .provenance import git_hash, versions
-
-DATA_SETS = {
-    "GoPro": ("train", "test"),
-    "HIDE": ("test",),
-    "RealBlur_J": ("train", "test"),
-    "RealBlur_R": ("train", "test"),
-    "RWBI": ("test",),
-}
 
 
 def main() -> None:
@@ -67,17 +60,17 @@ def _backends() -> list[str]:
 
 def _data_sets() -> list[str]:
     lines = []
-    for name, splits in DATA_SETS.items():
-        folder, found = Path("datasets") / name, []
+    for data_set in DATA_SETS.values():
+        folder, found = Path(data_set.folder), []
         if not folder.is_dir():
-            lines.append(f"{name:<12}not there")
+            lines.append(f"{data_set.title:<12}not there")
             continue
-        for split in splits:
+        for split in data_set.pairs:
             try:
-                found.append(f"{split} {len(find_pairs(folder, split, variant=name[-1] if 'Blur_' in name else None))}")
+                found.append(f"{split} {len(find_pairs(folder, split, variant=data_set.variant))}")
             except LayoutError as error:
                 found.append(f"{split}: {str(error).splitlines()[0]}")
-        lines.append(f"{name:<12}{'; '.join(found)} (python -m datasets.check {folder} looks closer)")
+        lines.append(f"{data_set.title:<12}{'; '.join(found)} (python -m datasets.check {folder} looks closer)")
     return lines
 
 

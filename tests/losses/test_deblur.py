@@ -11,7 +11,7 @@ import torch
 from losses import ContrastLoss, DeblurLoss, charbonnier, contrast, edge
 from losses.contrast import blur_mask, vgg19_features, vgg19_layers
 from losses.edge import laplacian
-from metrics import psnr_torch
+from metrics.psnr import psnr_torch
 from tests.parity import fill, image
 
 PARITY = json.loads((Path(__file__).parents[1] / "fixtures" / "parity" / "loss_parity.json").read_text())

@@ -7,7 +7,7 @@ import torch
 
 from engine.predict.inference import Restorer, images_to_tensor, tensor_to_images
 from engine.train.validation import Validation
-from metrics import psnr_torch
+from metrics.psnr import psnr_torch
 
 
 @pytest.mark.parametrize("height, width", [(20, 12), (33, 41)])
