@@ -1,4 +1,4 @@
-"""Pairs of images as PyTorch datasets, and the check of all their headers before a run starts."""
+"""Pairs of images as PyTorch data sets, and a check of all their headers before a run starts."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -24,11 +24,15 @@ HEADER_THREADS = 16
 class PairedCrops(Dataset):
     """Random augmented crops of pairs, for training.
 
-    An item is addressed by (epoch, index) and drawn from a generator seeded with [seed, epoch, index]: it depends on
-    nothing else, so that resuming and the number of workers and processes change nothing.
+    An item is addressed by (epoch, index) and drawn with a generator seeded by [seed, epoch, index] alone, so it does
+    not depend on resuming or on the number of workers and processes.
 
-    degradation: makes the blurred crop of the augmented sharp one; the pairs' blurred images are not read.
-    Raises: ValueError for a pair without sharp image; ImageError for images that cannot be read or do not fit.
+    Args:
+        degradation: makes the blurred crop from the augmented sharp one; the pairs' blurred images are not read.
+
+    Raises:
+        ValueError: a pair has no sharp image.
+        ImageError: an image cannot be read, or the two of a pair do not fit.
     """
 
     def __init__(
@@ -38,12 +42,13 @@ class PairedCrops(Dataset):
         seed: int,
         read: Reader = read_rgb,
         degradation: Degradation | None = None,
+        rotate: float = 1.0,
     ) -> None:
         alone = next((pair for pair in pairs if pair.sharp is None), None)
         if alone is not None:
-            raise ValueError(f"{alone.blurred}: has no sharp image, so nothing can be learnt from it")
+            raise ValueError(f"{alone.blurred}: has no sharp image to train with")
         self.pairs, self.patch_size, self.seed, self.read = pairs, patch_size, seed, read
-        self.degradation = degradation
+        self.degradation, self.rotate = degradation, rotate
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -56,7 +61,7 @@ class PairedCrops(Dataset):
         try:
             sharp = self.read(pair.sharp)
             blurred = sharp if self.degradation else self.read(pair.blurred)
-            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng)
+            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng, self.rotate)
             if self.degradation:
                 blurred = self.degradation(sharp, rng)
         except ImageError:
@@ -67,10 +72,10 @@ class PairedCrops(Dataset):
 
 
 class WholeBatches(Dataset):
-    """Batches of a data set's items, addressed by lists of its keys, or the error that one of them met.
+    """Batches of a data set's items, addressed by lists of keys.
 
-    An image error, a file's or memory's is returned, not raised: a DataLoader would turn an error of its process into
-    a text with a traceback in it. Whoever takes the batches raises it.
+    Errors of images, files and memory are returned instead of raised, since a DataLoader would turn an error in its
+    process into text with a traceback. The consumer raises them.
     """
 
     def __init__(self, items: Dataset) -> None:
@@ -86,8 +91,11 @@ class WholeBatches(Dataset):
 class WholePairs(Dataset):
     """Full images, for validation and prediction. Sizes may vary: load them with batch_size=None.
 
-    degradation: makes the blurred image of the sharp one, each time the same.
-    Raises: ImageError for an image that cannot be read.
+    Args:
+        degradation: makes the blurred image from the sharp one, the same each time.
+
+    Raises:
+        ImageError: an image cannot be read.
     """
 
     def __init__(self, pairs: Sequence[Pair], read: Reader = read_rgb, degradation: Degradation | None = None) -> None:
@@ -107,12 +115,15 @@ class WholePairs(Dataset):
 
 
 def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress: bool = False) -> None:
-    """Reads the header of every image, so that a bad file stops a run at its start and not at hour 30.
+    """Read the header of every image, so that a bad file stops a run at its start and not after 30 hours.
 
-    patch_size: the least height and width, None for any.
-    progress: show a bar (one process of several is enough).
-    Raises: ImageError for the first image that is missing or truncated, LayoutError for the first whose size differs
-        from its partner's or is below the patch's; the message counts the others.
+    Args:
+        patch_size: the smallest allowed height and width, None for any.
+        progress: show a bar (in one process of several).
+
+    Raises:
+        ImageError: for the first image, if it is missing or truncated; the message counts the others.
+        LayoutError: likewise, if its size differs from its partner's or is smaller than the patch.
     """
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         results = pool.map(_header_problem, pairs, repeat(patch_size))
@@ -124,10 +135,10 @@ def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress
 
 
 def worker_init(worker_id: int) -> None:
-    """A DataLoader's worker_init_fn: OpenCV's own threads would compete with the other workers.
+    """A DataLoader's worker_init_fn: turn off OpenCV's own threads, which would compete with the other workers.
 
-    A terminal's Ctrl-C and a batch system's warnings reach every process of a job: the training process decides what
-    they mean, and needs its workers until it has decided.
+    A terminal's Ctrl-C and a batch system's signals reach every process of a job. Workers ignore them: the training
+    process handles them, and needs its workers until the current step is done.
     """
     cv2.setNumThreads(0)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):

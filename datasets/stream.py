@@ -1,9 +1,9 @@
-"""Which image of which epoch goes into which batch: an endless stream of seeded permutations, cut into full batches.
+"""The order of training images: an endless stream of seeded permutations, cut into full batches.
 
 The stream is the concatenation of one permutation per epoch, and batch k of global size B is its positions
-[k B, (k + 1) B). So every image is seen exactly once an epoch, every batch is full (a batch may straddle two epochs),
+[k B, (k + 1) B). So every image is seen exactly once per epoch, every batch is full (a batch may straddle two epochs),
 and a global batch holds the same samples however it is split over processes and accumulation steps. A resumed run
-starts at any iteration without replaying the ones before. The workers never stop at an epoch's end, where restarting
+starts at any iteration without replaying the earlier ones. Workers do not stop at the end of an epoch, where restarting
 them and refilling their queues would starve the GPU.
 """
 
@@ -20,8 +20,11 @@ class BatchStream:
     For each iteration k from start_iteration to stop_iteration - 1 there are `accumulate` lists of
     b = batch_size / (world_size * accumulate) keys; list a of rank r is positions k B + (a world_size + r) b onwards.
 
-    batch_size: global, over all ranks and accumulation steps.
-    Raises: ValueError for a batch size that cannot be split evenly, and for numbers out of range.
+    Args:
+        batch_size: global, over all ranks and accumulation steps.
+
+    Raises:
+        ValueError: the batch size cannot be split evenly, or a number is out of range.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ def _weights() -> list[str]:
     files = [*sorted(CONFIGS.glob("*/weights.pth")), *sorted(RESULTS.glob("*/models/*_XYScanNet_stage*.pth"))]
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
     vgg = Path("models") / "vgg19-dcbb9e9d.pth"
-    jobs = ", ".join(sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+    jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir()))
     return [
         *(lines or [f"none in {CONFIGS}/*/ and {RESULTS}/*/models (jobs: {jobs})"]),
         f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}",

@@ -22,6 +22,7 @@ from datasets.images import read_rgb, read_size, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics.catalogue import METRICS, SINGLE, column_names
 from metrics.paper import paper_row
+from models.images import images_to_tensor, tensor_to_images
 
 from .. import distributed, provenance
 from ..config import results_dir
@@ -33,8 +34,9 @@ from ..evaluate.pairing import Pairing, Sample
 from ..evaluate.table import Line, Table
 from ..memory import GIB, peak_memory
 from ..prefetch import prefetch, threads
-from .inference import Restorer, find_weights, images_to_tensor, tensor_to_images
+from .inference import Restorer
 from .record import Predictions, PredictionsError
+from .weights import find_weights
 
 READERS, WRITERS = 2, 4  # threads; decoding and encoding release Python's lock
 ALWAYS = ("psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")  # flags, where there are sharp images
