@@ -34,11 +34,11 @@ def rows(output: str, *words: str) -> list[list[str]]:
     return [line[match.end() :].split() for line in output.splitlines() if (match := start.match(line))]
 
 
-def test_network_compares_ours_with_the_twin():
+def test_network_is_compared_with_the_baseline():
     output = run(
         "network.py",
         *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
-        *"--twin_backend reference --precision fp32 bf16".split(),
+        *"--baseline_backend reference --precision fp32 bf16".split(),
     )
     assert "inference 1 x 3 x 16 x 20" in output and "training step 1 x 3 x 16 x 20" in output
     for words in (("baseline", "reference", "fp32"), ("ours", "torch", "fp32"), ("ours", "torch", "bf16")):
@@ -49,12 +49,14 @@ def test_network_compares_ours_with_the_twin():
     assert [row[4:] for row in rows(output, "baseline", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
 
 
-def test_network_refuses_a_size_that_the_twin_cannot_take():
+def test_network_refuses_a_size_that_the_baseline_cannot_take():
     assert "multiples of 4" in run("network.py", "--size", "18", code=2)
 
 
 def test_vssm_compares_both_modules():
-    output = run("vssm.py", *"--channels 8 --size 8 12 --repeats 1 --backend torch --twin_backend reference".split())
+    output = run(
+        "vssm.py", *"--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference".split()
+    )
     for title in (
         "Intra-VSSM, inference",
         "Intra-VSSM, forward+backward",
@@ -86,11 +88,11 @@ def test_scan_leaves_out_what_takes_too_long():
     assert all(line.split()[-1] == "-" for line in found)
 
 
-def test_tiling_compares_streamed_and_tiled_images_with_whole_ones(tmp_path):
+def test_tiling_compares_streamed_and_tiled_images_with_full_ones(tmp_path):
     make_pairs(tmp_path, train=0, test=2, size=(40, 48))
     output = run("tiling.py", str(tmp_path / "test"), *"--dim 8 --size 40 48 --tile 24:8 --band 8 --repeats 1".split())
-    assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("whole", "streamed", "tiles"))] == [
-        "whole",
+    assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("full", "streamed", "tiles"))] == [
+        "full",
         "streamed, bands of 8",
         "tiles of 24, overlap 8",
     ]
