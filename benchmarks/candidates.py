@@ -18,14 +18,14 @@ from . import measure
 from .baseline import Baseline
 from .roofline import Work
 
-CHECKPOINTED = "ours checkpointed"
+CHECKPOINTED, COMPILED = "ours checkpointed", "ours compiled"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Candidate(NamedTuple):
     """One row of a comparison."""
 
-    name: str  # "ours", "ours checkpointed" or "baseline"
+    name: str  # "baseline", "ours" or a variant of ours
     backend: str  # of the selective scan
     precision: str  # "fp32", or "bf16" by autocast
 
@@ -33,9 +33,10 @@ class Candidate(NamedTuple):
         torch.manual_seed(0)
         if self.name == "baseline":
             return Baseline(dim, num_blocks, self.backend).to(device)
-        return XYScanNet(
+        network = XYScanNet(
             dim, num_blocks, scan_backend=self.backend, checkpoint_activations=self.name == CHECKPOINTED
         ).to(device)
+        return torch.compile(network, mode="reduce-overhead") if self.name == COMPILED else network
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -88,9 +89,9 @@ def choose(arguments: argparse.Namespace, device: torch.device) -> list[Candidat
     ]
 
 
-def with_checkpointing(candidates: list[Candidate]) -> list[Candidate]:
-    """The candidates, and each of ours again with checkpointed activations."""
-    return [*candidates, *[each._replace(name=CHECKPOINTED) for each in candidates if each.name == "ours"]]
+def with_variant(candidates: list[Candidate], name: str) -> list[Candidate]:
+    """The candidates, and each of ours again under ``name``: with checkpointed activations, or compiled."""
+    return [*candidates, *[each._replace(name=name) for each in candidates if each.name == "ours"]]
 
 
 def measure_rates(candidates: list[Candidate], device: torch.device) -> Rates:

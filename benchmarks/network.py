@@ -9,7 +9,8 @@ Memory is the peak above weights and image. `x baseline` is the speed-up over th
 `memory` the ratio to its memory. GFLOP/s counts the baseline's convolutions and matrix products, for every row.
 `roofline ms` is the time that these take at the rate of a measured matrix product, or the layers' bytes at that of a
 measured copy if that is longer, see benchmarks/roofline.py. A training step is forward, loss without the VGG19 term,
-backward and Adam; `ours checkpointed` sets train.checkpoint_activations.
+backward and Adam; `ours checkpointed` sets train.checkpoint_activations, `ours compiled` is --compile of the predict
+scripts, on a GPU.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main() -> None:
                 title,
                 run,
                 (dim, arguments.num_blocks, case, device, arguments.repeats),
-                candidates.with_checkpointing(chosen) if case.training else chosen,
+                with_variants(chosen, case, device),
                 work,
                 rates,
                 device,
@@ -121,6 +122,13 @@ def chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[Ca
         height, width = arguments.size[0], arguments.size[-1]
         return [Case(training, arguments.batch, height, width) for training in (False, True)]
     return [CASES[name] for name in arguments.case or (CASES if device.type == "cuda" else CPU_CASES)]
+
+
+def with_variants(chosen: list[Candidate], case: Case, device: torch.device) -> list[Candidate]:
+    """The candidates, and the variants of ours that apply to the case."""
+    if case.training:
+        return candidates.with_variant(chosen, candidates.CHECKPOINTED)
+    return candidates.with_variant(chosen, candidates.COMPILED) if device.type == "cuda" else chosen
 
 
 def shape(case: Case) -> tuple[int, ...]:

@@ -11,10 +11,9 @@ import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from .selective_scan.triton_kernel import COMPILE, as_rows, empty_rows, row_strides
+from .tuning import numbers
 
 WIDTH = 4
-TILE = 1024  # elements a program
-WARPS = 8  # four elements a thread: backward keeps eleven numbers of each
 
 
 def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -33,10 +32,10 @@ def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.T
     return _CausalConvSilu.apply(as_rows(x), weight, bias).reshape(x.shape)
 
 
-def tile_shape(channels: int) -> tuple[int, int]:
-    """(TIME, CHANNELS): the largest power of two up to 32 that divides the channels, the rest of TILE along time."""
+def tile_shape(channels: int, elements: int) -> tuple[int, int]:
+    """(TIME, CHANNELS): the largest power of two up to 32 that divides the channels, the other elements along time."""
     columns = min(32, channels & -channels)
-    return TILE // columns, columns
+    return elements // columns, columns
 
 
 class _CausalConvSilu(torch.autograd.Function):
@@ -44,8 +43,10 @@ class _CausalConvSilu(torch.autograd.Function):
     def forward(ctx, x, weight, bias):
         y, weight32, bias32 = empty_rows(x), weight.float().contiguous(), bias.float().contiguous()
         _, inner, channels, length = x.shape
+        tuned = numbers(x.device)
+        shape = tile_shape(channels, tuned.conv_tile)
         with torch.cuda.device_of(x):
-            _forward[_grid(x)](
+            _forward[_grid(x, shape)](
                 x,
                 weight32,
                 bias32,
@@ -54,10 +55,11 @@ class _CausalConvSilu(torch.autograd.Function):
                 inner,
                 length,
                 *row_strides(x, y),
-                *tile_shape(channels),
-                num_warps=WARPS,
+                *shape,
+                num_warps=tuned.conv_warps,
                 **COMPILE,
             )
+        ctx.tuned = tuned
         ctx.save_for_backward(x, weight, bias)
         return y
 
@@ -67,10 +69,11 @@ class _CausalConvSilu(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         dy, dx, weight32, bias32 = as_rows(dy), empty_rows(x), weight.float().contiguous(), bias.float().contiguous()
         outer, inner, channels, length = x.shape
-        blocks = triton.cdiv(length, tile_shape(channels)[0])
+        shape = tile_shape(channels, ctx.tuned.conv_tile)
+        blocks = triton.cdiv(length, shape[0])
         sums = x.new_empty(outer * inner * blocks, WIDTH + 1, channels, dtype=torch.float32)
         with torch.cuda.device_of(x):
-            _backward[_grid(x)](
+            _backward[_grid(x, shape)](
                 x,
                 weight32,
                 bias32,
@@ -81,17 +84,17 @@ class _CausalConvSilu(torch.autograd.Function):
                 inner,
                 length,
                 *row_strides(x, dy, dx),
-                *tile_shape(channels),
-                num_warps=WARPS,
+                *shape,
+                num_warps=ctx.tuned.conv_warps,
                 **COMPILE,
             )
         sums = sums.sum(0)
         return dx, sums[:WIDTH].t().to(weight.dtype), sums[WIDTH].to(bias.dtype)
 
 
-def _grid(x: torch.Tensor) -> tuple[int]:
+def _grid(x: torch.Tensor, shape: tuple[int, int]) -> tuple[int]:
     outer, inner, channels, length = x.shape
-    time, columns = tile_shape(channels)
+    time, columns = shape
     return (outer * inner * triton.cdiv(length, time) * (channels // columns),)
 
 

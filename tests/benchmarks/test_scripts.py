@@ -54,9 +54,8 @@ def test_network_refuses_a_size_that_the_baseline_cannot_take():
 
 
 def test_vssm_compares_both_modules():
-    output = run(
-        "vssm.py", *"--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference".split()
-    )
+    line = "--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference"
+    output = run("vssm.py", *line.split())
     for title in (
         "Intra-VSSM, inference",
         "Intra-VSSM, forward+backward",

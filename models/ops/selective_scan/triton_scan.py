@@ -14,8 +14,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 STATES = tl.constexpr(16)  # rows of a tile; A, B and C are filled up with zeros
 WARP = tl.constexpr(32)  # lanes of a program of backward: their sums need no barrier
-CHUNK = tl.constexpr(32)  # steps between two states kept for backward: 64 / CHUNK bytes a step and channel
-SPAN = tl.constexpr(2)  # steps whose states backward holds in registers, written out there; divides CHUNK
+SPAN = tl.constexpr(2)  # steps whose states backward holds in registers, written out there; divides a chunk
 
 
 def _sizes(names: str, tensors: str) -> list[str]:
@@ -115,6 +114,7 @@ def forward(
     y_time,
     N: tl.constexpr,
     LANES: tl.constexpr,
+    CHUNK: tl.constexpr,
     KEEP: tl.constexpr,
     HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr,
@@ -339,6 +339,7 @@ def backward(
     dz_inner,
     dz_time,
     N: tl.constexpr,
+    CHUNK: tl.constexpr,
     HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr,
     HAS_BIAS: tl.constexpr,
