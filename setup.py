@@ -6,7 +6,9 @@ from setuptools import setup
 # these. Versions are exact where another one would change scores. clean-fid breaks with SciPy 1.18.
 METRICS = ["lpips==0.1.4", "stlpips-pytorch==0.0.2", "clean-fid==0.1.35", "scipy>=1.11,<1.18", "matplotlib>=3.7"]
 
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "scikit-image>=0.22", *METRICS]
+VIDEO = ["av>=13"]
+PEERS = ["spandrel>=0.4", "spandrel-extra-arches>=0.2"]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "scikit-image>=0.22", *METRICS, *VIDEO, *PEERS]
 
 setup(
     name="xyscannet",
@@ -30,6 +32,8 @@ setup(
     extras_require={
         "cuda": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "metrics": METRICS,
+        "video": VIDEO,
+        "peers": PEERS,
         "test": TEST,
         "dev": ["ruff>=0.17", "codespell>=2.4", "mypy>=2.0", "pre-commit>=4.0", *TEST],
     },

@@ -54,7 +54,7 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int) -> M
 
 
 def once(work: Callable[[], object], device: torch.device) -> Measurement:
-    """Time and peak memory of a single run, for work that takes minutes."""
+    """Time and peak memory of a single run without warm-up, for work that takes minutes."""
     before, _ = _memory(device)
     _reset_peak(device)
     _synchronise(device)
