@@ -44,7 +44,11 @@ SMALL_BENCHMARKS = {
     "scan": "--dims 2 --levels 3 --backends torch",
     "tiling": "--dim 8 --size 40 48 --band 8 --tile 24:8",
 }
-SMALL_FIGURES = {"receptive_field": "--size 32 --count 1", "features": "--size 32"}
+SMALL_FIGURES = {
+    "complexity": "--table 8 --dim 8 --size 32",
+    "receptive_field": "--size 32 --count 1",
+    "features": "--size 32",
+}
 # Commands that are not run here, and why.
 ELSEWHERE = {
     "python -m analysis.ablation --table 6 --quick": "tests/analysis/test_ablation.py runs it with less training",
@@ -97,15 +101,17 @@ def made_small(line: str) -> list[str]:
     if words[0] == "torchrun":
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words[2:]]
     if "train_XYScanNet" in line:
-        return [*words, *SMALL, f"train.epochs={1 + ('torchrun' in line) + ('accumulate' in line)}"]
+        val = ["data.val=datasets/GoPro/test/sharp"] if "data.val" in line else []
+        return [*words, *SMALL, *val, f"train.epochs={1 + ('torchrun' in line) + ('accumulate' in line)}"]
     if "predict" in line or "evaluate" in line:
-        return [*words, "--device", "cpu"]
+        return [*words, *(["--limit", "1"] if "noisy" in line else []), "--device", "cpu"]
     for figure, small in SMALL_FIGURES.items():
-        if f"analysis.{figure} " in line:
+        if f"analysis.{figure}" in line:
             return [*words, *small.split()]
     for script, small in SMALL_BENCHMARKS.items():
         if f"benchmarks/{script}.py" in line:
-            return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
+            # In a process of its own: its measurements start processes that import it.
+            return [sys.executable, *words[1:], *small.split(), "--repeats", "1", "--device", "cpu"]
     return words
 
 
