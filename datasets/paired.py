@@ -33,6 +33,7 @@ class PairedCrops(Dataset):
         seed: of crops, augmentation and degradation.
         read: path -> uint8 (H, W, 3) RGB, such as ``cache.CachedReader``.
         degradation: computes the blurred crop from the augmented sharp one; the pairs' blurred images are not read.
+        rotate: probability of a rotation, see ``augmentation.augment``.
     Raises:
         ValueError: a pair has no sharp image.
     """
@@ -44,12 +45,13 @@ class PairedCrops(Dataset):
         seed: int,
         read: Reader = read_rgb,
         degradation: Degradation | None = None,
+        rotate: float = 1.0,
     ) -> None:
         alone = next((pair for pair in pairs if pair.sharp is None), None)
         if alone is not None:
             raise ValueError(f"{alone.blurred}: no sharp image; training needs pairs")
         self.pairs, self.patch_size, self.seed, self.read = pairs, patch_size, seed, read
-        self.degradation = degradation
+        self.degradation, self.rotate = degradation, rotate
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -66,7 +68,7 @@ class PairedCrops(Dataset):
         try:
             sharp = self.read(pair.sharp)  # type: ignore[arg-type]  # checked in __init__
             blurred = sharp if self.degradation else self.read(pair.blurred)
-            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng)
+            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng, self.rotate)
             if self.degradation:
                 blurred = self.degradation(sharp, rng)
         except ImageError:

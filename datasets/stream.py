@@ -1,10 +1,10 @@
-"""The training sampler: an endless stream of seeded permutations, cut into full batches.
+"""The order of training images: an endless stream of seeded permutations, cut into full batches.
 
-The stream concatenates one permutation per epoch, and batch k of global size B consists of its positions [k B, (k + 1)
-B). Every image is seen exactly once an epoch, and every batch is full (a batch may straddle two epochs). A global batch
-holds the same samples however it is split over processes and accumulation steps. A resumed run starts at any iteration
-without replaying earlier ones. Workers do not stop at the end of an epoch: restarting them and refilling their queues
-would starve the GPU.
+The stream is the concatenation of one permutation per epoch, and batch k of global size B is its positions
+[k B, (k + 1) B). So every image is seen exactly once per epoch, every batch is full (a batch may straddle two epochs),
+and a global batch holds the same samples however it is split over processes and accumulation steps. A resumed run
+starts at any iteration without replaying the earlier ones. Workers do not stop at the end of an epoch, where restarting
+them and refilling their queues would starve the GPU.
 """
 
 from collections.abc import Iterator

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.workplace import ROOT, make_config, make_pairs
 
-PACKAGES = ("configs", "datasets", "engine", "losses", "metrics", "models")
+PACKAGES = ("analysis", "configs", "datasets", "engine", "losses", "metrics", "models")
 
 FUSION = '''
 
@@ -41,6 +43,25 @@ class Mine(nn.Module):
     def forward(self, X):
         return self.proj(rearrange(self.mamba(rearrange(X, "b c h w -> b h w c")), "b h w c -> b c h w"))
 '''
+LOSS = '''
+
+@term("mine")
+def mine(restored, sharp):
+    """Mean absolute difference."""
+    return (restored - sharp).abs().mean()
+'''
+# A class and a line in the list.
+OPTIMIZER = """
+
+class Mine(torch.optim.SGD):
+    def __init__(self, network, lr):
+        super().__init__(network.parameters(), lr=lr, momentum=0.9)
+
+
+OPTIMIZERS["mine"] = Mine
+"""
+# What the table of a new module's kind says of it, at XYScanNet-S's width.
+ROWS = {"fusion": (8, r"^mine \(here\) +– +0\.00 .* 0\.14 "), "state_space": (5, r"^mine \(here\) +\d\.\d\d ")}
 # name: (file, what is replaced, by what; at the end where nothing is replaced), overrides, whether prediction streams
 EDITS = {
     "gate": (
@@ -60,6 +81,8 @@ EDITS = {
     ),
     "fusion": (("models/fusion.py", None, FUSION), ["model.fusion=mine"], True),
     "state_space": (("models/vssm.py", None, STATE_SPACE), ["model.vssm=mine"], True),
+    "loss": (("losses/edge.py", None, LOSS), ["loss.weights={mine: 0.5}"], True),
+    "optimizer": (("engine/train/optimizers.py", None, OPTIMIZER), ["optim.name=mine"], True),
 }
 
 
@@ -96,8 +119,19 @@ def test_one_edit_is_followed_everywhere(copy, name):
     assert before is None or text.count(before) == 1
     path.write_text(text + after if before is None else text.replace(before, after))
 
-    # Train and validate.
-    log = run(copy, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", *overrides)
+    # Train and validate; the recipe is recorded.
+    train = ("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", *overrides)
+    log = run(copy, *train)
+    recorded = yaml.safe_load((copy / "results/tiny/config_stage1.yaml").read_text())
+    for override in overrides:
+        key, value = override.split("=")
+        assert recorded[key.split(".")[0]][key.split(".")[1]] == yaml.safe_load(value)
+    if name in ("loss", "optimizer"):
+        log = run(copy, *train, "train.iterations=3")
+        assert "resuming from" in log
+    if name == "loss":
+        curves = EventAccumulator(str(copy / "results/tiny/logs/stage1")).Reload()
+        assert [point.step for point in curves.Scalars("train/mine")] == [2, 3]
     validated = psnr(log, r"validation PSNR ([\d.]+) dB")
 
     # The weights alone rebuild the network; prediction runs it, streamed or not.
@@ -108,3 +142,11 @@ def test_one_edit_is_followed_everywhere(copy, name):
     )
     assert ("without streaming" in log) != streams
     assert psnr(log, r"restored +([\d.]+)") == pytest.approx(validated, abs=0.006)
+
+    # The table of its kind has a row for it.
+    if name in ROWS:
+        table, row = ROWS[name]
+        log = run(
+            copy, "-m", "analysis.complexity", "--table", str(table), "--num_blocks", "1", "1", "1", "--size", "8"
+        )
+        assert re.search(row, log, re.MULTILINE), log

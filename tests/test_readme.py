@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import models
-from engine.config import Config
+from engine.schema import Config
 from models.weights import described_state
 from tests.workplace import ROOT, make_pairs
 
@@ -174,8 +174,9 @@ def test_linked_files_and_headings_exist(readme):
     for path, heading in re.findall(r"(?:\]\(|src=\")((?!http)[^)\"#]*)#?([^)\"]*)", text):
         target = (ROOT / readme).parent / path if path else ROOT / readme
         assert target.exists(), path
-        headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-                    for line in (target.read_text().splitlines() if heading else []) if line.startswith("#")}  # fmt: skip
+        lines = target.read_text().splitlines() if heading else []
+        titles = [line.lstrip("# ").lower() for line in lines if line.startswith("#")]
+        headings = [re.sub(r"[^a-z0-9 -]", "", title).replace(" ", "-") for title in titles]
         assert not heading or heading in headings, f"{path}#{heading}"
 
 
@@ -200,7 +201,9 @@ def test_recipe_keys_are_those_of_the_code():
     for section, cls in typing.get_type_hints(Config).items():
         if dataclasses.is_dataclass(cls):
             for field in dataclasses.fields(cls):
-                value = field.default if field.default is not dataclasses.MISSING else ""
+                factory = field.default_factory
+                default = field.default if factory is dataclasses.MISSING else factory()
+                value = "" if default is dataclasses.MISSING else default
                 expected[f"{section}.{field.name}"] = list(value) if isinstance(value, tuple) else value
     written = {
         key.strip("`"): yaml.safe_load(value) if value else "" for key, value, _ in rows("configs/README.md", "key")
