@@ -169,8 +169,8 @@ def find_test_sets(arguments: argparse.Namespace) -> tuple[dict[str, TestSet], d
     """The test sets of the tables' columns that are there, and why the others cannot be scored on."""
     from analysis.quality import quality_columns
     from analysis.runs import FOLDERS, TestSet
+    from datasets.catalogue import DATA_SETS
     from datasets.layouts import LayoutError
-    from engine.evaluate.registry import DATA_SETS
 
     folders = QUICK_FOLDERS if arguments.quick else FOLDERS
     found, missing = {}, {}
@@ -208,7 +208,7 @@ def make_tables(
 ) -> list[Table]:
     """A table for each test set, of the scores that there are so far."""
     from analysis.quality import quality_columns, quality_table
-    from engine.evaluate.registry import DATA_SETS
+    from datasets.catalogue import DATA_SETS
 
     numbers = _numbers(arguments)
     name = f"Table {arguments.table}" if arguments.table else "Tables 5 to 8"

@@ -28,7 +28,7 @@ from datasets.images import IMAGE_SUFFIXES, read_rgb, write_png
 from datasets.layouts import AmbiguityError, Pair, find_pairs
 from engine.console import readable_errors
 from engine.evaluate.pairing import find_samples, listed, words
-from metrics import psnr
+from metrics.psnr import psnr
 
 CROP = (64, 96)  # height and width where none is given, in the image's pixels; at most half the image's
 TILE, WHOLE = 288, 384  # pixels: no column of crops is wider unless one alone is; the full image is no lower

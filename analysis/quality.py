@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Collection, Sequence
 
 from analysis.variants import paper_rows
+from datasets.catalogue import DATA_SETS
 from engine.evaluate.comparison import OWN_NAMES, PAPERS, differences, digits, notes
-from engine.evaluate.registry import DATA_SETS, MEASURES
 from engine.evaluate.table import NOT_MEASURED, Column, Line, Table
+from metrics.catalogue import METRICS
 
 PAPER_SEEDS = 4  # the paper averages four runs
 
@@ -71,7 +72,7 @@ def quality_table(
             lines.append(own_line(row, records[row], names, full))
     columns = [
         Column(name, digits(name, lines), measure.higher_is_better)
-        for name, measure in MEASURES.items()
+        for name, measure in METRICS.items()
         if name in names
     ]
     return Table(title, columns, lines, [*remarks, *run_remarks(records, names)])

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import yaml
 
+from datasets.catalogue import DATA_SETS
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
-from engine.evaluate.registry import DATA_SETS, column_names
 from engine.predict.weights import checksum
 from engine.train.signals import STOPPED, STOPPING
+from metrics.catalogue import column_names
 
 SCRIPTS = Path(__file__).parents[1]
 FOLDERS = {  # test set -> where it lies
@@ -62,7 +63,7 @@ class TestSet:
     """A test set to score on.
 
     Attributes:
-        key: of ``registry.DATA_SETS``.
+        key: of ``datasets.catalogue.DATA_SETS``.
         folder: where it lies.
         images: how many blurred images it has.
     """
@@ -166,7 +167,7 @@ class Run:
 
     def _lacks_scores(self, record: dict) -> bool:
         """Whether a score has no value: a download may succeed when it is tried again."""
-        columns = column_names(DATA_SETS[record["dataset"]].flags, "paper", self.niqe_model)
+        columns = column_names(DATA_SETS[record["dataset"]].metrics, "paper", self.niqe_model)
         return any("value" not in record["metrics"].get(name, {}) for name in columns)
 
     def _images(self, test_set: TestSet) -> Path:

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import Pair, find_pairs  # noqa: E402
-from metrics import niqe, psnr, ssim_matlab_rgb, ssim_per_channel  # noqa: E402
-from metrics.ssim import ssim_both  # noqa: E402
+from metrics.niqe import niqe  # noqa: E402
+from metrics.psnr import psnr  # noqa: E402
+from metrics.ssim import ssim_both, ssim_matlab_rgb, ssim_per_channel  # noqa: E402
 
 Images = list[tuple[np.ndarray, np.ndarray]]
 

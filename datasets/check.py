@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from .catalogue import DATA_SETS, DataSet
 from .images import ImageError, read_rgb
-from .layouts import HIDE_FOLDERS, VARIANT_NAME, AmbiguityError, LayoutError, Pair, find_pairs
+from .layouts import VARIANT_NAME, AmbiguityError, LayoutError, Pair, find_pairs
 from .paired import check_headers
 
-EXPECTED = {"GoPro": {"train": 2103, "test": 1111}, "HIDE": {"test": 2025}, "RealBlur": {"train": 3758, "test": 980}}
 # Exponent with which frames were averaged: 1 for GoPro's `blur`, 2.2 for its `blur_gamma`. Measured on eight pairs at a
 # time: 0.95 to 1.06 for GoPro's `blur`; for averages of its 240 fps frames, 0.6 to 1.2 without gamma, 1.9 to 2.4 with.
 PLAIN, LINEAR, WITHIN, LARGEST_ERROR = 1.0, 2.2, 0.45, 0.25
@@ -77,16 +77,17 @@ def check(source: Path | Sequence[Path], split: str | None, variant: str | None,
     except (LayoutError, OSError) as error:
         print(f"PROBLEM {error}")
         return [str(error)]
-    name, split = recognise(pairs, split)
+    data_set, split = recognise(pairs, split)
+    name = data_set.name if data_set else "an unknown data set"
     print(
         f"{source if isinstance(source, Path) else ' and '.join(map(str, source))}: "
-        f"{name or 'not a known data set'}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}"
+        f"{name}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}"
     )
-    problems = _check_counts(pairs, name, split) + _check_variant(pairs, variant)
+    problems = _check_counts(pairs, data_set, split) + _check_variant(pairs, variant)
     try:
         check_headers(pairs, progress=sys.stderr.isatty())
         print("  all headers can be read; blurred and sharp images have equal sizes")
-        problems += _check_pixels(pairs, name, samples)
+        problems += _check_pixels(pairs, data_set, samples)
     except (ImageError, LayoutError) as error:
         problems.append(str(error))
     for problem in problems:
@@ -94,21 +95,17 @@ def check(source: Path | Sequence[Path], split: str | None, variant: str | None,
     return problems
 
 
-def recognise(pairs: Sequence[Pair], split: str | None) -> tuple[str | None, str | None]:
-    """(data set, split), recognised by the paths of the first pair; None for what is unknown."""
+def recognise(pairs: Sequence[Pair], split: str | None) -> tuple[DataSet | None, str | None]:
+    """(data set, split), recognised by the path of the first pair; None for what is unknown.
+
+    RealBlur-J stands for both variants, which have equally many pairs.
+    """
     parts = pairs[0].blurred.absolute().parts[-6:]
-    text = "/".join(parts).lower()
-    name = None
-    if "realblur" in text:
-        name = "RealBlur"
-    # HIDE's files have names such as 1fromGOPR0950.png.
-    elif "/hide" in text or "fromgopr" in text or any(folder in parts for folder in HIDE_FOLDERS):
-        name = "HIDE"
-    elif "gopr" in text:
-        name = "GoPro"
+    text = "/" + "/".join(parts).lower()
+    data_set = max(DATA_SETS.values(), key=lambda one: one.match(text))
     if split is None:
         split = next((part for part in reversed(parts) if part in ("train", "test")), None)
-    return name, split
+    return data_set if data_set.match(text) else None, split
 
 
 def measure(pairs: Sequence[Pair]) -> Measurement:
@@ -132,16 +129,18 @@ def measure(pairs: Sequence[Pair]) -> Measurement:
     )
 
 
-def _check_counts(pairs: Sequence[Pair], name: str | None, split: str | None) -> list[str]:
+def _check_counts(pairs: Sequence[Pair], data_set: DataSet | None, split: str | None) -> list[str]:
     alone = sum(pair.sharp is None for pair in pairs)
     count = f"{len(pairs)} blurred images without sharp ones" if alone else f"{len(pairs)} pairs"
-    expected = EXPECTED.get(name, {}).get(split) if name and split else None
-    if expected is None:
-        known = {number: f"{other} {part}" for other, parts in EXPECTED.items() for part, number in parts.items()}
+    expected = data_set.pairs.get(split) if data_set and split else None
+    if data_set is None or expected is None:
+        known = {number: f"{one.name} {part}" for one in DATA_SETS.values() for part, number in one.pairs.items()}
         print(f"  {count}" + (f", the number in {known[len(pairs)]}" if len(pairs) in known else ""))
         return []
     print(f"  {count}, {expected} expected")
-    return [] if len(pairs) == expected else [f"{name} {split} has {expected} pairs, but {len(pairs)} were found"]
+    if len(pairs) == expected:
+        return []
+    return [f"{data_set.name} {split} has {expected} pairs, but {len(pairs)} were found"]
 
 
 def _check_variant(pairs: Sequence[Pair], variant: str | None) -> list[str]:
@@ -157,12 +156,13 @@ def _check_variant(pairs: Sequence[Pair], variant: str | None) -> list[str]:
     return []
 
 
-def _check_pixels(pairs: Sequence[Pair], name: str | None, samples: int) -> list[str]:
+def _check_pixels(pairs: Sequence[Pair], data_set: DataSet | None, samples: int) -> list[str]:
     """Measure an evenly spaced sample of the pairs. Returns the problems."""
-    whole = [pair for pair in pairs if pair.sharp is not None]
-    if not whole:
+    with_sharp = [pair for pair in pairs if pair.sharp is not None]
+    if not with_sharp:
         return []
-    sample = [whole[int(place)] for place in np.linspace(0, len(whole) - 1, min(samples, len(whole)))]
+    places = np.linspace(0, len(with_sharp) - 1, min(samples, len(with_sharp)))
+    sample = [with_sharp[int(place)] for place in places]
     found = measure(sample)
     print(
         f"  {len(sample)} pairs measured: PSNR of the blurred images {found.psnr:.2f} dB, "
@@ -177,14 +177,16 @@ def _check_pixels(pairs: Sequence[Pair], name: str | None, samples: int) -> list
             f"  blurred images are {abs(found.glow):.1f} levels {'brighter' if found.glow > 0 else 'darker'} than "
             "sharp ones: a network trained on them learns to change the brightness of other images"
         )
-    if name == "RealBlur":
-        return []  # photographed, not averaged from frames
+    if data_set and data_set.photographed:
+        return []
     kind = _kind_of_average(found)
     print(
         f"  frames averaged as value ** {found.exponent:.2f} +- {found.error:.2f} "
         f"(1: blur, 2.2: blur_gamma): {kind or 'undetermined'}"
     )
-    return ["these are GoPro's blur_gamma; the standard is blur"] if name == "GoPro" and kind == "blur_gamma" else []
+    if data_set and data_set.has_gamma and kind == "blur_gamma":
+        return [f"these are {data_set.name}'s blur_gamma; the standard is blur"]
+    return []
 
 
 def _kind_of_average(found: Measurement) -> str | None:

@@ -1,6 +1,7 @@
-"""Files on disk: atomic, synced writes, and a walk over folders that survives cyclic links."""
+"""Files on disk: atomic, synced writes, JSON with errors that name the file, and a walk that survives cyclic links."""
 
 import functools
+import json
 import os
 import re
 import secrets
@@ -11,6 +12,26 @@ from pathlib import Path
 
 HOST = re.sub(r"\W", "", socket.gethostname())[:30]
 TEMPORARY = re.compile(rf"\..*\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp")  # with the id of the process that writes it
+
+
+class JsonError(ValueError):
+    """A file that holds no JSON object; the message names it."""
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """The JSON object in a file.
+
+    Raises:
+        JsonError: the file holds anything else.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise JsonError(f"{path}: not a JSON object ({error})") from error
+    if not isinstance(content, dict):
+        raise JsonError(f"{path}: not a JSON object ({type(content).__name__})")
+    return content
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class STLPIPS(PerceptualDistance):
 
     Attributes:
         name: stlpips_alex.
-        backbone: the weights' file and sha256, the package's version.
+        facts: what decides the scores: the weights' checksum, versions, the kind of device.
 
     Raises DownloadError where the package with the weights is not installed, or holds others.
     """

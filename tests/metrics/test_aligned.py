@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from metrics import AlignmentError, psnr, psnr_ssim_aligned, ssim_per_channel
+from metrics.aligned import AlignmentError, psnr_ssim_aligned
+from metrics.psnr import psnr
+from metrics.ssim import ssim_per_channel
 from tests.metrics.images import GOLDEN, PAIRS, blurred, golden_pair, noise
 
 
