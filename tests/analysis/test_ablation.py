@@ -19,7 +19,7 @@ from analysis.quality import PAPER_SEEDS, Mean, quality_columns
 from analysis.variants import TABLES
 from engine.config import load_config, results_dir, save_config
 from engine.demo import HELD_OUT
-from engine.lock import alone
+from engine.lock import run_lock
 from metrics.paper import paper_table
 from models.fusion import Skip
 from models.registry import FUSIONS
@@ -376,7 +376,7 @@ def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, 
     command = "--table 6 --variants bidirectional --quick --seeds 1 data.patch_size=32 data.batch_size=1"
     command = [*command.split(), "data.workers=0", "train.iterations=2"]
     name = "ablation/bidirectional@quick-1"
-    with alone(results_dir(name)):  # as if another command were at work on this run
+    with run_lock(results_dir(name)):  # as if another command were at work on this run
         assert main(command) == 1
     printed = capfd.readouterr()
     assert f"{name} is not finished: {TRAIN} ended with code 2" in printed.out
