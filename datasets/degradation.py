@@ -35,8 +35,8 @@ from .folder import new_folder, threads_for
 from .images import ImageError, read_rgb, write_png
 from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, image_names, list_images
 
-WRITTEN = re.compile(r"(noise|jpeg|sr):([0-9]{1,3})(?:-([0-9]{1,3}))?")
 BOUNDS = {"noise": (1, 255), "jpeg": (1, 100), "sr": (2, 8)}
+WRITTEN = re.compile(rf"({'|'.join(BOUNDS)}):([0-9]{{1,3}})(?:-([0-9]{{1,3}}))?")
 FORMS = (
     "must be noise:SIGMA (1 to 255) or jpeg:QUALITY (1 to 100), each also as a range such as noise:15-50, "
     "or sr:FACTOR (2 to 8)"

@@ -17,7 +17,9 @@ import torch
 import yaml
 
 import models
+from datasets.catalogue import DATA_SETS
 from engine.schema import Config
+from metrics.catalogue import METRICS
 from models.weights import described_state
 from tests.workplace import ROOT, make_pairs
 
@@ -180,6 +182,13 @@ def test_linked_files_and_headings_exist(readme):
         assert not heading or heading in headings, f"{path}#{heading}"
 
 
+def test_files_that_contributors_are_sent_to_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = [path for path in re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?|\w+\.(?:md|py|toml|txt))`", text) if "mine" not in path]
+    assert len(paths) > 25
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
 def test_the_readme_takes_five_minutes():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
@@ -188,7 +197,7 @@ def rows(readme: str, first_heading: str) -> list[list[str]]:
     """The cells of the table whose first heading is this, without its headings."""
     text = (ROOT / readme).read_text()
     table = text.partition(f"\n| {first_heading} |")[2].partition("\n\n")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()[2:]]
 
 
 def test_jobs_of_the_table_exist():
@@ -218,6 +227,20 @@ def test_parameters_are_counted():
         with torch.device("meta"):
             network = getattr(models, function.strip("`()"))()
         assert sum(p.numel() for p in network.parameters()) == int(parameters.replace(",", ""))
+
+
+def test_metrics_of_the_table_exist():
+    names = {name for row in rows("metrics/README.md", "in the paper") for name in re.findall(r"`(\w+)`", row[1])}
+    assert len(names) > 12 and names <= METRICS.keys()
+
+
+def test_pairs_of_the_table_are_the_catalogues():
+    written = {
+        row[0].partition("-")[0]: [int(n) for n in re.findall(r"\d+", row[3])]
+        for row in rows("datasets/README.md", "data set")
+    }
+    for data_set in DATA_SETS.values():
+        assert written[data_set.name] == [count for count in data_set.pairs.values() if count]
 
 
 def test_the_papers_figures_are_the_papers():
