@@ -2,14 +2,18 @@
 
 from setuptools import setup
 
-# What LPIPS, ST-LPIPS, FID, KID and the radar figure need; PSNR, both SSIMs, the aligned scores and NIQE by the live
-# model do without. Versions are exact where another one would change scores. clean-fid breaks with SciPy 1.18.
+# For LPIPS, ST-LPIPS, FID, KID and the figures; PSNR, both SSIMs, the aligned scores and NIQE's live model need none of
+# these. Versions are exact where another one would change scores. clean-fid breaks with SciPy 1.18.
 METRICS = ["lpips==0.1.4", "stlpips-pytorch==0.0.2", "clean-fid==0.1.35", "scipy>=1.11,<1.18", "matplotlib>=3.7"]
+
+VIDEO = ["av>=13"]
+PEERS = ["spandrel>=0.4", "spandrel-extra-arches>=0.2"]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "scikit-image>=0.22", *METRICS, *VIDEO, *PEERS]
 
 setup(
     name="xyscannet",
     version="0.1.0",
-    description="XYScanNet, a state space model for single-image deblurring: training, prediction and scores",
+    description="XYScanNet, a state space model for single-image deblurring: training, prediction and evaluation",
     python_requires=">=3.10",
     packages=[],
     py_modules=[],
@@ -28,6 +32,9 @@ setup(
     extras_require={
         "cuda": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "metrics": METRICS,
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "scikit-image>=0.22", "ruff>=0.6", *METRICS],
+        "video": VIDEO,
+        "peers": PEERS,
+        "test": TEST,
+        "dev": ["ruff>=0.17", "codespell>=2.4", "mypy>=2.0", "pre-commit>=4.0", *TEST],
     },
 )
