@@ -20,6 +20,7 @@ from datasets.files import write_atomic
 
 CONFIGS = Path("configs")
 RESULTS = Path("results")
+PRETRAINED = Path("models") / "pretrained"
 LONGEST_NAME = 255  # bytes: what file systems allow
 
 
@@ -189,7 +190,7 @@ def models_dir(job_name: str) -> Path:
 
 def shipped_weights(job_name: str) -> Path:
     """Where a job's trained weights lie that come with the repository, if any do."""
-    return CONFIGS / job_name / "weights.pth"
+    return PRETRAINED / f"{job_name}.pth"
 
 
 def config_path(job_name: str, stage: int) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from models.ops.selective_scan import why_not
+from models.streaming import BAND, stream, streams_exactly
 from models.weights import load_network
 
 from .. import distributed
@@ -33,7 +34,6 @@ from ..memory import (
 from .local_pooling import use_local_pooling
 from .options import AUTO
 from .self_ensemble import restore_ensemble
-from .streaming import BAND, stream, streams_exactly
 from .tiling import restore_tiled
 
 logger = logging.getLogger(__name__)

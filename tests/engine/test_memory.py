@@ -12,8 +12,8 @@ from engine.memory import (
     peak_memory,
     streaming_cost,
 )
-from engine.predict.streaming import stream
 from models import XYScanNet
+from models.streaming import stream
 
 CPU = torch.device("cpu")
 

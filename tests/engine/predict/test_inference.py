@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from engine import distributed
-from engine.config import ConfigError
+from engine.config import ConfigError, shipped_weights
 from engine.memory import OutOfMemory
 from engine.predict import inference
 from engine.predict.inference import (
@@ -210,9 +210,10 @@ def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeyp
 def test_a_jobs_own_weights_come_before_those_shipped_with_its_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_config(tmp_path, "j", stage=2)
-    shipped = tmp_path / "configs" / "j" / "weights.pth"
+    shipped = tmp_path / shipped_weights("j")
+    shipped.parent.mkdir(parents=True)
     shipped.touch()
-    assert str(find_weights(None, "j", "best")) == "configs/j/weights.pth"
+    assert find_weights(None, "j", "best") == shipped_weights("j")
     with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
         find_weights(tmp_path / "other.pth", "j", "best")
     own = tmp_path / "results" / "j" / "models" / "best_XYScanNet_stage2.pth"

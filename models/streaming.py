@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.fusion import KLFF
-from models.ops.kl_divergence import kl_divergence
-from models.vssm import InterVSSM, IntraVSSM
-from models.xyscannet import MULTIPLE, XYScanNet, pad
+from .fusion import KLFF
+from .ops.kl_divergence import kl_divergence
+from .vssm import InterVSSM, IntraVSSM
+from .xyscannet import MULTIPLE, XYScanNet, pad
 
 BAND = 32  # rows or columns at a time, at every level
 TOLERANCE = 1e-4  # of the residual's largest value, by which a streamed result may differ from the network's
