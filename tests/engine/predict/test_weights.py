@@ -40,6 +40,7 @@ def test_a_jobs_own_weights_come_before_those_shipped_with_its_recipe(tmp_path, 
     monkeypatch.chdir(tmp_path)
     make_config(tmp_path, "j", stage=2)
     shipped = tmp_path / "models" / "pretrained" / "j.pth"
+    shipped.parent.mkdir(parents=True)
     shipped.touch()
     assert str(find_weights(None, "j", "best")) == "models/pretrained/j.pth"
     with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
