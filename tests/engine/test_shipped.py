@@ -8,7 +8,7 @@ from datasets.images import read_rgb
 from datasets.synthesize import LINEAR_LIGHT
 from engine.config import load_config, shipped_weights
 from engine.predict.inference import Restorer
-from metrics import psnr
+from metrics.psnr import psnr
 from models import xyscannet_t
 from models.images import images_to_tensor, tensor_to_images
 from models.weights import read_weights

@@ -6,7 +6,7 @@ import torch
 from datasets.images import read_rgb
 from engine.config import shipped_weights
 from engine.predict.inference import Restorer
-from metrics import psnr
+from metrics.psnr import psnr
 from models.images import images_to_tensor, tensor_to_images
 from tests.workplace import ROOT
 

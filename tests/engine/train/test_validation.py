@@ -7,7 +7,7 @@ import torch
 
 from engine.predict.inference import Restorer
 from engine.train.validation import Validation
-from metrics import psnr_torch
+from metrics.psnr import psnr_torch
 from models.images import images_to_tensor, tensor_to_images
 
 
