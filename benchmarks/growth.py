@@ -27,8 +27,8 @@ from analysis.figure import new_figure, save  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.memory import GIB  # noqa: E402
-from engine.predict.streaming import stream  # noqa: E402
 from models import XYScanNet  # noqa: E402
+from models.streaming import stream  # noqa: E402
 
 ASPECT = 4 / 3
 COLUMNS = [

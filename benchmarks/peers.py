@@ -23,8 +23,8 @@ from analysis.macs import WHOLE, count  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.memory import GIB  # noqa: E402
-from engine.predict.streaming import stream  # noqa: E402
 from models import XYScanNet  # noqa: E402
+from models.streaming import stream  # noqa: E402
 
 COLUMNS = [("", -16), ("parameters", 12), ("GMAC", 9), ("s", 9), ("s a TMAC", 10), ("peak GiB", 10)]
 

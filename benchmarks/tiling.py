@@ -30,11 +30,11 @@ from benchmarks import measure  # noqa: E402
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import LayoutError, find_pairs  # noqa: E402
 from engine import distributed  # noqa: E402
-from engine.predict.streaming import BAND, stream  # noqa: E402
 from engine.predict.tiling import check_tile, restore_tiled  # noqa: E402
 from metrics.psnr import psnr  # noqa: E402
 from models import XYScanNet, load_network  # noqa: E402
 from models.images import images_to_tensor, tensor_to_images  # noqa: E402
+from models.streaming import BAND, stream  # noqa: E402
 
 COLUMNS = (
     ("", -28),
