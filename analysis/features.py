@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     from engine import distributed
     from engine.console import readable_errors
-    from engine.predict.images import tensor_to_images
+    from models.images import tensor_to_images
 
     with readable_errors():
         check_name(arguments.output)

@@ -134,7 +134,7 @@ def read_patch(path: Path, size: int, corner: tuple[int, int] | None = None) -> 
         ImageError: the image is damaged.
     """
     from datasets.images import read_rgb
-    from engine.predict.images import images_to_tensor
+    from models.images import images_to_tensor
 
     image = read_rgb(path)
     height, width = image.shape[:2]

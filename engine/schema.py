@@ -53,6 +53,7 @@ class DataConfig:
     degradation: str | None = None  # noise:25, noise:15-50, jpeg:10-40, sr:4, …
     patch_size: int = 252
     batch_size: int = 16  # images in each step, over all processes
+    rotate: float = 1.0  # probability of a uniform rotation by 0, 90, 180, 270 degrees; released code: 0.5
     workers: int = 4  # data loader processes for each training process
     cache: Literal["none", "memmap"] = "none"  # memmap: decode each image once, into one file per split
     cache_dir: str = "datasets/.cache"
@@ -61,6 +62,7 @@ class DataConfig:
         require(self.patch_size >= 16, "patch_size", "must be at least 16")
         require(self.batch_size >= 1, "batch_size", "must be at least 1")
         require(self.workers >= 0, "workers", "must not be negative")
+        require(0 <= self.rotate <= 1, "rotate", "must be in [0, 1]")
         if self.degradation is not None:
             self._check_degradation()
 
@@ -151,11 +153,12 @@ class TrainConfig:
     ema_decay: float = 0.0  # of the averaged weights that are scored and released; 0: none
     validate_every: int = 30  # epochs
     save_every: int = 1  # epochs
+    snapshot_every: int | None = None  # epochs between snapshots of the weights, epochN_
     seed: int = 666
 
     def check(self) -> None:
         require((self.epochs is None) != (self.iterations is None), "epochs", "give either epochs or iterations")
-        for name in ("epochs", "iterations", "accumulate", "validate_every", "save_every"):
+        for name in ("epochs", "iterations", "accumulate", "validate_every", "save_every", "snapshot_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1")
         require(0 <= self.ema_decay < 1, "ema_decay", "must be in [0, 1)")

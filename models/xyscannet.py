@@ -126,8 +126,9 @@ class XYScanNet(nn.Module):
         x = torch.cat([self.up3_2(x), self.clff_level2(level2, level1, level3)], dim=1)
         x = self.decoder_level2(self.reduce_chan_level2(x))
         x = torch.cat([self.up2_1(x), self.clff_level1(level1, level2, level3)], dim=1)
-        del level1, level2, level3  # the last decoder is where the memory peaks
-        x = self.decoder_level1(self.reduce_chan_level1(x))
+        del level1, level2, level3  # memory peaks in the last decoder, which needs neither these nor the cat
+        x = self.reduce_chan_level1(x)
+        x = self.decoder_level1(x)
         return F.pixel_shuffle(self.output(x), self.unshuffle)
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from datasets.files import walk
 from datasets.images import IMAGE_SUFFIXES, ImageError, read_file
 from datasets.layouts import image_names
+from models.images import images_to_tensor, tensor_to_images
 
 from ..console import describe
 from ..memory import OutOfMemory, is_out_of_memory
-from .images import images_to_tensor, tensor_to_images
 from .inference import Restorer
 from .photo import RAW_SUFFIXES, decode_photograph, write_photograph
 from .png import read_text

@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 import torch
 
-from .padding import MULTIPLE  # tiles keep to this grid, so that the network halves them as it does the full image
+from models.images import MULTIPLE
+
+# Tiles keep to the grid of MULTIPLE pixels, so that the network halves them as it halves the full image.
 
 
 def check_tile(tile: int, overlap: int) -> None:

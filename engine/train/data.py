@@ -108,7 +108,9 @@ class TrainingData:
 
     def _crops(self) -> PairedCrops:
         data, reader = self.config.data, self._reader(self.train_pairs)
-        return PairedCrops(self.train_pairs, data.patch_size, self.config.train.seed, reader, self.degradation)
+        return PairedCrops(
+            self.train_pairs, data.patch_size, self.config.train.seed, reader, self.degradation, data.rotate
+        )
 
     def _reader(self, pairs: list[Pair]):
         if self.config.data.cache == "none":

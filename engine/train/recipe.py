@@ -27,6 +27,7 @@ MAY_CHANGE = {
     "train.checkpoint_activations",
     "train.validate_every",
     "train.save_every",
+    "train.snapshot_every",
 }
 COUNT, NAMES = "number of training pairs", "names of the training pairs (checksum)"
 

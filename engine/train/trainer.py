@@ -97,6 +97,9 @@ class Trainer:
             if run.validation_due or run.due(train.save_every) or run.finished or stop:
                 self._stop_if_nonfinite()
                 run.save()  # before the validation, which takes long and may meet a damaged image
+            if train.snapshot_every and run.due(train.snapshot_every):
+                self._stop_if_nonfinite()
+                run.release(f"epoch{run.epoch}")
             if stop and not run.finished:
                 return
             if run.validation_due:

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from datasets.paired import WholePairs
-from metrics import psnr_torch, ssim_matlab_rgb_torch
+from metrics.psnr import psnr_torch
+from metrics.ssim import ssim_matlab_rgb_torch
+from models.images import reflect_pad
 
 from .. import distributed
-from ..predict.padding import reflect_pad
 from ..prefetch import prefetch
 
 READERS = 2  # threads: processes forked during training can inherit a lock that nobody releases

@@ -12,7 +12,7 @@ import torch
 from losses import TERMS, ContrastLoss, DeblurLoss, charbonnier, contrast, edge, term
 from losses.contrast import blur_mask, vgg19_features, vgg19_layers
 from losses.edge import laplacian
-from metrics import psnr_torch
+from metrics.psnr import psnr_torch
 from tests.parity import fill, image
 
 PARITY = json.loads((Path(__file__).parents[1] / "fixtures" / "parity" / "loss_parity.json").read_text())

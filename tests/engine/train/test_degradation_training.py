@@ -6,10 +6,11 @@ import shutil
 import pytest
 import torch
 
+from datasets.catalogue import DataSet
 from datasets.degradation import Degradation, degrade_folder, parse_degradation
 from engine.config import ConfigError, load_config
 from engine.console import readable_errors
-from engine.predict.test_set import PredictSpec, predict
+from engine.predict.test_set import predict
 from engine.train.run import TrainingRun
 from tests.workplace import ROOT, make_config, make_pairs, run, weights
 
@@ -37,7 +38,7 @@ def test_two_steps_of_each_and_its_test_set_predicted(place, text, monkeypatch, 
     monkeypatch.chdir(place)
     degrade_folder("photos/val", "written", parse_degradation(text))
     predict(
-        PredictSpec("Photographs", "written", "images", "best"),
+        DataSet(None, "Photographs", "written", {}, "images"),
         ["--job_name", "tiny", "--device", "cpu", "--weights", "results/tiny/models/best_XYScanNet_stage1.pth"],
     )
     done = capsys.readouterr().out

@@ -52,13 +52,14 @@ def test_a_run_learns_scores_and_leaves_everything_behind(place):
         "tiny",
         "train.epochs=6",
         "train.validate_every=3",
+        "train.snapshot_every=4",
         "train.ema_decay=0.5",
         "data.workers=2",
         "data.cache=memmap",
     )
     results = place / "results" / "tiny"
     assert {path.name for path in (results / "models").iterdir()} == {
-        f"{kind}_XYScanNet_stage1.pth" for kind in ("best", "final", "last", "previous_last")
+        f"{kind}_XYScanNet_stage1.pth" for kind in ("best", "final", "last", "previous_last", "epoch4")
     }
     assert "epoch 3: validation PSNR" in out and "epoch 6/6  step 8/8" in out and "(3 images)" in out
     assert "epoch 6/6" in (results / "train_stage1.log").read_text()

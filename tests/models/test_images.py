@@ -1,9 +1,10 @@
-"""Images to tensors and back, level for level."""
+"""Images to tensors and back, level for level; reflect padding against NumPy's."""
 
 import numpy as np
+import pytest
 import torch
 
-from engine.predict.images import images_to_tensor, tensor_to_images
+from models.images import images_to_tensor, reflect_pad, tensor_to_images
 
 
 def test_levels_there_and_back():
@@ -18,3 +19,10 @@ def test_levels_are_clamped_and_rounded_to_the_nearest():
     values = torch.tensor([-9.0, -0.5, 0.4 / 255 - 0.5, 0.6 / 255 - 0.5, 254.6 / 255 - 0.5, 0.5, 9.0])
     levels = tensor_to_images(values.view(1, 1, 1, -1).expand(1, 3, 1, -1))
     assert levels[0, 0, :, 0].tolist() == [0, 0, 0, 1, 255, 255, 255]
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (2, 3), (5, 16), (8, 8), (21, 30)])
+def test_padding_reflects_as_numpy_does(height, width):
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    widths = ((0, 0), (0, 0), (0, -height % 8), (0, -width % 8))
+    assert np.array_equal(reflect_pad(images).numpy(), np.pad(images.numpy(), widths, mode="reflect"))
