@@ -33,15 +33,15 @@ class Unpadded(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image + self.network.residual(image)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + self.network.residual(images)
 
 
 def export_program(network: XYScanNet) -> torch.export.ExportedProgram:
     """`Unpadded` as PyTorch's export records it, batch, height and width free; sides are multiples of 8 from 16."""
     batch, height, width = (torch.export.Dim(name, min=low) for name, low in (("batch", 1), ("h", 2), ("w", 2)))
     example = torch.zeros(2, 3, 4 * MULTIPLE, 6 * MULTIPLE)
-    shapes = {"image": {0: batch, 2: MULTIPLE * height, 3: MULTIPLE * width}}
+    shapes = {"images": {0: batch, 2: MULTIPLE * height, 3: MULTIPLE * width}}
     with torch.no_grad():
         return torch.export.export(Unpadded(network).eval(), (example,), dynamic_shapes=shapes)
 
