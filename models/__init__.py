@@ -1,6 +1,6 @@
-"""The network and nothing else."""
+"""XYScanNet and its weights."""
 
-from . import fusion, ss2d, vssm  # noqa: F401 (they register their modules)
+from . import fusion, ss2d, vssm  # noqa: F401 (register their modules)
 from .weights import WeightsError, load_network, load_weights
 from .xyscannet import XYScanNet, xyscannet, xyscannet_s, xyscannet_t, xyscannetp
 
