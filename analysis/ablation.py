@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.variants import TABLES, add_variants_flag, find_variants, table_variants
+from datasets.catalogue import DATA_SETS
 from engine.config import results_dir
 from engine.evaluate.table import FORMATS, Table
 
@@ -168,15 +169,13 @@ def make_quick_data() -> None:
 def find_test_sets(arguments: argparse.Namespace) -> tuple[dict[str, TestSet], dict[str, str]]:
     """The test sets of the tables' columns that are there, and why the others cannot be scored on."""
     from analysis.quality import quality_columns
-    from analysis.runs import FOLDERS, TestSet
-    from datasets.catalogue import DATA_SETS
+    from analysis.runs import TestSet
     from datasets.layouts import LayoutError
 
-    folders = QUICK_FOLDERS if arguments.quick else FOLDERS
     found, missing = {}, {}
     for key in quality_columns(_numbers(arguments)):
         try:
-            found[key] = TestSet.find(key, folders[key])
+            found[key] = TestSet.find(key, QUICK_FOLDERS[key] if arguments.quick else None)
         except LayoutError as error:
             missing[key] = f"{DATA_SETS[key].title}: {error}"
     return found, missing
@@ -208,7 +207,6 @@ def make_tables(
 ) -> list[Table]:
     """A table for each test set, of the scores that there are so far."""
     from analysis.quality import quality_columns, quality_table
-    from datasets.catalogue import DATA_SETS
 
     numbers = _numbers(arguments)
     name = f"Table {arguments.table}" if arguments.table else "Tables 5 to 8"

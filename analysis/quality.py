@@ -7,9 +7,8 @@ from collections.abc import Collection, Sequence
 
 from analysis.variants import paper_rows
 from datasets.catalogue import DATA_SETS
-from engine.evaluate.comparison import OWN_NAMES, PAPERS, differences, digits, notes
-from engine.evaluate.table import NOT_MEASURED, Column, Line, Table
-from metrics.catalogue import METRICS
+from engine.evaluate.comparison import OWN_NAMES, PAPERS, columns, differences, notes
+from engine.evaluate.table import NOT_MEASURED, Line, Table
 
 PAPER_SEEDS = 4  # the paper averages four runs
 
@@ -32,12 +31,12 @@ class Mean(float):
 def quality_columns(numbers: Collection[int]) -> dict[str, list[str]]:
     """The paper's words for the scores in these tables by test set, such as gopro: [PSNR, LPIPS]."""
     keys = {data_set.title: key for key, data_set in DATA_SETS.items()}
-    columns: dict[str, list[str]] = {}
+    scores: dict[str, list[str]] = {}
     for column in dict.fromkeys(column for figures in paper_rows(numbers).values() for column in figures):
         title, _, score = column.rpartition(" ")
         if title in keys and score in OWN_NAMES:
-            columns.setdefault(keys[title], []).append(score)
-    return columns
+            scores.setdefault(keys[title], []).append(score)
+    return scores
 
 
 def quality_table(
@@ -70,12 +69,7 @@ def quality_table(
             lines.append(Line(row + PAPERS, papers[row], competes=row != "Reference"))
         if row in records:
             lines.append(own_line(row, records[row], names, full))
-    columns = [
-        Column(name, digits(name, lines), measure.higher_is_better)
-        for name, measure in METRICS.items()
-        if name in names
-    ]
-    return Table(title, columns, lines, [*remarks, *run_remarks(records, names)])
+    return Table(title, columns(names, lines), lines, [*remarks, *run_remarks(records, names)])
 
 
 def own_line(label: str, records: list[dict], names: set[str], full: bool) -> Line:

@@ -8,7 +8,6 @@ time.
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from pathlib import Path
 
 import yaml
 
-from datasets.catalogue import DATA_SETS
+from datasets.catalogue import DATA_SETS, DataSet
+from datasets.files import JsonError, read_json
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
 from engine.predict.weights import checksum
@@ -26,18 +26,6 @@ from engine.train.signals import STOPPED, STOPPING
 from metrics.catalogue import column_names
 
 SCRIPTS = Path(__file__).parents[1]
-FOLDERS = {  # test set -> where it lies
-    "gopro": Path("datasets/GoPro"),
-    "hide": Path("datasets/HIDE"),
-    "rwbi": Path("datasets/RWBI"),
-    "realblur_j": Path("datasets/RealBlur_J"),
-}
-PREDICT = {  # test set -> script, folder of the images in results/J
-    "gopro": ("predict_GoPro_test_results.py", "images"),
-    "hide": ("predict_HIDE_results.py", "images_hide"),
-    "rwbi": ("predict_RWBI_results.py", "images_rwbi"),
-    "realblur_j": ("predict_RealBlur_J_test_results.py", "images_realj"),
-}
 # Keys that change how a run is computed, but not its result.
 HARMLESS = {
     "data.workers",
@@ -63,22 +51,23 @@ class TestSet:
     """A test set to score on.
 
     Attributes:
-        key: of ``datasets.catalogue.DATA_SETS``.
         folder: where it lies.
-        images: how many blurred images it has.
+        count: how many blurred images are there.
     """
 
-    key: str
+    data_set: DataSet
     folder: Path
-    images: int
+    count: int
 
     @classmethod
-    def find(cls, key: str, folder: Path) -> TestSet:
-        """Raises LayoutError, with a message of one line, where there is none."""
+    def find(cls, key: str, folder: Path | None = None) -> TestSet:
+        """The test set of a key of datasets/catalogue.py; LayoutError, with a message of one line, if there is none."""
+        data_set = DATA_SETS[key]
+        folder = folder or Path(data_set.folder)
         if not folder.is_dir():
-            raise LayoutError(f"{folder}: no such folder; unpack {DATA_SETS[key].title} there")
+            raise LayoutError(f"{folder}: no such folder; unpack {data_set.title} there")
         try:
-            return cls(key, folder, len(find_pairs(folder, "test", variant=DATA_SETS[key].variant)))
+            return cls(data_set, folder, len(find_pairs(folder, "test", variant=data_set.variant)))
         except LayoutError as error:
             raise LayoutError(str(error).splitlines()[0]) from error
 
@@ -143,25 +132,25 @@ class Run:
                 raise Unfinished("training stopped before its end")
         for test_set in test_sets:
             record = self.record(test_set)
+            data_set, folder = ("--dataset", test_set.data_set.key), str(test_set.folder)
             if record is None:
-                script, folder = PREDICT[test_set.key][0], str(test_set.folder)
-                self._script(script, "--job_name", self.name, "--weights", str(self.weights), "--input", folder)
+                source = ("--job_name", self.name, "--weights", str(self.weights), "--input", folder)
+                self._script("predict_test_results.py", *data_set, *source)
             if record is None or self._lacks_scores(record):
-                truth = [] if test_set.key == "rwbi" else ["--gt", str(test_set.folder)]
-                images = ["--pred", str(self._images(test_set)), "--dataset", test_set.key]
-                self._script("evaluate.py", *images, *truth, "--niqe_model", self.niqe_model)
+                truth = ("--gt", folder) if test_set.data_set.has_sharp else ()
+                images = ("--pred", str(self._images(test_set)))
+                self._script("evaluate.py", *images, *data_set, *truth, "--niqe_model", self.niqe_model)
 
     def record(self, test_set: TestSet) -> dict | None:
         """The scores that evaluate.py has written; None unless they are of these weights and of all the images."""
-        path = Path(f"{self._images(test_set)}_scores") / "scores.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(Path(f"{self._images(test_set)}_scores") / "scores.json")
             fits = (
                 record["complete"]
-                and record["images"]["scored"] == test_set.images
+                and record["images"]["scored"] == test_set.count
                 and record["made_by"]["weights_sha256"] == checksum(self.weights)
             )
-        except (OSError, KeyError, TypeError, ValueError):
+        except (OSError, JsonError, KeyError, TypeError):
             return None
         return record if fits else None
 
@@ -171,7 +160,7 @@ class Run:
         return any("value" not in record["metrics"].get(name, {}) for name in columns)
 
     def _images(self, test_set: TestSet) -> Path:
-        return results_dir(self.name) / PREDICT[test_set.key][1]
+        return results_dir(self.name) / test_set.data_set.images
 
     def _script(self, script: str, *arguments: str) -> None:
         """Run a script to its end.

@@ -170,7 +170,7 @@ def add_variants_flag(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _names(text: str) -> list[str]:
     """The names in --variants's value. Commas in brackets belong to a name: model.num_blocks=[1,1,1]."""
-    return [name for name in re.split(r",(?![^\[]*\])", text) if name]
+    return [name for name in re.split(r",(?![^\[]*\]|[^{]*\})", text) if name]
 
 
 def _changed(label: str, override: str) -> Variant:

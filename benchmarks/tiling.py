@@ -1,14 +1,14 @@
-"""Compare full, streamed and tiled images in one run: time, peak memory, and how close they are to full images.
+"""Full, streamed and tiled prediction: accuracy, time and peak memory in one run.
 
     python benchmarks/tiling.py datasets/GoPro/test --weights FILE
     python benchmarks/tiling.py datasets/GoPro/test --weights FILE --images 3 --size 360 640 --tile 128:32 256:32 256:64
     python benchmarks/tiling.py datasets/GoPro/test --dim 48 --size 720 1280 --images 1 --band 32 64
 
-The images are the blurred ones of a data set or any folder, cropped to --size in the middle. PSNR is in dB, the mean
-over all images: `to full` compares a result with the full image's, both before rounding to 8 bits; `to sharp` compares
-it, in 8 bits, with the sharp image where there is one. Each mode runs in a process of its own; memory is what is added
-to weights and images. Without --weights the network is untrained, of --dim channels: time and memory are those of a
-trained one, and PSNR means nothing.
+Restores the blurred images of a data set, or of any folder, cropped to the central --size pixels. PSNR in dB, averaged
+over the images: `to full` between a result and that of the full image, before rounding to 8 bits; `to sharp` between
+the 8-bit result and the sharp image, if there is one. Each mode runs in its own process; memory is the peak above
+weights and images. Without --weights the network has --dim channels and random weights: time and memory are those of a
+trained one, PSNR means nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from benchmarks import measure  # noqa: E402
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import LayoutError, find_pairs  # noqa: E402
 from engine import distributed  # noqa: E402
-from engine.predict.streaming import BAND, stream  # noqa: E402
 from engine.predict.tiling import check_tile, restore_tiled  # noqa: E402
 from metrics.psnr import psnr  # noqa: E402
 from models import XYScanNet, load_network  # noqa: E402
 from models.images import images_to_tensor, tensor_to_images  # noqa: E402
+from models.streaming import BAND, stream  # noqa: E402
 
 COLUMNS = (
     ("", -28),
@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 class Mode(NamedTuple):
-    """How an image is restored: by tiles, streamed in bands, or in full."""
+    """How an image is restored: by tiles, by bands, or in full."""
 
     tile: int | None = None
     overlap: int = 0
@@ -70,7 +70,7 @@ def main() -> None:
     device = distributed.device(arguments.device)
     blurred, sharp = read(arguments)
     height, width = blurred[0].shape[:2]
-    network = str(arguments.weights or f"untrained, dim {arguments.dim}")
+    network = str(arguments.weights or f"random weights, dim {arguments.dim}")
     print(
         f"{network}, {arguments.precision}, {distributed.describe(device)}, torch {torch.__version__}; "
         f"{len(blurred)} images, the first {width} x {height}\n"
@@ -88,16 +88,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="FOLDER", help="a data set, its test split, or a folder of images")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights")
-    parser.add_argument("--dim", type=int, default=48, help="without --weights: channels (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=48, help="channels, without --weights (default %(default)s)")
     parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N (default %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the images' own")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="crop size (default: full images)")
     parser.add_argument(
         "--band",
         type=int,
         nargs="*",
         default=[BAND],
         metavar="N",
-        help=f"rows of a streamed band, multiples of 4 (default {BAND})",
+        help=f"rows of a streamed band, a multiple of 4 (default {BAND})",
     )
     parser.add_argument(
         "--tile",
@@ -126,7 +126,7 @@ def tile(text: str) -> tuple[int, int]:
 
 
 def read(arguments: argparse.Namespace) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """The blurred images, and the sharp ones or None."""
+    """(blurred images, sharp images or None)."""
     pairs = find_pairs(arguments.data, "test")[: arguments.images]
     if not pairs:
         raise LayoutError(f"{arguments.data}: no images")
@@ -138,7 +138,7 @@ def read(arguments: argparse.Namespace) -> tuple[list[np.ndarray], list[np.ndarr
 
 
 def middle(image: np.ndarray, size: list[int] | None) -> np.ndarray:
-    """Crop the middle of (H, W, 3), at most of this height and width."""
+    """Center crop of (H, W, 3) to at most this height and width."""
     if size is None:
         return image
     top, left = (max(have - want, 0) // 2 for have, want in zip(image.shape, size, strict=False))
@@ -146,12 +146,12 @@ def middle(image: np.ndarray, size: list[int] | None) -> np.ndarray:
 
 
 def run(mode: Mode, arguments: argparse.Namespace, device: torch.device) -> Outcome:
-    """Measure one mode in this process."""
+    """One mode, in the current process."""
     torch.manual_seed(0)
     network = load_network(arguments.weights) if arguments.weights else XYScanNet(arguments.dim)
     network = network.to(device).eval()
     images = [images_to_tensor([image]).to(device) for image in read(arguments)[0]]
-    restored = []
+    restored: list[torch.Tensor] = []
 
     @torch.inference_mode()
     def restore_all() -> None:
@@ -191,7 +191,7 @@ def describe(outcome: Outcome | None, full: Outcome | None, sharp: list[np.ndarr
 
 
 def distance(image: np.ndarray, other: np.ndarray) -> float:
-    """PSNR of values in a range of 1; infinite where they are equal."""
+    """PSNR in dB of values with a range of 1; infinite for equal images."""
     error = np.square(image - other, dtype=np.float64).mean()
     return -10 * math.log10(error) if error else math.inf
 

@@ -1,6 +1,6 @@
-"""Blurs one image: a shaken camera over a photograph, or the average of neighbouring video frames; sensor noise.
+"""Synthetic blur of one image: camera shake over a photograph, or the average of neighbouring frames; sensor noise.
 
-Light is linear: value ** gamma of display values in [0, 1]. Photographs are float32 (H, W, 3), frames uint8 (H, W, 3).
+Linear light is value ** gamma for display values in [0, 1]. Photographs are float32 (H, W, 3), frames uint8 (H, W, 3).
 """
 
 from collections.abc import Sequence
@@ -10,21 +10,26 @@ import numpy as np
 
 from .trajectory import displaced, random_shake
 
-# Photographs are reduced to GoPro's width: pixels of a large photograph are softer than those of a video frame.
+# Photographs are reduced to the width of GoPro's images: at full size their pixels are softer than those of video.
 LONGEST_SIDE = 1280
 SMALLEST_ZOOM = 0.6
-FOCAL_RATIO = 1.1  # Focal length over the long side: a phone's or a GoPro's wide lens.
-MID_GREY = 0.5  # Display value at which the noise level is stated.
-READ_NOISE = 0.02  # Variance of the read noise, as that of the shot noise of this linear intensity.
+FOCAL_RATIO = 1.1  # focal length over the long side: the wide lens of a phone or a GoPro
+MID_GREY = 0.5  # display value for which the noise level is given
+READ_NOISE = 0.02  # linear intensity whose shot noise has the variance of the read noise
 
 
 def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """A random window of a photograph as a shaken camera sees it, and as it is.
+    """A random crop of a photograph, blurred by camera shake, and the sharp crop.
 
-    photo: linear light, at least size in height and width. strength: mean blur length in pixels.
-    Returns: blurred, sharp: float32 (size, size, 3), linear light.
+    Args:
+        photo: linear light, at least ``size`` in height and width.
+        size: height and width of the crop in pixels.
+        strength: mean blur length in pixels.
+        rng: the source of all randomness.
+    Returns:
+        (blurred, sharp), float32 (size, size, 3), linear light.
     """
-    length = strength * rng.gamma(4.0) / 4.0  # Mean `strength`, half as much standard deviation.
+    length = strength * rng.gamma(4.0) / 4.0  # mean `strength`, standard deviation half of that
     margin = int(length) + 4
     needed = (size + 2 * margin) / min(photo.shape[:2])
     photo = _resized(photo, rng.uniform(min(1.0, max(SMALLEST_ZOOM, needed)), 1.0), size)
@@ -39,7 +44,7 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
     low = np.floor(reach.min(axis=0)).astype(int) - 2
     high = np.ceil(reach.max(axis=0)).astype(int) + 3
     region = _region(photo, low, high)
-    # Output pixel -> photograph at the middle of the exposure -> photograph at the frame -> region.
+    # Output pixel -> photograph in the middle of the exposure -> photograph in the frame -> region.
     to_photo = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], float)
     to_region = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]], float)
     total = np.zeros((size, size, 3), np.float32)
@@ -49,13 +54,13 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
 
 
 def _offset(most: int, margin: int, rng: np.random.Generator) -> int:
-    """A window's offset in 0..most, away from the border by the margin where there is room for it."""
+    """Random offset of a crop in 0..most, with a margin to the border if there is room for it."""
     margin = min(margin, most // 2)
     return int(rng.integers(margin, most - margin + 1))
 
 
 def _region(photo: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The photograph from low to high (x, y), continued by its mirror image: a border is never black."""
+    """The photograph from low to high (x, y), mirrored beyond its border."""
     height, width = photo.shape[:2]
     inner = photo[max(0, low[1]) : min(height, high[1]), max(0, low[0]) : min(width, high[0])]
     above, left = max(0, -low[1]), max(0, -low[0])
@@ -64,7 +69,7 @@ def _region(photo: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def add_noise(linear: np.ndarray, noise: float, gamma: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds shot noise (variance proportional to the light) and read noise; `noise` is in 8-bit levels at mid-grey."""
+    """Add shot noise (variance proportional to the light) and read noise; ``noise`` is in 8-bit levels at mid-grey."""
     light = MID_GREY**gamma
     levels_per_light = 255 / gamma * light ** (1 / gamma - 1)
     variance = (noise / levels_per_light) ** 2 / (light + READ_NOISE) * (linear + READ_NOISE)
@@ -77,7 +82,7 @@ def to_linear(image: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def linear_photo(image: np.ndarray, size: int, gamma: float) -> np.ndarray:
-    """A photograph in linear light, reduced to LONGEST_SIDE but not below `size`."""
+    """A photograph in linear light, reduced to LONGEST_SIDE but not below ``size``."""
     photo = to_linear(image, gamma)
     return _resized(photo, min(1.0, LONGEST_SIDE / max(photo.shape[:2])), size)
 
@@ -94,7 +99,7 @@ def to_8_bit(linear: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def average(frames: Sequence[np.ndarray], gamma: float) -> np.ndarray:
-    """The mean of uint8 frames in light value ** gamma, as uint8."""
+    """The mean of value ** gamma over uint8 frames, as uint8 display values."""
     total = np.zeros(frames[0].shape, np.float32)
     for frame in frames:
         total += to_linear(frame, gamma)

@@ -73,7 +73,7 @@ class DataSet:
 
 OWN = DataSet(None, "Images", "", {}, "images")  # of anybody
 # fmt: off
-DATA_SETS: dict[str, DataSet] = {data_set.key: data_set for data_set in (
+DATA_SETS: dict[str, DataSet] = {data_set.key: data_set for data_set in (  # type: ignore[misc]  # all have keys
     DataSet("gopro", "GoPro", "datasets/GoPro", {"train": 2103, "test": 1111}, "images", table=1, has_gamma=True,
             path_words=("gopr",)),
     DataSet("hide", "HIDE", "datasets/HIDE", {"test": 2025}, "images_hide", table=2,

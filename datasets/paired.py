@@ -1,4 +1,4 @@
-"""Pairs of images as PyTorch data sets, and a check of all their headers before a run starts."""
+"""Image pairs as PyTorch datasets, and a check of all image headers before a run starts."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -24,15 +24,18 @@ HEADER_THREADS = 16
 class PairedCrops(Dataset):
     """Random augmented crops of pairs, for training.
 
-    An item is addressed by (epoch, index) and drawn with a generator seeded by [seed, epoch, index] alone, so it does
-    not depend on resuming or on the number of workers and processes.
+    An item is addressed by (epoch, index), and its randomness is seeded with [seed, epoch, index] alone: resuming and
+    the number of workers and processes do not change it.
 
     Args:
-        degradation: makes the blurred crop from the augmented sharp one; the pairs' blurred images are not read.
-
+        pairs: image pairs, each with a sharp image.
+        patch_size: height and width of the crops, in pixels.
+        seed: of crops, augmentation and degradation.
+        read: path -> uint8 (H, W, 3) RGB, such as ``cache.CachedReader``.
+        degradation: computes the blurred crop from the augmented sharp one; the pairs' blurred images are not read.
+        rotate: probability of a rotation, see ``augmentation.augment``.
     Raises:
         ValueError: a pair has no sharp image.
-        ImageError: an image cannot be read, or the two of a pair do not fit.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class PairedCrops(Dataset):
     ) -> None:
         alone = next((pair for pair in pairs if pair.sharp is None), None)
         if alone is not None:
-            raise ValueError(f"{alone.blurred}: has no sharp image to train with")
+            raise ValueError(f"{alone.blurred}: no sharp image; training needs pairs")
         self.pairs, self.patch_size, self.seed, self.read = pairs, patch_size, seed, read
         self.degradation, self.rotate = degradation, rotate
 
@@ -54,12 +57,16 @@ class PairedCrops(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(epoch, index) -> blurred, sharp: uint8 (3, P, P), contiguous."""
+        """(epoch, index) -> (blurred, sharp), contiguous uint8 (3, P, P).
+
+        Raises:
+            ImageError: an image cannot be read, or the two do not fit together.
+        """
         epoch, index = key
         pair = self.pairs[index]
         rng = np.random.default_rng([self.seed, epoch, index])
         try:
-            sharp = self.read(pair.sharp)
+            sharp = self.read(pair.sharp)  # type: ignore[arg-type]  # checked in __init__
             blurred = sharp if self.degradation else self.read(pair.blurred)
             blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng, self.rotate)
             if self.degradation:
@@ -72,10 +79,10 @@ class PairedCrops(Dataset):
 
 
 class WholeBatches(Dataset):
-    """Batches of a data set's items, addressed by lists of keys.
+    """Batches of a dataset's items, addressed by lists of keys.
 
-    Errors of images, files and memory are returned instead of raised, since a DataLoader would turn an error in its
-    process into text with a traceback. The consumer raises them.
+    Errors of images, files and memory are returned instead of raised, and the consumer of the batches raises them: a
+    DataLoader would convert an error in a worker to a text with a traceback.
     """
 
     def __init__(self, items: Dataset) -> None:
@@ -92,10 +99,9 @@ class WholePairs(Dataset):
     """Full images, for validation and prediction. Sizes may vary: load them with batch_size=None.
 
     Args:
-        degradation: makes the blurred image from the sharp one, the same each time.
-
-    Raises:
-        ImageError: an image cannot be read.
+        pairs: image pairs; sharp images may be missing.
+        read: path -> uint8 (H, W, 3) RGB.
+        degradation: computes the blurred image from the sharp one, reproducibly.
     """
 
     def __init__(self, pairs: Sequence[Pair], read: Reader = read_rgb, degradation: Degradation | None = None) -> None:
@@ -105,25 +111,30 @@ class WholePairs(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor | None, str]:
-        """-> blurred uint8 (3, H, W), sharp uint8 (3, H, W) or None where there is none, the pair's name."""
+        """-> (blurred uint8 (3, H, W), sharp uint8 (3, H, W) or None, name of the pair).
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
         pair = self.pairs[index]
-        if self.degradation:
-            blurred, sharp = self.degradation.whole(self.read(pair.sharp), index)
-            return _to_tensor(blurred), _to_tensor(sharp), pair.name
-        sharp = None if pair.sharp is None else _to_tensor(self.read(pair.sharp))
-        return _to_tensor(self.read(pair.blurred)), sharp, pair.name
+        sharp = self.read(pair.sharp) if pair.sharp else None
+        if self.degradation and sharp is not None:
+            blurred, sharp = self.degradation.whole(sharp, index)
+        else:
+            blurred = self.read(pair.blurred)
+        return _to_tensor(blurred), None if sharp is None else _to_tensor(sharp), pair.name
 
 
 def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress: bool = False) -> None:
-    """Read the header of every image, so that a bad file stops a run at its start and not after 30 hours.
+    """Read the header of every image, so that a bad file stops a run at its start and not hours later.
 
     Args:
-        patch_size: the smallest allowed height and width, None for any.
-        progress: show a bar (in one process of several).
-
+        patch_size: smallest allowed height and width; None for any.
+        progress: show a progress bar.
     Raises:
-        ImageError: for the first image, if it is missing or truncated; the message counts the others.
-        LayoutError: likewise, if its size differs from its partner's or is smaller than the patch.
+        ImageError: an image is missing or truncated.
+        LayoutError: an image differs in size from its partner, or is smaller than the patch. The message names the
+            first problem and counts the others.
     """
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         results = pool.map(_header_problem, pairs, repeat(patch_size))
@@ -135,10 +146,10 @@ def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress
 
 
 def worker_init(worker_id: int) -> None:
-    """A DataLoader's worker_init_fn: turn off OpenCV's own threads, which would compete with the other workers.
+    """worker_init_fn of the DataLoaders: no OpenCV threads, which would compete with the other workers, and no signals.
 
-    A terminal's Ctrl-C and a batch system's signals reach every process of a job. Workers ignore them: the training
-    process handles them, and needs its workers until the current step is done.
+    Ctrl-C and the signals of a batch system reach every process of a job. The training process handles them, and needs
+    its workers until the current step is done.
     """
     cv2.setNumThreads(0)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
@@ -165,5 +176,5 @@ def _times(size: tuple[int, int]) -> str:
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    # A copy: the source may be a read-only view, and pinning and stacking want contiguous memory.
+    # A copy: the source may be a read-only view, and pinning and stacking need contiguous memory.
     return torch.from_numpy(image.transpose(2, 0, 1).copy())

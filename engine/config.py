@@ -18,10 +18,11 @@ import yaml
 from datasets.files import write_atomic
 
 from .schema import Config, ModelConfig
-from .typed_yaml import ConfigError, build, parse_yaml, read_yaml, suggest, to_plain
+from .typed_yaml import ConfigError, build, parse_yaml, read_yaml, suggest
 
 CONFIGS = Path("configs")
 RESULTS = Path("results")
+PRETRAINED = Path("models") / "pretrained"
 LONGEST_NAME = 200  # bytes; file systems take 255, and temporary files have longer names
 
 
@@ -49,7 +50,7 @@ def models_dir(job_name: str) -> Path:
 
 def shipped_weights(job_name: str) -> Path:
     """The file for trained weights that come with the repository; few jobs have one."""
-    return CONFIGS / check_job_name(job_name) / "weights.pth"
+    return PRETRAINED / f"{check_job_name(job_name)}.pth"
 
 
 def start_weights(config: Config) -> Path:
@@ -100,7 +101,7 @@ def save_config(config: Config, path: Path, **facts: object) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    return yaml.safe_dump(to_plain(config), sort_keys=False)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def parse_stage_config(

@@ -137,7 +137,8 @@ def gather(obj: object) -> list:
     if not is_distributed():
         return [obj]
     gathered = [None] * world_size()
-    dist.all_gather_object(gathered, obj)
+    with torch.inference_mode(False):  # in inference mode PyTorch 2.4 refuses to fill its own buffers
+        dist.all_gather_object(gathered, obj)
     return gathered
 
 

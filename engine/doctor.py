@@ -11,7 +11,7 @@ from datasets.catalogue import DATA_SETS
 from datasets.layouts import LayoutError, find_pairs
 from models.ops.selective_scan import BACKENDS, NATIVE, choose, why_not
 
-from .config import CONFIGS, RESULTS
+from .config import CONFIGS, PRETRAINED, RESULTS
 from .provenance import git_hash, versions
 
 
@@ -75,12 +75,12 @@ def _data_sets() -> list[str]:
 
 
 def _weights() -> list[str]:
-    files = [*sorted(CONFIGS.glob("*/weights.pth")), *sorted(RESULTS.glob("*/models/*_XYScanNet_stage*.pth"))]
+    files = [*sorted(PRETRAINED.glob("*.pth")), *sorted(RESULTS.glob("*/models/*_XYScanNet_stage*.pth"))]
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
     vgg = Path("models") / "vgg19-dcbb9e9d.pth"
     jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir()))
     return [
-        *(lines or [f"none in {CONFIGS}/*/ and {RESULTS}/*/models (jobs: {jobs})"]),
+        *(lines or [f"none in {PRETRAINED} and {RESULTS}/*/models (jobs: {jobs})"]),
         f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}",
     ]
 

@@ -33,3 +33,15 @@ def prefetch(pool: Executor, function: Callable[[Item], Result], items: Iterable
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def batches(items: Iterable[Item], size: int, kind: Callable[[Item], object]) -> Iterator[list[Item]]:
+    """Up to `size` neighbours of one `kind` at a time."""
+    batch: list[Item] = []
+    for item in items:
+        if batch and (len(batch) == size or kind(item) != kind(batch[0])):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

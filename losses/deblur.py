@@ -23,7 +23,8 @@ class DeblurLoss(nn.Module):
     def __init__(self, weights: Mapping[str, float] = PAPER):
         super().__init__()
         self.weights = {name: weight for name, weight in weights.items() if weight}
-        self.terms = {name: TERMS[name]() if isinstance(TERMS[name], type) else TERMS[name] for name in self.weights}
+        chosen = {name: TERMS[name] for name in self.weights}
+        self.terms = {name: loss() if isinstance(loss, type) else loss for name, loss in chosen.items()}
         self.term_modules = nn.ModuleList(term for term in self.terms.values() if isinstance(term, nn.Module))
 
     def forward(

@@ -10,7 +10,6 @@ fid_whang over patches.
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -88,7 +87,7 @@ class Metric:
         """
         module, _, name = self.function.partition(":")
         found = getattr(importlib.import_module(f"metrics.{module}"), name)
-        if inspect.isclass(found):
+        if isinstance(found, type):
             return found(*self.arguments, **{name: settings[name] for name in self.settings})
         return found
 

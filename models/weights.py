@@ -5,6 +5,7 @@ import math
 import re
 import zipfile
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ZIP_START = b"PK\x03\x04"
 DESCRIPTION = "xyscannet"  # key in the metadata of a state dict
+Network = TypeVar("Network", bound=XYScanNet)
 
 
 class WeightsError(ValueError):
@@ -134,9 +136,7 @@ def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     # A tensor can be expanded from a single number, so that its shape exceeds the file's size.
     if sum(value.numel() * value.element_size() for value in content.values()) > Path(path).stat().st_size:
         raise WeightsError(path, "its tensors' shapes claim more than the file's size")
-    for name, value in content.items():
-        if not _is_finite(value):
-            raise WeightsError(path, f"{name} is not finite: it holds values that are NaN or infinite in float32")
+    check_finite(content, path)
     state = {name.removeprefix("module."): value for name, value in content.items()}
     if len(state) < len(content):
         raise WeightsError(path, "holds the same names with and without 'module.'")
@@ -152,6 +152,13 @@ def _unfit(value: torch.Tensor) -> str | None:
     if value.dtype not in FLOATS:
         return f"is of {value.dtype}; expected one of {', '.join(map(str, FLOATS))}"
     return None
+
+
+def check_finite(state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Raise WeightsError that names the first of ``path``'s tensors with a NaN or an infinity."""
+    for name, value in state.items():
+        if not _is_finite(value):
+            raise WeightsError(path, f"{name} is not finite: it holds values that are NaN or infinite in float32")
 
 
 def _is_finite(value: torch.Tensor) -> bool:
@@ -202,18 +209,26 @@ def load_network(path: str | Path, **options) -> XYScanNet:
         WeightsError: as ``load_weights``, or the network cannot be built here.
     """
     state, description = _read(path)
-    options = {**options, **(description or _architecture(state, path))}
+    return build(XYScanNet, {**options, **(description or _architecture(state, path))}, state, path)
+
+
+def build(kind: type[Network], options: dict, state: dict[str, torch.Tensor], path: str | Path) -> Network:
+    """The network ``kind(**options)`` with the weights ``state``, which ``path`` held, in evaluation mode.
+
+    Raises:
+        WeightsError: options that make no network, or the first key that does not fit.
+    """
     try:
         # On the meta device first: one small tensor in the file can claim any width.
         with torch.device("meta"):
-            _compare(state, XYScanNet(**options), path)
+            _compare(state, kind(**options), path)
     except (TypeError, KeyError) as error:
         raise WeightsError(path, f"of a network that cannot be built here ({error})") from error
     except ValueError as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(path, f"of a network that cannot be built here: {error}") from error
-    network = XYScanNet(**options)
+    network = kind(**options)
     network.load_state_dict(state)
     return network.eval()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from datasets.images import read_rgb
 from metrics.catalogue import METRICS
 
-from ..prefetch import prefetch, threads
+from ..prefetch import batches, prefetch, threads
 from .pairing import Sample
 from .store import Score
 
@@ -82,7 +82,7 @@ def score_on_gpu(tasks: list[Task], scorers: Scorers, workers: int) -> Iterator[
     """The networks' scores of each task, in batches of neighbouring images of one size, read by so many threads."""
     with threads(workers) as readers:
         read = prefetch(readers, lambda task: (task, read_images(task)), tasks, depth=2 * GPU_BATCH)
-        for batch in _batches(read):
+        for batch in batches(read, GPU_BATCH, kind=lambda one: (one[1]["restored"].shape, one[0][1])):
             columns = batch[0][0][1]
             scores = {column: _batch_scores(column, [images for _, images in batch], scorers) for column in columns}
             for k, ((sample, _), _) in enumerate(batch):
@@ -95,19 +95,3 @@ def _batch_scores(column: str, images: list[Images], scorers: Scorers) -> list[S
     except ValueError as error:  # too small for the network, as all of one size are
         return [" ".join(str(error).split())] * len(images)
     return list(map(float, scores))
-
-
-def _batches(read: Iterable[tuple[Task, Images]]) -> Iterator[list[tuple[Task, Images]]]:
-    """Neighbours of one size that lack the same scores."""
-    batch: list[tuple[Task, Images]] = []
-    for task, images in read:
-        if batch and (len(batch) == GPU_BATCH or _kind(task, images) != _kind(*batch[0])):
-            yield batch
-            batch = []
-        batch.append((task, images))
-    if batch:
-        yield batch
-
-
-def _kind(task: Task, images: Images) -> tuple:
-    return images["restored"].shape, task[1]

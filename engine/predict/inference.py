@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from models.images import MULTIPLE, reflect_pad
+from models.streaming import stream, streams_exactly
 from models.weights import load_network
 
 from .. import distributed
 from ..memory import GIB, PROBE, OutOfMemory, bytes_per_pixel, free_memory, is_out_of_memory
 from .local_pooling import use_local_pooling
 from .self_ensemble import restore_ensemble
-from .streaming import stream, streams_exactly
 from .tiling import restore_tiled
 from .weights import checksum, network_options
 

@@ -10,7 +10,7 @@ import argparse
 import functools
 import statistics
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from ..evaluate.comparison import OWN_NAMES, baseline_lines, columns, run_line
 from ..evaluate.pairing import Pairing, Sample
 from ..evaluate.table import Line, Table
 from ..memory import GIB, peak_memory
-from ..prefetch import prefetch, threads
+from ..prefetch import batches, prefetch, threads
 from .inference import Restorer
 from .record import Predictions, PredictionsError
 from .weights import find_weights
@@ -61,11 +61,18 @@ class Restored:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has made: the folder of all the pairs' images, how they were restored, and time and memory."""
+    """What a run has made.
+
+    Attributes:
+        predictions: the folder with all the pairs' images.
+        left_out: names of the pairs beyond --limit.
+        mode: how images were restored, in words.
+        results: time and memory.
+    """
 
     predictions: Predictions
     pairs: list[Pair]
-    left_out: list[str]  # names of pairs beyond --limit
+    left_out: list[str]
     mode: str
     tiled: bool
     results: dict[str, object]
@@ -180,7 +187,8 @@ def restore_all(
     )
     with bar, threads(READERS) as readers, threads(WRITERS) as writers:
         read = prefetch(readers, read_pair, pairs, depth=max(READERS, batch_size))
-        restored = (image for batch in batches(read, batch_size) for image in restore_batch(restorer, batch))
+        equal = batches(read, batch_size, kind=lambda image: image.blurred.shape)
+        restored = (image for batch in equal for image in restore_batch(restorer, batch))
         for taken in prefetch(writers, functools.partial(save, predictions), restored, depth=2 * WRITERS):
             seconds.append(taken)
             bar.update()
@@ -197,21 +205,6 @@ def read_pair(pair: Pair) -> Loaded:
         )
         raise LayoutError(f"a blurred image and its sharp one differ in size: {sizes}")
     return Loaded(pair, blurred)
-
-
-def batches(images: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Up to `size` neighbouring images of one height and width at a time."""
-    batch: list[Loaded] = []
-    for image in images:
-        if batch and image.blurred.shape != batch[0].blurred.shape:
-            yield batch
-            batch = []
-        batch.append(image)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def restore_batch(restorer: Restorer, batch: list[Loaded]) -> Iterator[Restored]:

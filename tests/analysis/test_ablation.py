@@ -70,7 +70,7 @@ elif script == "evaluate.py":
     (scored / "scores.json").write_text(json.dumps(record))
 note("ends")
 """
-TRAIN, EVALUATE = "train_XYScanNet_stage1.py", "evaluate.py"
+TRAIN, PREDICT, EVALUATE = "train_XYScanNet_stage1.py", "predict_test_results.py", "evaluate.py"
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def place(tmp_path, monkeypatch):
     make_pairs(tmp_path / "datasets" / "HIDE", train=0)
     scripts = tmp_path / "scripts"
     scripts.mkdir()
-    for name in (TRAIN, EVALUATE, *(script for script, _ in runs.PREDICT.values())):
+    for name in (TRAIN, PREDICT, EVALUATE):
         (scripts / name).write_text(STAND_IN)
     monkeypatch.setattr(runs, "SCRIPTS", scripts)
     return tmp_path
@@ -163,34 +163,19 @@ def test_every_run_is_trained_and_scored_by_the_scripts_and_no_finished_one_agai
     assert [call["job"] for call in made if call["script"] == TRAIN] == [
         f"ablation/{row}@{seed}" for seed in SEEDS for row in ("bidirectional", "xyscan")
     ]
-    weights = "results/ablation/bidirectional@1/models/best_XYScanNet_stage1.pth"
+    results = "results/ablation/bidirectional@1"
+    weights = f"{results}/models/best_XYScanNet_stage1.pth"
     job = ["--job_name", "ablation/bidirectional@1"]
     assert [[call["script"], *call["arguments"]] for call in made[:5]] == [
         [TRAIN, *job, "data.cache=memmap", "train.seed=1"],
-        ["predict_GoPro_test_results.py", *job, "--weights", weights, "--input", "datasets/GoPro"],
-        [
-            EVALUATE,
-            "--pred",
-            "results/ablation/bidirectional@1/images",
-            "--dataset",
-            "gopro",
-            "--gt",
-            "datasets/GoPro",
-            "--niqe_model",
-            "live",
-        ],
-        ["predict_HIDE_results.py", *job, "--weights", weights, "--input", "datasets/HIDE"],
-        [
-            EVALUATE,
-            "--pred",
-            "results/ablation/bidirectional@1/images_hide",
-            "--dataset",
-            "hide",
-            "--gt",
-            "datasets/HIDE",
-            "--niqe_model",
-            "live",
-        ],
+        *(
+            command
+            for key, images, folder in (("gopro", "images", "datasets/GoPro"), ("hide", "images_hide", "datasets/HIDE"))
+            for command in (
+                [PREDICT, "--dataset", key, *job, "--weights", weights, "--input", folder],
+                [EVALUATE, "--pred", f"{results}/{images}", "--dataset", key, "--gt", folder, "--niqe_model", "live"],
+            )
+        ),
     ]
     assert len(made) == 8 * 5
 
@@ -256,7 +241,7 @@ def test_data_sets_that_are_missing_cost_their_own_columns_until_they_are_there(
     forget(place)
     make_pairs(place / "datasets" / "RWBI", train=0)
     assert main(command) == 0
-    assert [call["script"] for call in calls(place)] == ["predict_RWBI_results.py", EVALUATE] * 3
+    assert [call["script"] for call in calls(place)] == [PREDICT, EVALUATE] * 3
     assert "--gt" not in calls(place)[1]["arguments"]
     parts = (place / "results" / "ablation" / "table8.txt").read_text().split("Table 8, ")
     assert cells(parts[2], "AFF") == ["35.000", "not measured"]  # niqe_live is not the paper's
@@ -283,8 +268,7 @@ def test_scores_of_other_weights_do_not_count(place):
     (place / "results/ablation/intra@1/models/best_XYScanNet_stage1.pth").write_text("trained anew")
     assert main(command) == 0
     assert [(call["script"], call["job"]) for call in calls(place)] == [
-        (script, "ablation/intra@1")
-        for script in ("predict_GoPro_test_results.py", EVALUATE, "predict_HIDE_results.py", EVALUATE)
+        (script, "ablation/intra@1") for script in (PREDICT, EVALUATE, PREDICT, EVALUATE)
     ]
 
 

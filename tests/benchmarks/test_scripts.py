@@ -34,7 +34,7 @@ def rows(output: str, *words: str) -> list[list[str]]:
     return [line[match.end() :].split() for line in output.splitlines() if (match := start.match(line))]
 
 
-def test_network_compares_ours_with_the_twin():
+def test_network_is_compared_with_the_baseline():
     output = run(
         "network.py",
         *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
@@ -49,7 +49,7 @@ def test_network_compares_ours_with_the_twin():
     assert [row[4:] for row in rows(output, "baseline", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
 
 
-def test_network_refuses_a_size_that_the_twin_cannot_take():
+def test_network_refuses_a_size_that_the_baseline_cannot_take():
     assert "multiples of 4" in run("network.py", "--size", "18", code=2)
 
 

@@ -3,11 +3,12 @@
 import shutil
 
 from engine import doctor
-from engine.config import shipped_weights
+from engine.config import CONFIGS, shipped_weights
 
 
 def test_the_weights_of_the_repository_and_of_jobs_are_listed(tmp_path, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / CONFIGS).mkdir()
     trained = tmp_path / "results" / "tiny" / "models" / "final_XYScanNet_stage1.pth"
     for path in (tmp_path / shipped_weights("tiny"), trained):
         path.parent.mkdir(parents=True)

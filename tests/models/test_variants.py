@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.predict.streaming import stream
 from models import WeightsError, XYScanNet, load_network, xyscannet_s
 from models.mamba import S6
 from models.ops.selective_scan import selective_scan
 from models.ss2d import SS2D
+from models.streaming import stream
 from models.vssm import InterVSSM, IntraVSSM
 
 VARIANTS = [

@@ -10,6 +10,7 @@ auto        the fastest of those that can run on the input's device and dtype
 
 import functools
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import library
@@ -31,7 +32,7 @@ BACKENDS = {
     "mamba_ssm": selective_scan_mamba,
 }
 # Each kernel's device, why it is missing there, and what to do then; "auto" takes the first that can run.
-NATIVE = {
+NATIVE: dict[str, tuple[str, Callable[[], str | None], str]] = {
     "cpu": ("cpu", cpu.why_missing, "install a C compiler, or use torch"),
     "mamba_ssm": ("cuda", mamba_kernel.why_missing, f"install it with {mamba_kernel.INSTALL}"),
     "triton": ("cuda", triton_kernel.why_missing, "use torch"),

@@ -10,7 +10,7 @@ from engine import distributed
 from engine.memory import PROBE, OutOfMemory, bytes_per_pixel
 from engine.predict import inference
 from engine.predict.inference import NotFinite, Restorer
-from engine.predict.streaming import stream
+from models.streaming import stream
 from models.vssm import InterVSSM
 
 CPU = torch.device("cpu")

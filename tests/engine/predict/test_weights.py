@@ -39,9 +39,10 @@ def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeyp
 def test_a_jobs_own_weights_come_before_those_shipped_with_its_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_config(tmp_path, "j", stage=2)
-    shipped = tmp_path / "configs" / "j" / "weights.pth"
+    shipped = tmp_path / "models" / "pretrained" / "j.pth"
+    shipped.parent.mkdir(parents=True)
     shipped.touch()
-    assert str(find_weights(None, "j", "best")) == "configs/j/weights.pth"
+    assert str(find_weights(None, "j", "best")) == "models/pretrained/j.pth"
     with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
         find_weights(tmp_path / "other.pth", "j", "best")
     own = tmp_path / "results" / "j" / "models" / "best_XYScanNet_stage2.pth"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.predict.streaming import stream, streams_exactly
 from models import XYScanNet
 from models.fusion import KLFF
+from models.streaming import stream, streams_exactly
 from models.vssm import InterVSSM
 
 

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from models.fusion import KLFF
-from models.ops.kl_divergence import kl_divergence
-from models.vssm import VSSM, InterVSSM, IntraVSSM
-from models.xyscannet import MULTIPLE, XYScanNet, pad
+from .fusion import KLFF
+from .ops.kl_divergence import kl_divergence
+from .vssm import VSSM, InterVSSM, IntraVSSM
+from .xyscannet import MULTIPLE, XYScanNet, pad
 
 BAND = 32  # rows or columns, at every level
 PROBE = 48, 40  # height and width of the image that `streams_exactly` compares, several bands of 8 rows
