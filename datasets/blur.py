@@ -1,13 +1,15 @@
-"""Blurs one image: a shaken camera over a photograph, or the average of neighbouring video frames; sensor noise.
+"""Blurs one image: a shaken camera over a photograph, with objects that move before it, or the average of neighbouring
+video frames; sensor noise.
 
 Light is linear: value ** gamma of display values in [0, 1]. Photographs are float32 (H, W, 3), frames uint8 (H, W, 3).
 """
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from .trajectory import displaced, random_shake
+from .trajectory import displaced, frame_count, random_shake
 
 # Photographs are reduced to GoPro's width: pixels of a large photograph are softer than those of a video frame.
 LONGEST_SIDE = 1280
@@ -15,12 +17,28 @@ SMALLEST_ZOOM = 0.6
 FOCAL_RATIO = 1.1  # Focal length over the long side: a phone's or a GoPro's wide lens.
 MID_GREY = 0.5  # Display value at which the noise level is stated.
 READ_NOISE = 0.02  # Variance of the read noise, as that of the shot noise of this linear intensity.
+OBJECT_SHARES = 0.05, 0.25  # Smallest and largest mean radius of a moving object, as a share of the window's side.
+OUTLINE_POINTS, OUTLINE_WAVES = 64, 4
 
 
-def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+@dataclass(frozen=True)
+class Layer:
+    """What moves by itself: colours times opacity, and opacity, float32 (H, W, 4); where each frame of the window finds it."""
+    image: np.ndarray
+    frames: np.ndarray
+
+    def over(self, window: np.ndarray, frame: int) -> np.ndarray:
+        """The window with this layer before it."""
+        layer = _warped(self.image, self.frames[frame], window.shape[0])
+        return window * (1 - layer[..., 3:]) + layer[..., :3]
+
+
+def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Generator,
+                others: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, ...]:
     """A random window of a photograph as a shaken camera sees it, and as it is.
 
     photo: linear light, at least size in height and width. strength: mean blur length in pixels.
+    others: photographs alike; a piece of each, cut at random, moves before the window on a path of its own.
     Returns: blurred, sharp: float32 (size, size, 3), linear light.
     """
     length = strength * rng.gamma(4.0) / 4.0  # Mean `strength`, half as much standard deviation.
@@ -31,9 +49,12 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
     top, left = (_offset(extent - size, margin, rng) for extent in (height, width))
     corners = np.array([[left, top], [left + size - 1, top], [left, top + size - 1], [left + size - 1, top + size - 1]])
     sharp = photo[top:top + size, left:left + size]
-    if length == 0:
+    if length == 0 and not others:
         return sharp.copy(), sharp
-    frames = random_shake(rng, length, FOCAL_RATIO * max(height, width), ((width - 1) / 2, (height - 1) / 2), corners)
+    paths = [strength * rng.gamma(2.0) / 2.0 for _ in others]
+    count = frame_count(max(length, *paths))
+    frames = random_shake(rng, length, FOCAL_RATIO * max(height, width), ((width - 1) / 2, (height - 1) / 2), corners,
+                          count)
     reach = displaced(frames, corners).reshape(-1, 2)
     low = np.floor(reach.min(axis=0)).astype(int) - 2
     high = np.ceil(reach.max(axis=0)).astype(int) + 3
@@ -41,10 +62,45 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
     # Output pixel -> photograph at the middle of the exposure -> photograph at the frame -> region.
     to_photo = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], float)
     to_region = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]], float)
+    layers = [_moving_layer(other, size, path, count, rng) for other, path in zip(others, paths, strict=True)]
     total = np.zeros((size, size, 3), np.float32)
-    for matrix in to_region @ frames @ to_photo:
-        total += cv2.warpPerspective(region, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    return total / len(frames), sharp
+    for frame, matrix in enumerate(to_region @ frames @ to_photo):
+        window = _warped(region, matrix, size)
+        for layer in layers:
+            window = layer.over(window, frame)
+        total += window
+    for layer in layers:
+        sharp = layer.over(sharp, count // 2)
+    return total / count, sharp
+
+
+def _warped(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    return cv2.warpPerspective(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def _moving_layer(photo: np.ndarray, size: int, length: float, count: int, rng: np.random.Generator) -> Layer:
+    """A piece of a photograph with a random smooth outline, that moves by `length` in `count` frames."""
+    margin = int(length) + 4     # What comes into the window from beyond its border.
+    side = size + 2 * margin
+    photo = _resized(photo, 1.0, side)
+    top, left = (rng.integers(extent - side + 1) for extent in photo.shape[:2])
+    opacity = np.zeros((side, side), np.float32)
+    outline = margin + rng.uniform(0, size, 2) + size * _outline(rng)
+    cv2.fillPoly(opacity, [np.rint(outline).astype(np.int32)], 1.0)
+    opacity = cv2.GaussianBlur(opacity, (0, 0), 1.0)[..., None]
+    image = np.concatenate([photo[top:top + side, left:left + side] * opacity, opacity], axis=2)
+    frames = random_shake(rng, length, FOCAL_RATIO * size, tuple(outline.mean(axis=0)), outline, count)
+    return Layer(image, frames @ np.array([[1, 0, margin], [0, 1, margin], [0, 0, 1]], float))
+
+
+def _outline(rng: np.random.Generator) -> np.ndarray:
+    """(OUTLINE_POINTS, 2): a closed curve about zero, as a share of the window's side."""
+    angles = np.linspace(0, 2 * np.pi, OUTLINE_POINTS, endpoint=False)
+    waves = np.arange(1, OUTLINE_WAVES + 1)[:, None]
+    wobble = rng.normal(0, 0.25, (OUTLINE_WAVES, 1)) / waves * np.cos(waves * angles + rng.uniform(0, 7, (OUTLINE_WAVES, 1)))
+    radius = rng.uniform(*OBJECT_SHARES) * np.exp(wobble.sum(axis=0))
+    stretch = np.exp(rng.uniform(-0.6, 0.6))    # Upright or lying.
+    return np.stack([radius * np.cos(angles) * stretch, radius * np.sin(angles) / stretch], axis=1)
 
 
 def _offset(most: int, margin: int, rng: np.random.Generator) -> int:

@@ -5,7 +5,8 @@
 
 Counts the pairs of each split, compares all sizes, names the data set with the counts expected of it, and measures on a
 sample of images: the blurred images' PSNR and brightness, whether blurred and sharp are swapped, and in which light the
-frames of the blurred images were averaged, which tells GoPro's `blur` from its `blur_gamma`. Exit status: 0 good, 1
+frames of the blurred images were averaged, which tells GoPro's `blur` from its `blur_gamma`. A train split with images of
+GoPro's test scenes, by the names of files and folders, links followed, is a problem. Exit status: 0 good, 1
 problems found, 2 bad usage.
 """
 import argparse
@@ -27,6 +28,9 @@ EXPECTED = {"GoPro": {"train": 2103, "test": 1111}, "HIDE": {"test": 2025}, "Rea
 # Exponents of the light that frames are averaged in: 1 is GoPro's `blur`, 2.2 its `blur_gamma`. Measured, eight pairs
 # at a time: 0.95 to 1.06 on GoPro's own `blur`; on averages of its 240 fps frames 0.6 to 1.2 plain, 1.9 to 2.4 linear.
 PLAIN, LINEAR, WITHIN, LARGEST_ERROR = 1.0, 2.2, 0.45, 0.25
+# GoPro's test scenes: nothing of them may be trained on.
+GOPRO_TEST = ("GOPR0384_11_00", "GOPR0384_11_05", "GOPR0385_11_01", "GOPR0396_11_00", "GOPR0410_11_00", "GOPR0854_11_00",
+              "GOPR0862_11_00", "GOPR0868_11_00", "GOPR0869_11_00", "GOPR0871_11_00", "GOPR0881_11_01")
 TILES_ACROSS = 12
 LEAST_EXCESS = 5e-4  # Tiles with less blur than this say nothing about the light.
 SAME_PSNR = 60.0
@@ -84,6 +88,8 @@ def check(source: Path | Sequence[Path], split: str | None, variant: str | None,
     print(f"{source if isinstance(source, Path) else ' and '.join(map(str, source))}: "
           f"{name or 'a data set of no known name'}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}")
     problems = _check_counts(pairs, name, split) + _check_variant(pairs, variant)
+    if split == "train":
+        problems += _check_scenes(pairs)
     try:
         check_headers(pairs, progress=sys.stderr.isatty())
         print("  every header is read; blurred and sharp images have equal sizes")
@@ -137,6 +143,13 @@ def _check_counts(pairs: Sequence[Pair], name: str | None, split: str | None) ->
         return []
     print(f"  {count}, {expected} expected")
     return [] if len(pairs) == expected else [f"{name} {split} has {expected} pairs, {len(pairs)} are found"]
+
+
+def _check_scenes(pairs: Sequence[Pair]) -> list[str]:
+    """Images of GoPro's test scenes among those to train on."""
+    files = [file for pair in pairs for file in (pair.blurred, pair.sharp) if file is not None]
+    found = [(file, scene) for file in files for scene in GOPRO_TEST if scene in f"{file} {file.resolve()}"]
+    return [f"{file}: of GoPro's test scene {scene}, which must not be trained on" for file, scene in found]
 
 
 def _check_variant(pairs: Sequence[Pair], variant: str | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Makes pairs of blurred and sharp images, in GoPro's layout, from sharp photographs or from a fast video.
 
     python -m datasets.synthesize PHOTOS OUT --pairs_per_photo 8 --size 256     random camera shake over photographs
+    python -m datasets.synthesize PHOTOS OUT --objects 3                        the same, with up to 3 moving objects
     python -m datasets.synthesize VIDEO OUT                                     averages of 7 to 13 neighbouring frames
     python -m datasets.synthesize FRAMES OUT --frames                           the same, frames as images in a folder
     python -m datasets.synthesize VIDEO OUT --step 3 --fewest 15 --most 45      more and longer blur, overlapping
@@ -9,7 +10,8 @@ OUT/{train,test}/<photograph or clip>/{blur,sharp}/NNNNNN.png. Whole photographs
 appears when everything is made; the same seed makes the same files with any number of workers.
 
 From photographs the scene is still and flat and the camera moves with six degrees of freedom (see trajectory.py); many
-warped frames are averaged in linear light and get shot and read noise. From a video frames are averaged as GoPro's
+warped frames are averaged in linear light and get shot and read noise. Objects are pieces of the other photographs, each
+on a path of its own. From a video frames are averaged as GoPro's
 authors did (Nah et al., CVPR 2017), the centre frame being the sharp image; --gamma 1 averages the frames as they are
 (GoPro's `blur`), 2.2 in linear light (its `blur_gamma`).
 """
@@ -39,13 +41,14 @@ Source = TypeVar("Source", str, Path)
 
 
 def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pairs_per_photo: int = 8, size: int = 256,
-                      strength: float = 12.0, noise: float = 1.0, gamma: float = LINEAR_LIGHT, test_every: int = 5,
+                      strength: float = 12.0, objects: int = 0, noise: float = 1.0, gamma: float = LINEAR_LIGHT, test_every: int = 5,
                       test_photos: Sequence[str] | None = None, seed: int = 0, workers: int | None = None,
                       progress: bool = False) -> dict[str, int]:
     """Makes pairs from a folder of sharp photographs by random camera shake.
 
     out: a folder that does not exist yet or is empty.
-    size: height and width of the images. strength: mean blur length in pixels. noise: standard deviation of the sensor
+    size: height and width of the images. strength: mean blur length in pixels.
+    objects: up to how many pieces of other photographs of the same split move before each window. noise: standard deviation of the sensor
         noise in 8-bit levels at mid-grey. gamma: tone curve; frames are averaged as value ** gamma.
     test_every: every Nth photograph is held out for test (0: none); test_photos: these instead, by name.
     workers: threads, None for one a core.
@@ -53,8 +56,9 @@ def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pair
     Raises: ImageError for a photograph that is unreadable or smaller than size; ValueError for impossible numbers and
         unknown names; FileExistsError where out holds something.
     """
-    if pairs_per_photo < 1 or size < 8 or strength < 0 or noise < 0 or gamma <= 0:
-        raise ValueError("pairs_per_photo >= 1, size >= 8, strength >= 0, noise >= 0 and gamma > 0 are needed")
+    if pairs_per_photo < 1 or size < 8 or min(strength, objects, noise) < 0 or gamma <= 0:
+        raise ValueError("pairs_per_photo >= 1, size >= 8, strength >= 0, objects >= 0, noise >= 0 and gamma > 0 are "
+                         "needed")
     photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
     if not photos:
         raise ImageError(f"{source}: holds no photographs")
@@ -65,9 +69,12 @@ def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pair
 
     def make(name: str, folder: Path) -> Iterator[None]:
         photo = linear_photo(read_rgb(photos[name]), size, gamma)
+        others = [photos[other] for other in photos if splits[other] == splits[name] and other != name]
         for index in range(pairs_per_photo):
             rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
-            blurred, sharp = shaken_pair(photo, size, strength, rng)
+            pieces = rng.choice(others, rng.integers(objects + 1)) if objects and others else ()
+            pieces = [linear_photo(read_rgb(path), size, gamma) for path in pieces]
+            blurred, sharp = shaken_pair(photo, size, strength, rng, pieces)
             blurred = add_noise(blurred, noise, gamma, rng)
             _write_pair(folder, index + 1, to_8_bit(blurred, gamma), to_8_bit(sharp, gamma))
             yield
@@ -244,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     source, out, frames = options.pop("source"), options.pop("out"), options.pop("frames")
     frames = frames or source.is_file()
-    others = {"pairs_per_photo", "size", "strength", "noise"} if frames else {"fewest", "most", "step"}
+    others = {"pairs_per_photo", "size", "strength", "objects", "noise"} if frames else {"fewest", "most", "step"}
     misplaced = set(options) & others
     if misplaced:
         _parser().error(f"--{misplaced.pop()} is for {'photographs' if frames else 'frames (see --frames)'}")
@@ -277,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     photos.add_argument("--pairs_per_photo", type=int, help="default 8")
     photos.add_argument("--size", type=int, help="height and width of the images; default 256")
     photos.add_argument("--strength", type=float, help="mean blur length in pixels; default 12")
+    photos.add_argument("--objects", type=int, metavar="N", help="up to N moving objects before each; default 0")
     photos.add_argument("--noise", type=float, help="sensor noise, 8-bit levels at mid-grey; default 1")
     frames = parser.add_argument_group("frames")
     frames.add_argument("--fewest", type=int, help="fewest frames averaged; default 7")

@@ -3,6 +3,7 @@
     python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles that cover all
     python -m datasets.tiles datasets/GoPro TILES --size 384 --keep 2 --quality 95    the two most blurred, as WebP
     python -m datasets.tiles datasets/GoPro TILES --size 320 --reduce 2               of images, and blur, half as large
+    python -m datasets.tiles datasets/REDS TILES --size 384 --level                   of blurred images as bright as sharp
 
 OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp). The tiles of an image are as few as cover it, spread
 evenly. Those where blurred and sharp differ most are kept first: a clear sky teaches nothing. OUT appears when it is
@@ -25,10 +26,12 @@ from .images import read_rgb, write_png
 from .layouts import LayoutError, Pair, find_pairs
 from .paired import check_headers
 
+LEVEL_SIGMA = 40  # Pixels: beyond the length of the blur, which itself changes no mean over so many.
+
 
 def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str = "train", size: int = 384,
               keep: int | None = None, quality: int | None = None, reduce: int = 1,
-              workers: int | None = None, progress: bool = False) -> int:
+              level: bool = False, workers: int | None = None, progress: bool = False) -> int:
     """Cuts one split of a data set that has sharp images.
 
     source: a data set in any layout of layouts.py. out: a folder that does not exist yet or is empty.
@@ -36,6 +39,8 @@ def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str =
     size: height and width of a tile. keep: tiles kept of each pair, those with the lowest PSNR; None keeps all.
     quality: of WebP, 1 to 100; None for PNG, which is lossless. workers: threads, None for one a core.
     reduce: by what whole number height and width are divided first, by area averaging.
+    level: take from the blurred image what its local means differ by from the sharp one's: frames averaged in another
+        light than the images are shown in, or under another exposure, change the brightness.
     Returns: the number of tiles.
     Raises: LayoutError and ImageError for pairs that cannot be used or are smaller than a tile; ValueError for
         impossible numbers; FileExistsError where out holds something.
@@ -48,13 +53,15 @@ def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str =
         raise LayoutError(f"{alone.blurred}: has no sharp image; tiles are cut of pairs")
     check_headers(pairs, size * reduce, progress)
     with new_folder(Path(out)) as folder, threads_for(workers) as pool:
-        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce), pairs)
+        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce, level), pairs)
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 
 
-def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int) -> int:
+def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int,
+         level: bool) -> int:
     """Writes the tiles of one pair. Returns how many."""
-    images = {"blur": reduced(read_rgb(pair.blurred), reduce), "sharp": reduced(read_rgb(pair.sharp), reduce)}
+    blurred, sharp = read_rgb(pair.blurred), read_rgb(pair.sharp)
+    images = {"blur": reduced(levelled(blurred, sharp) if level else blurred, reduce), "sharp": reduced(sharp, reduce)}
     windows = [(f"{pair.name}_{top}_{left}", np.s_[top:top + size, left:left + size])
                for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))]
     windows.sort(key=lambda named: -cv2.norm(*(image[named[1]] for image in images.values())))
@@ -67,6 +74,12 @@ def reduced(image: np.ndarray, by: int) -> np.ndarray:
     """(H, W, 3) -> (H // by, W // by, 3): means of by x by pixels."""
     height, width = (side // by for side in image.shape[:2])
     return cv2.resize(image[:height * by, :width * by], (width, height), interpolation=cv2.INTER_AREA)
+
+
+def levelled(blurred: np.ndarray, sharp: np.ndarray) -> np.ndarray:
+    """The blurred image, uint8, with the sharp one's means over LEVEL_SIGMA pixels."""
+    difference = sharp.astype(np.float32) - blurred
+    return np.rint(np.clip(blurred + cv2.GaussianBlur(difference, (0, 0), LEVEL_SIGMA), 0, 255)).astype(np.uint8)
 
 
 def _offsets(extent: int, size: int) -> list[int]:
@@ -93,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=int, metavar="N", help="keep each pair's N most blurred tiles; default all")
     parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100; default PNG, lossless")
     parser.add_argument("--reduce", type=int, default=1, metavar="N", help="first make the images N times smaller")
+    parser.add_argument("--level", action="store_true", help="give blurred images the local brightness of the sharp ones")
     parser.add_argument("--workers", type=int, help="threads; default one a core")
     options = vars(parser.parse_args(arguments))
     try:

@@ -21,20 +21,26 @@ FEWEST_FRAMES = 9
 
 
 def random_shake(rng: np.random.Generator, length: float, focal: float, centre: tuple[float, float],
-                 points: np.ndarray) -> np.ndarray:
+                 points: np.ndarray, count: int | None = None) -> np.ndarray:
     """The homographies of the frames of one exposure.
 
     length: mean path length of the points, in pixels.
     focal: focal length in pixels; centre: the optical axis (x, y) in the image.
     points: (P, 2) image positions (x, y) over which the length is measured.
+    count: of the frames, odd; as many as the length needs by default.
     Returns: (N, 3, 3), N odd, homographies from the middle frame's image positions to each frame's; the one in the
         middle is the identity.
     """
-    count = max(FEWEST_FRAMES, int(np.ceil(length / FRAME_STEP)) // 2 * 2 + 1)
+    count = count or frame_count(length)
     # Divided by the focal length, a pose's unit moves the image by about a pixel: small enough to scale linearly.
     poses = _centred(_resampled(_random_walk(rng), count)) / focal
     scale = length / _mean_path_length(_homographies(poses, focal, centre), points)
     return _homographies(poses * scale, focal, centre)
+
+
+def frame_count(length: float) -> int:
+    """How many frames a path of that many pixels needs; an odd number."""
+    return max(FEWEST_FRAMES, int(np.ceil(length / FRAME_STEP)) // 2 * 2 + 1)
 
 
 def displaced(homographies: np.ndarray, points: np.ndarray) -> np.ndarray:
