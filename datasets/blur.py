@@ -52,7 +52,7 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
     if length == 0 and not others:
         return sharp.copy(), sharp
     paths = [strength * rng.gamma(2.0) / 2.0 for _ in others]
-    count = frame_count(max(length, *paths))
+    count = frame_count(max([length, *paths]))
     frames = random_shake(rng, length, FOCAL_RATIO * max(height, width), ((width - 1) / 2, (height - 1) / 2), corners,
                           count)
     reach = displaced(frames, corners).reshape(-1, 2)
