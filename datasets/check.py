@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=["train", "test"], help="only this split")
     parser.add_argument("--variant", choices=["J", "R"], help="only this one, where RealBlur-J and -R share a folder")
     parser.add_argument("--samples", type=int, default=24, help="pairs to measure in each split (default 24)")
+    parser.add_argument("--partial", action="store_true", help="not a whole data set: any number of pairs is right")
     options = parser.parse_args(arguments)
     for folder in options.root:
         if not folder.is_dir():
@@ -69,25 +70,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(options.root) > 2 or options.samples < 1:
         parser.error("one or two folders and at least one sample are needed")
     source = options.root[0] if len(options.root) == 1 else options.root
-    problems = check(source, options.split, options.variant, options.samples)
+    problems = check(source, options.split, options.variant, options.samples, options.partial)
     print(f"{len(problems)} problem(s) found" if problems else "no problems found")
     return 1 if problems else 0
 
 
-def check(source: Path | Sequence[Path], split: str | None, variant: str | None, samples: int) -> list[str]:
+def check(source: Path | Sequence[Path], split: str | None, variant: str | None, samples: int,
+          partial: bool = False) -> list[str]:
     """Reports on all splits and variants that are asked for, or there. Returns the problems."""
     try:
         pairs = find_pairs(source, split, variant=variant)
     except AmbiguityError as error:
         chosen = [{"split": split, "variant": variant, error.what: choice} for choice in error.choices]
-        return [problem for choice in chosen for problem in check(source, **choice, samples=samples)]
+        return [problem for choice in chosen for problem in check(source, **choice, samples=samples, partial=partial)]
     except (LayoutError, OSError) as error:
         print(f"PROBLEM {error}")
         return [str(error)]
     name, split = recognise(pairs, split)
     print(f"{source if isinstance(source, Path) else ' and '.join(map(str, source))}: "
           f"{name or 'a data set of no known name'}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}")
-    problems = _check_counts(pairs, name, split) + _check_variant(pairs, variant)
+    problems = _check_counts(pairs, None if partial else name, split) + _check_variant(pairs, variant)
     if split == "train":
         problems += _check_scenes(pairs)
     try:

@@ -75,10 +75,10 @@ link "$clip" 24 "$parts/frames" GOPR0477-
 for scene in 000 003 020; do link "$data/REDS/$scene/sharp" 4 "$parts/frames" "REDS$scene-"; done
 shaken="--noise 0.5 --objects 3"
 synthesize "$parts/few" "$parts/closeby" --pairs_per_photo 30 --size 384 --strength 14 --gamma 1 --seed 3 $shaken
-synthesize "$parts/frames" "$parts/streets" --pairs_per_photo 24 --size 384 --strength 22 --gamma 1 --seed 4 $shaken
-synthesize "$parts/frames" "$parts/linearstreets" --pairs_per_photo 6 --size 384 --strength 16 --gamma 2.2 --seed 5 $shaken
-synthesize "$parts/photos" "$parts/places" --pairs_per_photo 8 --size 320 --strength 18 --gamma 1 --seed 6 $shaken
-synthesize "$parts/photos" "$parts/linearplaces" --pairs_per_photo 5 --size 320 --strength 11 --gamma 2.2 --seed 7 $shaken
+synthesize "$parts/frames" "$parts/streets" --pairs_per_photo 12 --size 384 --strength 22 --gamma 1 --seed 4 $shaken
+synthesize "$parts/frames" "$parts/linearstreets" --pairs_per_photo 4 --size 384 --strength 16 --gamma 2.2 --seed 5 $shaken
+synthesize "$parts/photos" "$parts/places" --pairs_per_photo 6 --size 320 --strength 18 --gamma 1 --seed 6 $shaken
+synthesize "$parts/photos" "$parts/linearplaces" --pairs_per_photo 4 --size 320 --strength 11 --gamma 2.2 --seed 7 $shaken
 
 # One folder of links; the pairs of scenes that have few count several times.
 parts=$(realpath "$parts")
@@ -100,5 +100,5 @@ for copy in 1 2 3; do add "$parts/averaged_tiles/train" "averaged-$copy"; done
 for part in closeby streets linearstreets places linearplaces; do
     for scene in "$parts/$part"/train/*; do add "$scene" "$part-$(basename "$scene")"; done
 done
-"$python" -m datasets.check "$out/scenes_train" --split train
-"$python" -m datasets.check "$out/scenes_val" --split test
+"$python" -m datasets.check "$out/scenes_train" --split train --partial
+"$python" -m datasets.check "$out/scenes_val" --split test --partial
