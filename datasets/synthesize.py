@@ -41,15 +41,16 @@ Source = TypeVar("Source", str, Path)
 
 
 def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pairs_per_photo: int = 8, size: int = 256,
-                      strength: float = 12.0, objects: int = 0, noise: float = 1.0, gamma: float = LINEAR_LIGHT, test_every: int = 5,
-                      test_photos: Sequence[str] | None = None, seed: int = 0, workers: int | None = None,
-                      progress: bool = False) -> dict[str, int]:
+                      strength: float = 12.0, objects: int = 0, noise: float = 1.0, gamma: float = LINEAR_LIGHT,
+                      test_every: int = 5, test_photos: Sequence[str] | None = None, seed: int = 0,
+                      workers: int | None = None, progress: bool = False) -> dict[str, int]:
     """Makes pairs from a folder of sharp photographs by random camera shake.
 
     out: a folder that does not exist yet or is empty.
     size: height and width of the images. strength: mean blur length in pixels.
-    objects: up to how many pieces of other photographs of the same split move before each window. noise: standard deviation of the sensor
-        noise in 8-bit levels at mid-grey. gamma: tone curve; frames are averaged as value ** gamma.
+    objects: up to how many pieces of other photographs of the same split move before each window.
+    noise: standard deviation of the sensor noise in 8-bit levels at mid-grey. gamma: tone curve; frames are averaged
+        as value ** gamma.
     test_every: every Nth photograph is held out for test (0: none); test_photos: these instead, by name.
     workers: threads, None for one a core.
     Returns: {"train": pairs, "test": pairs}.

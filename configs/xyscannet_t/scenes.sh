@@ -31,7 +31,11 @@ tiles() { "$python" -m datasets.tiles "$@" --workers "${WORKERS:-1}"; }
 
 # Photographs.
 mkdir -p "$parts/packages" "$parts/photos"
-(cd "$parts/packages" && apt-get download $(cut -d' ' -f1 "$here/photos.txt" | sort -u) && for package in *.deb; do dpkg -x "$package" .; done)
+(
+    cd "$parts/packages"
+    apt-get download $(cut -d' ' -f1 "$here/photos.txt" | sort -u)
+    for package in *.deb; do dpkg -x "$package" .; done
+)
 while read -r package path; do
     ln -s "$(find "$(realpath "$parts/packages")" -path "*/$path")" "$parts/photos/"
 done < "$here/photos.txt"
@@ -57,7 +61,9 @@ tiles "$parts/averaged" "$parts/averaged_tiles" --size 384 --keep 5 --level
 tiles "$parts/reds" "$parts/reds_tiles" --size 384 --keep 3 --level
 tiles "$parts/reds" "$parts/halfreds_tiles" --size 320 --keep 1 --reduce 2 --level
 tiles "$parts/reds_001" "$parts/reds_001_tiles" --split test --size 640 --keep 2 --level
-for kind in blur sharp; do link "$(realpath "$parts/reds_001_tiles/test/$kind/REDS_001")" 1 "$out/scenes_val/test/$kind" REDS_001-; done
+for kind in blur sharp; do
+    link "$(realpath "$parts")/reds_001_tiles/test/$kind/REDS_001" 1 "$out/scenes_val/test/$kind" REDS_001-
+done
 
 # Averages of the calm clip, in GoPro's light and in linear light.
 clip="$data/GoPro_240fps/GOPR0477_11_00"
@@ -67,9 +73,9 @@ tiles "$parts/clip" "$parts/clip_tiles" --size 384 --keep 3
 tiles "$parts/linearclip" "$parts/linearclip_tiles" --size 384 --keep 2
 
 # Hand-shake and moving objects over the sharp frames of all scenes and over photographs.
-link "$(realpath "$parts/taught/train/sharp")" 1 "$parts/few" taught-
+link "$(realpath "$parts")/taught/train/sharp" 1 "$parts/few" taught-
 link "$data/GoPro_averaged/sharp" 1 "$parts/few"
-link "$(realpath "$parts/few")" 1 "$parts/frames"
+link "$(realpath "$parts")/few" 1 "$parts/frames"
 link "$data/GoPro/train/GOPR0372_07_00/sharp" 6 "$parts/frames" GOPR0372-
 link "$clip" 24 "$parts/frames" GOPR0477-
 for scene in 000 003 020; do link "$data/REDS/$scene/sharp" 4 "$parts/frames" "REDS$scene-"; done
