@@ -7,7 +7,8 @@
 Images are paired by name, whatever the layout of either side. Each image's scores go to PRED_scores/scores.csv, the
 means, with the exact name, model and versions behind each, to PRED_scores/scores.json.
 """
-from engine.scoring.request import main
+
+from engine.evaluate.command import main
 
 if __name__ == "__main__":
     main()

@@ -6,8 +6,10 @@
 Reads datasets/GoPro (1111 pairs of 1280 x 720), writes results/JOB_NAME/images, images.csv and images.json.
 The paper's Table 1: PSNR 33.91 dB, SSIM 0.968 (here ssim_matlab_rgb).
 """
-from engine.test_set import PredictSpec, predict
+
+from engine.predict.test_set import PredictSpec, predict
 
 if __name__ == "__main__":
-    predict(PredictSpec(name="GoPro", folder="datasets/GoPro", images="images", weights="best", paper="gopro",
-                        count=1111))
+    predict(
+        PredictSpec(name="GoPro", folder="datasets/GoPro", images="images", weights="best", paper="gopro", count=1111)
+    )

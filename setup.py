@@ -1,4 +1,5 @@
 """Dependencies and extras. The scripts run from the root, so no module is put into site-packages."""
+
 from setuptools import setup
 
 # What LPIPS, ST-LPIPS, FID, KID and the radar figure need; PSNR, both SSIMs, the aligned scores and NIQE by the live

@@ -6,6 +6,7 @@
 Reads configs/JOB_NAME/config_stage1.yaml, writes results/JOB_NAME/. The same command again resumes.
 Exit status 75: it was asked to stop, and has saved its state.
 """
+
 import sys
 
 from engine.config import parse_stage_config, results_dir
@@ -17,15 +18,16 @@ def main() -> None:
     from engine import distributed
     from engine.console import readable_errors
     from engine.lock import alone
-    from engine.signals import STOPPED
-    from engine.trainer import Trainer
+    from engine.train.signals import STOPPED
+    from engine.train.trainer import Trainer
+
     with readable_errors(), distributed.process_group(arguments.device):
-        trainer = Trainer(config, arguments.device)     # data, network, optimiser, cosine schedule
+        trainer = Trainer(config, arguments.device)  # data, network, optimiser, cosine schedule
         if arguments.dry_run:
             print(trainer.describe())
             return
-        with alone(results_dir(config.job_name)):       # no other run over the same files
-            if not trainer.resume():                    # from last_XYScanNet_stage1.pth
+        with alone(results_dir(config.job_name)):  # no other run over the same files
+            if not trainer.resume():  # from last_XYScanNet_stage1.pth
                 if config.train.start_from:
                     trainer.load_weights(config.train.start_from)
             finished = trainer.fit()

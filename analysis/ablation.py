@@ -9,6 +9,7 @@ results/ablation/ROW@SEED, the table in results/ablation/. The same command agai
 Several GPUs are used side by side, one run a GPU, of those that CUDA_VISIBLE_DEVICES names. Tables share their last
 row's runs (ablation/xyscan), also while they are made at the same time.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,14 +29,14 @@ from datasets.synthesize import synthesize_photos
 from engine.config import results_dir
 from engine.console import readable_errors
 from engine.demo import HELD_OUT, SAMPLES
-from engine.scoring.comparison import OWN_NAMES, PAPERS, differences, digits, notes
-from engine.scoring.measures import DATA_SETS, MEASURES
-from engine.scoring.table import FORMATS, NOT_MEASURED, Column, Line, Table
+from engine.evaluate.comparison import OWN_NAMES, PAPERS, differences, digits, notes
+from engine.evaluate.registry import DATA_SETS, MEASURES
+from engine.evaluate.table import FORMATS, NOT_MEASURED, Column, Line, Table
 from metrics.niqe import load_model
 from metrics.paper import paper_table
 
 FOLDER = results_dir("ablation")
-SEEDS = (1, 2, 3, 4)    # as many as the paper's; it does not say which
+SEEDS = (1, 2, 3, 4)  # as many as the paper's; it does not say which
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,48 @@ class Ablation:
 
 TABLES = {
     5: Ablation("The vision state space module", "ablation_vssm", {"MambaIR": "ss2d", "XYScanNet-S": "xyscan"}),
-    6: Ablation("One direction or both", "ablation_scan",
-                {"bidirectional": "bidirectional", "unidirectional": "xyscan"}),
-    7: Ablation("Which slices are scanned", "ablation_slices",
-                {"inter": "inter", "intra": "intra", "intra and inter": "xyscan"}),
+    6: Ablation(
+        "One direction or both", "ablation_scan", {"bidirectional": "bidirectional", "unidirectional": "xyscan"}
+    ),
+    7: Ablation(
+        "Which slices are scanned", "ablation_slices", {"inter": "inter", "intra": "intra", "intra and inter": "xyscan"}
+    ),
     8: Ablation("Cross-level feature fusion", "ablation_fusion", {"none": "no_fusion", "AFF": "aff", "KLFF": "xyscan"}),
 }
-FOLDERS = {"gopro": Path("datasets/GoPro"), "hide": Path("datasets/HIDE"), "rwbi": Path("datasets/RWBI"),
-           "realblur_j": Path("datasets/RealBlur_J")}
+FOLDERS = {
+    "gopro": Path("datasets/GoPro"),
+    "hide": Path("datasets/HIDE"),
+    "rwbi": Path("datasets/RWBI"),
+    "realblur_j": Path("datasets/RealBlur_J"),
+}
 
 # The miniature: seconds of training on synthetic blur over the sample photographs, and stand-ins for the test sets.
 QUICK_SEEDS = (1, 2)
 QUICK_DATA = FOLDER / "quick"
 QUICK_PHOTOS = {"pairs_per_photo": 2, "size": 192, "strength": 5}
-QUICK_FOLDERS = {"gopro": QUICK_DATA / "GoPro", "hide": QUICK_DATA / "HIDE", "rwbi": Path("datasets/samples_blurred"),
-                 "realblur_j": QUICK_DATA / "RealBlur_J"}
-QUICK_RECIPE = ("model.dim=8", "model.num_blocks=[1,1,1]", f"data.train={QUICK_FOLDERS['gopro']}",
-                f"data.val={QUICK_FOLDERS['gopro']}", "data.patch_size=64", "data.batch_size=4", "data.workers=1",
-                "loss.contrast_weight=0", "optim.lr=2e-3", "train.epochs=null", "train.iterations=60")
-QUICK = ("--quick: miniature networks after seconds of training, on synthetic blur over the sample photographs. Their "
-         "quality columns are not the paper's and say nothing of how the rows compare; only the path is the same.")
+QUICK_FOLDERS = {
+    "gopro": QUICK_DATA / "GoPro",
+    "hide": QUICK_DATA / "HIDE",
+    "rwbi": Path("datasets/samples_blurred"),
+    "realblur_j": QUICK_DATA / "RealBlur_J",
+}
+QUICK_RECIPE = (
+    "model.dim=8",
+    "model.num_blocks=[1,1,1]",
+    f"data.train={QUICK_FOLDERS['gopro']}",
+    f"data.val={QUICK_FOLDERS['gopro']}",
+    "data.patch_size=64",
+    "data.batch_size=4",
+    "data.workers=1",
+    "loss.contrast_weight=0",
+    "optim.lr=2e-3",
+    "train.epochs=null",
+    "train.iterations=60",
+)
+QUICK = (
+    "--quick: miniature networks after seconds of training, on synthetic blur over the sample photographs. Their "
+    "quality columns are not the paper's and say nothing of how the rows compare; only the path is the same."
+)
 
 
 class Mean(float):
@@ -93,20 +116,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m analysis.ablation", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m analysis.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", type=int, required=True, choices=TABLES, help="of the paper")
-    parser.add_argument("--quick", action="store_true",
-                        help="the whole path in miniature, on small data made here; its scores mean nothing")
-    parser.add_argument("--seeds", type=numbers, metavar="N,N,…",
-                        help=f"of the runs (default {commas(SEEDS)}; with --quick {commas(QUICK_SEEDS)})")
-    parser.add_argument("--niqe_model", default="live", metavar="live|FILE",
-                        help="as of evaluate.py; the paper's NIQE needs the file exported from MATLAB")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the whole path in miniature, on small data made here; its scores mean nothing",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=numbers,
+        metavar="N,N,…",
+        help=f"of the runs (default {commas(SEEDS)}; with --quick {commas(QUICK_SEEDS)})",
+    )
+    parser.add_argument(
+        "--niqe_model",
+        default="live",
+        metavar="live|FILE",
+        help="as of evaluate.py; the paper's NIQE needs the file exported from MATLAB",
+    )
     parser.add_argument("--format", default="text", choices=FORMATS, help="of the table (default %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe of every run")
     arguments = parser.parse_intermixed_args(argv)
     try:
-        load_model(arguments.niqe_model)    # now, not after days of training
+        load_model(arguments.niqe_model)  # now, not after days of training
     except (OSError, ValueError) as error:
         parser.error(f"--niqe_model: {error}")
     arguments.seeds = arguments.seeds or (QUICK_SEEDS if arguments.quick else SEEDS)
@@ -162,16 +197,22 @@ def run(arguments: argparse.Namespace) -> int:
 def make_runs(table: Ablation, arguments: argparse.Namespace) -> dict[str, list[Run]]:
     """The runs of each row, by the paper's word for it, in the order of the seeds."""
     recipe, mark = (QUICK_RECIPE, "quick-") if arguments.quick else ((), "")
-    return {word: [Run(f"ablation/{job}@{mark}{seed}", seed, (*recipe, *arguments.overrides), arguments.niqe_model)
-                   for seed in arguments.seeds] for word, job in table.rows.items()}
+    return {
+        word: [
+            Run(f"ablation/{job}@{mark}{seed}", seed, (*recipe, *arguments.overrides), arguments.niqe_model)
+            for seed in arguments.seeds
+        ]
+        for word, job in table.rows.items()
+    }
 
 
 def make_quick_data() -> None:
     """GoPro's stand-in, and other shakes of the same held-out photographs for those of HIDE and RealBlur-J."""
     for seed, key in enumerate(("gopro", "hide", "realblur_j")):
         if not QUICK_FOLDERS[key].is_dir():
-            synthesize_photos(SAMPLES, QUICK_FOLDERS[key], test_photos=HELD_OUT, seed=seed, progress=True,
-                              **QUICK_PHOTOS)
+            synthesize_photos(
+                SAMPLES, QUICK_FOLDERS[key], test_photos=HELD_OUT, seed=seed, progress=True, **QUICK_PHOTOS
+            )
 
 
 def find_sets(keys: Iterable[str], folders: dict[str, Path]) -> tuple[dict[str, ScoredSet], dict[str, str]]:
@@ -199,24 +240,30 @@ def columns_of(table: Ablation) -> dict[str, list[str]]:
     return columns
 
 
-def make_tables(arguments: argparse.Namespace, runs: dict[str, list[Run]], sets: dict[str, ScoredSet],
-                missing: dict[str, str]) -> list[Table]:
+def make_tables(
+    arguments: argparse.Namespace, runs: dict[str, list[Run]], sets: dict[str, ScoredSet], missing: dict[str, str]
+) -> list[Table]:
     """A table for each data set in the paper's: the scores there are so far, each row under the paper's."""
     table, parts = TABLES[arguments.table], []
     for key, words in columns_of(table).items():
         names = {OWN_NAMES[word] for word in words}
         if "NIQE" in words and arguments.niqe_model == "live":
             names.add("niqe_live")
-        records = {word: [record for one in row if key in sets and (record := one.record(sets[key]))]
-                   for word, row in runs.items()}
+        records = {
+            word: [record for one in row if key in sets and (record := one.record(sets[key]))]
+            for word, row in runs.items()
+        }
         lines = []
         for word, figures in paper_table(table.paper).items():
             paper = {OWN_NAMES[score]: figures[f"{DATA_SETS[key].title} {score}"] for score in words}
             lines.append(Line(word + PAPERS, paper, competes=word in records))
             if word in records:
                 lines.append(own_line(word, records[word], names, arguments.quick))
-        columns = [Column(name, digits(name, lines), measure.higher_is_better)
-                   for name, measure in MEASURES.items() if name in names]
+        columns = [
+            Column(name, digits(name, lines), measure.higher_is_better)
+            for name, measure in MEASURES.items()
+            if name in names
+        ]
         remarks = [missing[key]] if key in missing else remarks_on(records, names)
         title = f"Table {arguments.table}, {DATA_SETS[key].title}. {table.title}"
         parts.append(Table(title, columns, lines, [*([QUICK] if arguments.quick else []), *remarks]))

@@ -4,10 +4,11 @@
         --methods stage1=results/J1/images stage2=results/J2/images
     python -m analysis.compare photo --blurred photos --methods ours=restored --crop 120 300 64 96 --crop 40 20 64 96
 
-On the left the whole image with the crops' frames, then a column each for blurred, every method and sharp. Crops lie
+On the left the full image with the crops' frames, then a column each for blurred, every method and sharp. Crops lie
 where the methods differ most, unless given. Images are paired by name, as evaluate.py does. PSNR is that of the whole
 image, without RealBlur's alignment.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,11 +27,11 @@ from analysis.radar import COLOURS
 from datasets.images import IMAGE_SUFFIXES, read_rgb, write_png
 from datasets.layouts import AmbiguityError, Pair, find_pairs
 from engine.console import readable_errors
-from engine.scoring.pairing import find_samples, listed, words
+from engine.evaluate.pairing import find_samples, listed, words
 from metrics import psnr
 
 CROP = (64, 96)  # height and width where none is given, in the image's pixels; at most half the image's
-TILE, WHOLE = 288, 384  # pixels: no column of crops is wider unless one alone is; the whole image is no lower
+TILE, WHOLE = 288, 384  # pixels: no column of crops is wider unless one alone is; the full image is no lower
 GAP, FRAME, FONT, LINE = 10, 4, 24, 32
 BLURRED, SHARP = "blurred", "sharp"
 
@@ -48,7 +49,7 @@ class Crop(NamedTuple):
     width: int
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        return image[self.y:self.y + self.height, self.x:self.x + self.width]
+        return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,43 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", metavar="IMAGE", help="its name in the data set, or the end of it: scene/000001")
-    parser.add_argument("--methods", required=True, nargs="+", type=_method, metavar="NAME=FOLDER",
-                        help="the methods' restored images, in the order of the columns")
-    parser.add_argument("--blurred", required=True, type=Path, metavar="FOLDER",
-                        help="blurred images, or a data set's test split in any layout, whose sharp images are found")
+    parser.add_argument(
+        "--methods",
+        required=True,
+        nargs="+",
+        type=_method,
+        metavar="NAME=FOLDER",
+        help="the methods' restored images, in the order of the columns",
+    )
+    parser.add_argument(
+        "--blurred",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="blurred images, or a data set's test split in any layout, whose sharp images are found",
+    )
     parser.add_argument("--sharp", type=Path, metavar="FOLDER", help="sharp images, where BLURRED holds none")
     crops = parser.add_mutually_exclusive_group()
-    crops.add_argument("--crop", nargs=4, type=int, action="append", default=[], metavar=("Y", "X", "H", "W"),
-                       help="upper left corner and size in pixels; once for each crop")
-    crops.add_argument("--crops", type=int, default=2, metavar="N",
-                       help="how many to choose where the methods differ most (default %(default)s); for a single "
-                            "method, where blurred and sharp do")
-    parser.add_argument("--output", type=Path, default=Path("comparison.png"), metavar="FILE",
-                        help="default: %(default)s")
+    crops.add_argument(
+        "--crop",
+        nargs=4,
+        type=int,
+        action="append",
+        default=[],
+        metavar=("Y", "X", "H", "W"),
+        help="upper left corner and size in pixels; once for each crop",
+    )
+    crops.add_argument(
+        "--crops",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many to choose where the methods differ most (default %(default)s); for a single "
+        "method, where blurred and sharp do",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("comparison.png"), metavar="FILE", help="default: %(default)s"
+    )
     arguments = parser.parse_args(argv)
     if arguments.crops < 1:
         parser.error("--crops: at least one")
@@ -131,12 +156,14 @@ def find_pair(image: str, truth: list[Path]) -> Pair:
     stem, dot, suffix = image.rpartition(".")
     wanted = words(stem if dot + suffix.lower() in IMAGE_SUFFIXES else image)
     fitting = [pair for pair in pairs if words(pair.name) == wanted] or [
-        pair for pair in pairs if words(pair.name)[-len(wanted):] == wanted]
+        pair for pair in pairs if words(pair.name)[-len(wanted) :] == wanted
+    ]
     if not fitting:
         raise CompareError(f"{truth[0]}: has no image called {image}; it has{listed([pair.name for pair in pairs])}")
     if len(fitting) > 1:
-        raise CompareError(f"{truth[0]}: {image} may be any of these; name one in full:"
-                           f"{listed([pair.name for pair in fitting])}")
+        raise CompareError(
+            f"{truth[0]}: {image} may be any of these; name one in full:{listed([pair.name for pair in fitting])}"
+        )
     return fitting[0]
 
 
@@ -150,12 +177,15 @@ def find_outputs(pair: Pair, truth: list[Path], methods: Sequence[tuple[str, Pat
     for label, folder in methods:
         pairing = find_samples(folder, truth, None, sharp_needed=False)
         if pair.name in pairing.missing:
-            raise CompareError(f"{folder}: has no image called {pair.name}; restore it with {label}, or leave {label} "
-                               "out")
+            raise CompareError(
+                f"{folder}: has no image called {pair.name}; restore it with {label}, or leave {label} out"
+            )
         outputs = {sample.name: sample.restored for sample in pairing.samples}
         if pair.name not in outputs:
-            raise CompareError(f"{folder}: {pair.name} cannot be compared; restore it again, at its own size, or leave "
-                               f"{label} out:{listed(pairing.misshapen)}")
+            raise CompareError(
+                f"{folder}: {pair.name} cannot be compared; restore it again, at its own size, or leave "
+                f"{label} out:{listed(pairing.wrong_shape)}"
+            )
         found[label] = outputs[pair.name]
     return found
 
@@ -170,12 +200,16 @@ def read_panels(pair: Pair, shown: dict[str, Path]) -> list[Panel]:
     height, width = images[BLURRED].shape[:2]
     for label, image in images.items():
         if image.shape[:2] != (height, width):
-            raise CompareError(f"{paths[label]} is {image.shape[1]} x {image.shape[0]} pixels, but {pair.blurred} is "
-                               f"{width} x {height}; images are compared at one size: restore the whole image at its "
-                               "own size, or leave it out")
+            raise CompareError(
+                f"{paths[label]} is {image.shape[1]} x {image.shape[0]} pixels, but {pair.blurred} is "
+                f"{width} x {height}; images are compared at one size: restore the full image at its "
+                "own size, or leave it out"
+            )
     sharp = images.get(SHARP)
-    return [Panel(label, image, None if sharp is None or label == SHARP else psnr(image, sharp))
-            for label, image in images.items()]
+    return [
+        Panel(label, image, None if sharp is None or label == SHARP else psnr(image, sharp))
+        for label, image in images.items()
+    ]
 
 
 # The crops
@@ -201,18 +235,24 @@ def most_different(images: Sequence[np.ndarray], count: int) -> list[Crop]:
     while len(crops) < count and np.isfinite(sums.max()):
         y, x = (int(k) for k in np.unravel_index(np.argmax(sums), sums.shape))
         crops.append(Crop(y, x, height, width))
-        sums[max(0, y - height + 1):y + height, max(0, x - width + 1):x + width] = -np.inf  # would overlap
+        sums[max(0, y - height + 1) : y + height, max(0, x - width + 1) : x + width] = -np.inf  # would overlap
     return crops
 
 
 def _check_crops(crops: Sequence[Crop], image: np.ndarray, path: Path) -> None:
     height, width = image.shape[:2]
     for crop in crops:
-        if (min(crop.y, crop.x) < 0 or min(crop.height, crop.width) < 1 or crop.y + crop.height > height
-                or crop.x + crop.width > width):
-            raise CompareError(f"--crop {' '.join(map(str, crop))} does not lie inside {path}, which is {height} high "
-                               f"and {width} wide: Y + H is at most {height}, X + W at most {width}, H and W at least "
-                               "1")
+        if (
+            min(crop.y, crop.x) < 0
+            or min(crop.height, crop.width) < 1
+            or crop.y + crop.height > height
+            or crop.x + crop.width > width
+        ):
+            raise CompareError(
+                f"--crop {' '.join(map(str, crop))} does not lie inside {path}, which is {height} high "
+                f"and {width} wide: Y + H is at most {height}, X + W at most {width}, H and W at least "
+                "1"
+            )
 
 
 # The picture
@@ -221,15 +261,21 @@ def _check_crops(crops: Sequence[Crop], image: np.ndarray, path: Path) -> None:
 def draw(name: str, panels: Sequence[Panel], crops: Sequence[Crop]) -> Image.Image:
     """The picture; all crops are enlarged alike, by whole pixels. The last panel is also the one shown whole."""
     scale = max(1, TILE // max(crop.width for crop in crops))
-    columns = [_column([_tile(crop.of(panel.image), scale, _colour(k)) for k, crop in enumerate(crops)],
-                       panel.caption()) for panel in panels]
+    columns = [
+        _column([_tile(crop.of(panel.image), scale, _colour(k)) for k, crop in enumerate(crops)], panel.caption())
+        for panel in panels
+    ]
     reference = panels[-1] if panels[-1].label == SHARP else panels[0]
     tiles = sum(crop.height * scale + 2 * FRAME + GAP for crop in crops) - GAP
     caption = f"{reference.label}: {name}\ncrops enlarged {scale} times" + (
-        "; PSNR of whole images" if reference.label == SHARP else "")
+        "; PSNR of full images" if reference.label == SHARP else ""
+    )
     columns.insert(0, _column([_whole(reference.image, crops, max(WHOLE, tiles))], caption))
-    picture = Image.new("RGB", (sum(column.width + GAP for column in columns) + GAP,
-                                max(column.height for column in columns) + 2 * GAP), "white")
+    picture = Image.new(
+        "RGB",
+        (sum(column.width + GAP for column in columns) + GAP, max(column.height for column in columns) + 2 * GAP),
+        "white",
+    )
     left = GAP
     for column in columns:
         picture.paste(column, (left, GAP))
@@ -250,7 +296,7 @@ def _tile(crop: np.ndarray, scale: int, colour: str) -> Image.Image:
 
 
 def _whole(image: np.ndarray, crops: Sequence[Crop], height: int) -> Image.Image:
-    """The whole image at a height, with a frame around each crop, edged in white to stand out on any ground."""
+    """The full image at a height, with a frame around each crop, edged in white to stand out on any ground."""
     scale = height / image.shape[0]
     whole = Image.fromarray(image).resize((max(1, round(image.shape[1] * scale)), height), Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(whole)
@@ -258,8 +304,16 @@ def _whole(image: np.ndarray, crops: Sequence[Crop], height: int) -> Image.Image
         left, top = round(crop.x * scale), round(crop.y * scale)
         right, bottom = round((crop.x + crop.width) * scale) - 1, round((crop.y + crop.height) * scale) - 1
         for margin, width, colour in ((FRAME + 1, FRAME + 2, "white"), (FRAME, FRAME, _colour(k))):
-            pen.rectangle((max(0, left - margin), max(0, top - margin), min(whole.width - 1, right + margin),
-                           min(whole.height - 1, bottom + margin)), outline=colour, width=width)
+            pen.rectangle(
+                (
+                    max(0, left - margin),
+                    max(0, top - margin),
+                    min(whole.width - 1, right + margin),
+                    min(whole.height - 1, bottom + margin),
+                ),
+                outline=colour,
+                width=width,
+            )
     return whole
 
 

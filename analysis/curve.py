@@ -5,6 +5,7 @@
 
 Read from the TensorBoard logs in results/JOB/logs. Stage 2 follows stage 1. The loss is averaged over 2 % of the run.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,7 +21,7 @@ from engine.config import results_dir
 from engine.console import readable_errors
 
 LOSS, PSNR = "train/loss", "validation/psnr"
-SMOOTHING = 50      # means over the run's length divided by this
+SMOOTHING = 50  # means over the run's length divided by this
 Series = list[tuple[int, float]]
 
 
@@ -44,7 +45,7 @@ def read_run(logs: Path) -> dict[str, list[Series]]:
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)    # a resumed run is nothing to warn of
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # a resumed run is nothing to warn of
     run: dict[str, list[Series]] = {LOSS: [], PSNR: []}
     before = 0
     for folder in sorted(logs.glob("stage[12]")):
@@ -65,7 +66,7 @@ def read_run(logs: Path) -> dict[str, list[Series]]:
 def smoothed(series: Series) -> Series:
     """Means over neighbouring points, a SMOOTHING-th of them each."""
     width = max(1, len(series) // SMOOTHING)
-    points = np.array(series[:len(series) // width * width]).reshape(-1, width, 2)
+    points = np.array(series[: len(series) // width * width]).reshape(-1, width, 2)
     return [tuple(point) for point in points.mean(axis=1)]
 
 

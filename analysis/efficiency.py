@@ -1,4 +1,5 @@
 """What each variant of the paper's ablations costs: parameters and multiply-adds counted, time and memory measured."""
+
 from __future__ import annotations
 
 import re
@@ -16,9 +17,15 @@ from benchmarks.network import Case, run
 from models import XYScanNet
 
 # The model section of each job in configs/ablation/ that has a row in the paper's tables.
-VARIANTS = {"xyscan": {}, "ss2d": {"vssm": "ss2d"}, "bidirectional": {"scan": "bidirectional"},
-            "intra": {"slices": "intra"}, "inter": {"slices": "inter"}, "aff": {"fusion": "aff"},
-            "no_fusion": {"fusion": "none"}}
+VARIANTS = {
+    "xyscan": {},
+    "ss2d": {"vssm": "ss2d"},
+    "bidirectional": {"scan": "bidirectional"},
+    "intra": {"slices": "intra"},
+    "inter": {"slices": "inter"},
+    "aff": {"fusion": "aff"},
+    "no_fusion": {"fusion": "none"},
+}
 FUSIONS = ("clff_level1", "clff_level2")
 STATE_SPACE = re.compile(r"decoder_level\d\.\d+\.(intra|inter)")
 
@@ -41,8 +48,9 @@ class Counted(NamedTuple):
 def count_variant(name: str, dim: int, num_blocks: Sequence[int], size: int) -> Counted:
     """For one image of ``size`` x ``size``, a multiple of 4."""
     network = XYScanNet(dim, num_blocks, **VARIANTS[name])
-    parameters = {child: sum(parameter.numel() for parameter in module.parameters())
-                  for child, module in network.named_children()}
+    parameters = {
+        child: sum(parameter.numel() for parameter in module.parameters()) for child, module in network.named_children()
+    }
     written = count(network, 1, 3, size, size, as_written=True).of[WHOLE]
     return Counted(parameters, count(network, 1, 3, size, size), written, papers_fusion_macs(network, size, size))
 
@@ -77,13 +85,23 @@ class Efficiency(NamedTuple):
     test: Measurement | None
 
 
-def measure_variants(names: list[str], dim: int, num_blocks: Sequence[int], protocol: Protocol
-                     ) -> dict[str, Efficiency]:
+def measure_variants(
+    names: list[str], dim: int, num_blocks: Sequence[int], protocol: Protocol
+) -> dict[str, Efficiency]:
     """One measurement after another. Forward, loss without its VGG19 term, backward and Adam are a training step."""
     measured = {name: [] for name in names}
     runs = [(name, case) for name in names for case in (protocol.train, protocol.test)]
     for name, case in tqdm(runs, desc="measuring", leave=False, disable=None):
-        result = measure.isolated(run, Variant(name), dim, num_blocks, case, protocol.device, protocol.repeats,
-                                  device=protocol.device, limit=protocol.limit)
+        result = measure.isolated(
+            run,
+            Variant(name),
+            dim,
+            num_blocks,
+            case,
+            protocol.device,
+            protocol.repeats,
+            device=protocol.device,
+            limit=protocol.limit,
+        )
         measured[name].append(result)
     return {name: Efficiency(*both) for name, both in measured.items()}

@@ -11,6 +11,7 @@ its start alone, from the left and from the top; R->L is what the scan from the 
 what the module adds. In an Intra-VSSM that is linear in the scans, so that R->L is also what this scan would add alone;
 in an Inter-VSSM a sigmoid comes after the scans.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -29,7 +30,7 @@ from analysis.figure import check_name, new_figure, save
 from analysis.subjects import Subject, SubjectError, add_flags, check_flags, read_patch, read_subject, untrained_subject
 from engine import distributed
 from engine.console import readable_errors
-from engine.restorer import to_levels
+from engine.predict.inference import tensor_to_images
 from models.ss2d import SS2D
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORWARD, BACKWARD, BOTH = "L→R", "R→L", "sum"
-TITLES = {FORWARD: "L→R\nfrom the left and from the top", BACKWARD: "R→L\nfrom the right and from below",
-          BOTH: "sum\nall that the module adds"}
+TITLES = {
+    FORWARD: "L→R\nfrom the left and from the top",
+    BACKWARD: "R→L\nfrom the right and from below",
+    BOTH: "sum\nall that the module adds",
+}
 MISSING = {BACKWARD: "this network does not\nscan from there", BOTH: "L→R is all\nthat the module adds"}
 UNTRAINED = ("bidirectional", "unidirectional")
 LEVELS = (1, 2, 3)
@@ -64,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     with readable_errors():
         check_name(arguments.output)
         subjects = [read_subject(label, file) for label, file in arguments.weights] or [
-            untrained_subject(scan, scan=scan) for scan in UNTRAINED]
+            untrained_subject(scan, scan=scan) for scan in UNTRAINED
+        ]
         patch = read_patch(arguments.image, arguments.size, arguments.corner)
         device = distributed.device(arguments.device)
         residuals = []
@@ -72,11 +77,14 @@ def main(argv: list[str] | None = None) -> int:
             print(subject.announce(), flush=True)
             module = find_module(subject, arguments.level, arguments.block, arguments.module)
             residuals.append(measure(subject, module, patch.to(device)))
-            print("    mean |residual|: " + ", ".join(f"{name} {shown.mean():.4g}"
-                                                      for name, shown in residuals[-1].maps.items()))
-        figure = new_figure(1.3 + PANEL * (1 + max(len(residual.maps) for residual in residuals)),
-                            0.9 + PANEL * len(residuals))
-        draw(figure, residuals, to_levels(patch)[0], f"decoder level {arguments.level}, block {arguments.block}")
+            print(
+                "    mean |residual|: "
+                + ", ".join(f"{name} {shown.mean():.4g}" for name, shown in residuals[-1].maps.items())
+            )
+        figure = new_figure(
+            1.3 + PANEL * (1 + max(len(residual.maps) for residual in residuals)), 0.9 + PANEL * len(residuals)
+        )
+        draw(figure, residuals, tensor_to_images(patch)[0], f"decoder level {arguments.level}, block {arguments.block}")
         save(figure, arguments.output)
     print(f"picture: {arguments.output}")
     return 0
@@ -86,17 +94,32 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path, metavar="IMAGE")
     add_flags(parser, " and ".join(UNTRAINED), size=128)
-    parser.add_argument("--corner", nargs=2, type=int, metavar=("Y", "X"),
-                        help="the patch's upper left corner in the image; default: the patch is the image's middle")
-    parser.add_argument("--level", type=int, default=1, metavar="L",
-                        help="of the decoder: 1, the image's own resolution, to 3, a quarter of it "
-                             "(default %(default)s)")
-    parser.add_argument("--block", type=int, default=1, metavar="B",
-                        help="of that level, 1 being the first (default %(default)s)")
-    parser.add_argument("--module", choices=("intra", "inter"), default="intra",
-                        help="the block's first or second state space module (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("features.png"), metavar="FILE",
-                        help="default: %(default)s")
+    parser.add_argument(
+        "--corner",
+        nargs=2,
+        type=int,
+        metavar=("Y", "X"),
+        help="the patch's upper left corner in the image; default: the patch is the image's middle",
+    )
+    parser.add_argument(
+        "--level",
+        type=int,
+        default=1,
+        metavar="L",
+        help="of the decoder: 1, the image's own resolution, to 3, a quarter of it (default %(default)s)",
+    )
+    parser.add_argument(
+        "--block", type=int, default=1, metavar="B", help="of that level, 1 being the first (default %(default)s)"
+    )
+    parser.add_argument(
+        "--module",
+        choices=("intra", "inter"),
+        default="intra",
+        help="the block's first or second state space module (default %(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("features.png"), metavar="FILE", help="default: %(default)s"
+    )
     arguments = parser.parse_args(argv)
     check_flags(parser, arguments)
     return arguments
@@ -114,12 +137,16 @@ def find_module(subject: Subject, level: int, block: int, module: str) -> nn.Mod
         raise SubjectError(f"--level {level}: the decoder has levels 1, 2 and 3")
     blocks = getattr(subject.network, f"decoder_level{level}")
     if not 1 <= block <= len(blocks):
-        raise SubjectError(f"--block {block}: decoder level {level} of {subject.label} has "
-                           f"{f'blocks 1 to {len(blocks)}' if len(blocks) > 1 else 'block 1 alone'}")
+        raise SubjectError(
+            f"--block {block}: decoder level {level} of {subject.label} has "
+            f"{f'blocks 1 to {len(blocks)}' if len(blocks) > 1 else 'block 1 alone'}"
+        )
     found = getattr(blocks[block - 1], module)
     if isinstance(found, SS2D):
-        raise SubjectError(f"{subject.label} has SS2D modules, which scan whole images along four routes; choose a "
-                           "network that scans slices")
+        raise SubjectError(
+            f"{subject.label} has SS2D modules, which scan full images along four routes; choose a "
+            "network that scans slices"
+        )
     return found
 
 

@@ -1,4 +1,5 @@
 """A picture drawn by matplotlib, without a screen, and saved whole."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -10,6 +10,7 @@ Two parts that run in kernels of their own are invisible to it and are counted h
   count nothing, as activations do. Others count otherwise: https://github.com/state-spaces/mamba/issues/110 has 9 N
   floating-point operations.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -78,8 +79,17 @@ def papers_fusion_macs(network: XYScanNet, height: int, width: int) -> int:
     return total
 
 
-def _scan_flops(u: torch.Size, delta: torch.Size, A: torch.Size, B: torch.Size, C: torch.Size,
-                D: torch.Size | None = None, z: torch.Size | None = None, *_, **__) -> int:
+def _scan_flops(
+    u: torch.Size,
+    delta: torch.Size,
+    A: torch.Size,
+    B: torch.Size,
+    C: torch.Size,
+    D: torch.Size | None = None,
+    z: torch.Size | None = None,
+    *_,
+    **__,
+) -> int:
     """Of xyscannet::selective_scan, whose arguments the counter gives as shapes: two to a multiply-add."""
     return 2 * scan_macs(prod(u), A[1], D is not None, z is not None)
 

@@ -3,14 +3,15 @@
 The paper does not say how it normalises. Here the worst method drawn is 0 and the best is 1 on each axis, so that the
 outer rim is the better one for all metrics; the figures at both ends stand beside the axis.
 """
+
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
 from analysis.figure import new_figure, save
-from engine.scoring.comparison import OWN_NAMES, differences, paper_lines, run_line
-from engine.scoring.measures import MEASURES
+from engine.evaluate.comparison import OWN_NAMES, differences, paper_lines, run_line
+from engine.evaluate.registry import MEASURES
 
 AXES = ("KID", "FID", "LPIPS", "NIQE", "SSIM")
 # Okabe and Ito's colours, told apart with any colour vision and on paper by markers; yellow is too pale for lines.
@@ -31,8 +32,9 @@ def draw_radar(records: dict[str, dict], path: Path) -> list[str]:
         if (record["dataset"], record["profile"]) != ("gopro", "paper"):
             continue
         figures = run_line(label, record).figures
-        reasons = differences(record) or ([] if has_all(figures) else [
-            f"needs {', '.join(OWN_NAMES[axis] for axis in AXES)}"])
+        reasons = differences(record) or (
+            [] if has_all(figures) else [f"needs {', '.join(OWN_NAMES[axis] for axis in AXES)}"]
+        )
         remarks += [f"not in the figure: {label}: {reason}" for reason in reasons]
         if not reasons:
             lines[label] = figures
@@ -68,11 +70,17 @@ def draw(figures: dict[str, list[float]], path: Path) -> None:
     chart.set_rorigin(-HOLE / (1 - HOLE))
     chart.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "", "0.5", "", "1"], color="#555555", fontsize=9)
     chart.set_rlabel_position(180)
-    chart.set_xticks(angles, labels=[axis_label(axis, column) for axis, column in zip(
-        AXES, zip(*figures.values(), strict=True), strict=True)], fontsize=11)
+    chart.set_xticks(
+        angles,
+        labels=[
+            axis_label(axis, column) for axis, column in zip(AXES, zip(*figures.values(), strict=True), strict=True)
+        ],
+        fontsize=11,
+    )
     for angle, label in zip(angles, chart.get_xticklabels(), strict=True):  # clear of the rim on either side
-        label.set_horizontalalignment("center" if abs(math.sin(angle)) < 0.1 else
-                                      "left" if math.sin(angle) > 0 else "right")
+        label.set_horizontalalignment(
+            "center" if abs(math.sin(angle)) < 0.1 else "left" if math.sin(angle) > 0 else "right"
+        )
     chart.tick_params(axis="x", pad=9)
     chart.grid(color="#CCCCCC", linewidth=0.7)
     for name in ("polar", "inner"):
@@ -94,5 +102,10 @@ def style(label: str, index: int) -> dict[str, object]:
         return {"color": HERO, "linewidth": 3, "marker": "*", "markersize": 13, "zorder": 4}
     if not label.endswith("(paper)"):
         return {"color": OWN, "linewidth": 2.5, "linestyle": (0, (5 - index % 4, 1.5)), "marker": "h", "zorder": 5}
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linewidth": 1.3,
-            "markersize": 6, "zorder": 3}
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linewidth": 1.3,
+        "markersize": 6,
+        "zorder": 3,
+    }

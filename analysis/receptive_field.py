@@ -14,6 +14,7 @@ The share of the area that holds t = 20, 30, 50, 99 % of all contributions is th
 wherever they lie, and (b) the smallest square around the centre that does, as RepLKNet measures it (Ding et al. 2022,
 https://arxiv.org/abs/2203.06717). A sparse field has a small (a), a field that reaches far a large (b).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         check_name(arguments.output)
         figure = new_figure(1.2 + 3.6 * (len(arguments.weights) or len(UNTRAINED)), 5.6)
         subjects = [read_subject(label, file) for label, file in arguments.weights] or [
-            untrained_subject(label, vssm=vssm) for label, vssm in UNTRAINED.items()]
+            untrained_subject(label, vssm=vssm) for label, vssm in UNTRAINED.items()
+        ]
         paths = find_images(arguments.images, arguments.count)
         device = distributed.device(arguments.device)
         for subject in subjects:
@@ -66,13 +68,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES",
-                        help="images, folders of them, or data sets in any layout, whose blurred test images are taken")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGES",
+        help="images, folders of them, or data sets in any layout, whose blurred test images are taken",
+    )
     add_flags(parser, "XYScan and SS2D", size=256)
-    parser.add_argument("--count", type=int, default=50, metavar="N",
-                        help="of the images found, use at most N, evenly spaced (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("receptive_field.png"), metavar="FILE",
-                        help="default: %(default)s")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=50,
+        metavar="N",
+        help="of the images found, use at most N, evenly spaced (default %(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("receptive_field.png"), metavar="FILE", help="default: %(default)s"
+    )
     arguments = parser.parse_args(argv)
     check_flags(parser, arguments)
     if arguments.count < 1:
@@ -115,13 +128,17 @@ def measure(subjects: Sequence[Subject], paths: Sequence[Path], size: int, devic
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
-                    raise SubjectError(f"{subject.label}: out of memory on {device}; use a smaller --size than {size}, "
-                                       "or another device") from error
+                    raise SubjectError(
+                        f"{subject.label}: out of memory on {device}; use a smaller --size than {size}, "
+                        "or another device"
+                    ) from error
                 bar.update()
             network.cpu()
             if not 0 < field.sum() < np.inf:
-                raise SubjectError(f"{subject.label}: the gradients sum to {field.sum():g}, so there is no receptive "
-                                   "field to show; these weights are zero or not finite")
+                raise SubjectError(
+                    f"{subject.label}: the gradients sum to {field.sum():g}, so there is no receptive "
+                    "field to show; these weights are zero or not finite"
+                )
             fields.append(field)
     return fields
 
@@ -182,8 +199,11 @@ def draw(figure: Figure, subjects: Sequence[Subject], fields: Sequence[np.ndarra
     bar = figure.colorbar(shown, ax=panels, extend="min", shrink=0.62, pad=0.02)
     bar.set_label("contribution to the centre / the mean pixel's", fontsize=9)
     size = fields[0].shape[0]
-    figure.suptitle("Effective receptive fields of the centre pixel\nof output - input; "
-                    f"{size} x {size} pixels, mean over {count} image{'s' * (count > 1)}", fontsize=10.5)
+    figure.suptitle(
+        "Effective receptive fields of the centre pixel\nof output - input; "
+        f"{size} x {size} pixels, mean over {count} image{'s' * (count > 1)}",
+        fontsize=10.5,
+    )
 
 
 def _draw_field(panel: Axes, subject: Subject, field: np.ndarray, norm: object) -> object:
@@ -196,11 +216,16 @@ def _draw_field(panel: Axes, subject: Subject, field: np.ndarray, norm: object) 
     panel.set_yticks(ticks)
     panel.tick_params(labelsize=8)
     title = textwrap.fill(subject.label, 30)
-    panel.set_title(f"{title}\nUNTRAINED: random initialisation" if subject.untrained else title, fontsize=11,
-                    color="#B00020" if subject.untrained else "black")
+    panel.set_title(
+        f"{title}\nUNTRAINED: random initialisation" if subject.untrained else title,
+        fontsize=11,
+        color="#B00020" if subject.untrained else "black",
+    )
     rows = [f"{'share of the area':24}{'fewest':>8}{'centred':>9}", f"{'that holds':24}{'pixels':>8}{'square':>9}"]
-    rows += [f"{f'{part:4.0%} of contributions':24}{fewest_pixels(field, part):>8.2%}"
-             f"{smallest_square(field, part):>9.2%}" for part in PARTS]
+    rows += [
+        f"{f'{part:4.0%} of contributions':24}{fewest_pixels(field, part):>8.2%}{smallest_square(field, part):>9.2%}"
+        for part in PARTS
+    ]
     panel.set_xlabel("\n".join(["pixels from the centre", "", *rows]), family="monospace", fontsize=8)
     return shown
 

@@ -6,6 +6,7 @@
 What is done is left alone, and the scripts go on with what was stopped, so the same runs can be asked for again after
 a kill at any moment. Several commands at once share their runs: each is made by one of them.
 """
+
 from __future__ import annotations
 
 import json
@@ -25,9 +26,9 @@ import yaml
 
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
-from engine.restorer import checksum
-from engine.scoring.measures import DATA_SETS, column_names
-from engine.signals import stop_requests
+from engine.evaluate.registry import DATA_SETS, column_names
+from engine.predict.inference import checksum
+from engine.train.signals import stop_requests
 
 try:
     import fcntl
@@ -36,13 +37,17 @@ except ImportError:  # Windows: there two commands must not make the same run at
 
 SCRIPTS = Path(__file__).parents[1]
 PREDICT = {  # data set -> script, folder of the images in results/J
-    "gopro": ("predict_GoPro_test_results.py", "images"), "hide": ("predict_HIDE_results.py", "images_hide"),
+    "gopro": ("predict_GoPro_test_results.py", "images"),
+    "hide": ("predict_HIDE_results.py", "images_hide"),
     "rwbi": ("predict_RWBI_results.py", "images_rwbi"),
     "realblur_j": ("predict_RealBlur_J_test_results.py", "images_realj"),
 }
 # Keys that change how a run is computed and not what it ends with.
-HARMLESS = {"data": ("workers", "cache", "cache_dir"), "model": ("scan_backend",),
-            "train": ("accumulate", "checkpoint_activations", "save_every")}
+HARMLESS = {
+    "data": ("workers", "cache", "cache_dir"),
+    "model": ("scan_backend",),
+    "train": ("accumulate", "checkpoint_activations", "save_every"),
+}
 POLL = 0.5  # seconds between two looks
 
 
@@ -52,7 +57,7 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """A data set to score on: key of measures.DATA_SETS, folder, and how many images are to be restored."""
+    """A data set to score on: key of registry.DATA_SETS, folder, and how many images are to be restored."""
 
     key: str
     folder: Path
@@ -93,21 +98,28 @@ class Run:
         if not record.is_file():
             return
         begun = yaml.safe_load(record.read_text(encoding="utf-8"))
-        changes = [f"    {section}.{key}: {begun[section][key]} then, {value} now"
-                   for section, values in wanted.items() if isinstance(values, dict)
-                   for key, value in values.items() if key not in HARMLESS.get(section, ())
-                   and begun.get(section, {}).get(key, value) != value]
+        changes = [
+            f"    {section}.{key}: {begun[section][key]} then, {value} now"
+            for section, values in wanted.items()
+            if isinstance(values, dict)
+            for key, value in values.items()
+            if key not in HARMLESS.get(section, ()) and begun.get(section, {}).get(key, value) != value
+        ]
         if changes:
-            raise ConfigError(f"{record.parent} was begun with another recipe (so says {record.name}):\n"
-                              + "\n".join(changes) + "\nSet it back, or remove the folder to begin anew")
+            raise ConfigError(
+                f"{record.parent} was begun with another recipe (so says {record.name}):\n"
+                + "\n".join(changes)
+                + "\nSet it back, or remove the folder to begin anew"
+            )
 
     def check_data(self) -> None:
         """Raises LayoutError where there is nothing to train on."""
         try:
             find_pairs(load_config(self.name, 1, self._overrides).data.train, "train")
         except LayoutError as error:
-            raise LayoutError(f"data.train: {error}. Unpack the data set there; --quick makes small data of its own"
-                              ) from error
+            raise LayoutError(
+                f"data.train: {error}. Unpack the data set there; --quick makes small data of its own"
+            ) from error
 
     @property
     def _overrides(self) -> tuple[str, ...]:
@@ -119,14 +131,29 @@ class Run:
         return ["train_XYScanNet_stage1.py", "--job_name", self.name, *self._overrides]
 
     def prediction(self, scored_set: ScoredSet) -> list[str]:
-        return [PREDICT[scored_set.key][0], "--job_name", self.name, "--weights", str(self.weights),
-                "--input", str(scored_set.folder)]
+        return [
+            PREDICT[scored_set.key][0],
+            "--job_name",
+            self.name,
+            "--weights",
+            str(self.weights),
+            "--input",
+            str(scored_set.folder),
+        ]
 
     def evaluation(self, scored_set: ScoredSet) -> list[str]:
         """With all metrics that the paper reports on the data set: several tables share a run."""
         truth = [] if scored_set.key == "rwbi" else ["--gt", str(scored_set.folder)]
-        return ["evaluate.py", "--pred", str(self._images(scored_set)), "--dataset", scored_set.key, *truth,
-                "--niqe_model", self.niqe_model]
+        return [
+            "evaluate.py",
+            "--pred",
+            str(self._images(scored_set)),
+            "--dataset",
+            scored_set.key,
+            *truth,
+            "--niqe_model",
+            self.niqe_model,
+        ]
 
     def _images(self, scored_set: ScoredSet) -> Path:
         return results_dir(self.name) / PREDICT[scored_set.key][1]
@@ -136,8 +163,11 @@ class Run:
         path = Path(f"{self._images(scored_set)}_scores") / "scores.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            fits = (record["complete"] and record["images"]["scored"] == scored_set.images
-                    and record["made_by"]["weights_sha256"] == checksum(self.weights))
+            fits = (
+                record["complete"]
+                and record["images"]["scored"] == scored_set.images
+                and record["made_by"]["weights_sha256"] == checksum(self.weights)
+            )
         except (OSError, KeyError, TypeError, ValueError):
             return None
         return record if fits else None
@@ -199,7 +229,7 @@ class Pool:
         with self._mutex:
             self._stopping.set()
             for process in self._processes:
-                process.terminate()     # training saves its state first
+                process.terminate()  # training saves its state first
 
     def _work(self, device: str | None) -> None:
         """One device's share: run after run until none is left."""
@@ -272,9 +302,13 @@ class Pool:
 def start(step: list[str], claim: Claim, output: IO | None) -> subprocess.Popen:
     """A script's process. It inherits the lock, which holds as long as it lives, even where this process is killed."""
     return subprocess.Popen(
-        [sys.executable, str(SCRIPTS / step[0]), *step[1:]], stdin=subprocess.DEVNULL, stdout=output,
-        stderr=subprocess.STDOUT if output else None, pass_fds=[claim.lock.fileno()] if fcntl else (),
-        env=os.environ | ({"CUDA_VISIBLE_DEVICES": claim.device} if claim.device else {}))
+        [sys.executable, str(SCRIPTS / step[0]), *step[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        pass_fds=[claim.lock.fileno()] if fcntl else (),
+        env=os.environ | ({"CUDA_VISIBLE_DEVICES": claim.device} if claim.device else {}),
+    )
 
 
 def lock_folder(folder: Path) -> IO | None:

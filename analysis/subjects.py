@@ -1,4 +1,5 @@
 """What a look inside the network is taken at: networks, trained or untrained, and patches of images."""
+
 from __future__ import annotations
 
 import argparse
@@ -10,7 +11,7 @@ import torch
 from datasets.images import read_rgb
 from engine import distributed
 from engine.config import model_options
-from engine.restorer import MULTIPLE, from_levels
+from engine.predict.inference import MULTIPLE, images_to_tensor
 from models.weights import load_network
 from models.xyscannet import MIN_SIZE, XYScanNet, xyscannet_s
 
@@ -40,18 +41,31 @@ class Subject:
     def announce(self) -> str:
         """A line for the terminal."""
         return f"{self.label}: {self.variant}" + (
-            "; UNTRAINED, random initialisation: it shows the architecture, not what is learned" if self.untrained
-            else "")
+            "; UNTRAINED, random initialisation: it shows the architecture, not what is learned"
+            if self.untrained
+            else ""
+        )
 
 
 def add_flags(parser: argparse.ArgumentParser, untrained: str, size: int) -> None:
     """The flags that name networks, the patch's size and the device; `untrained`: what is shown without weights."""
-    parser.add_argument("--weights", nargs="+", default=[], type=_named_file, metavar="NAME=FILE",
-                        help="trained networks, in the order of the picture. What weights do not tell (scan, slices, "
-                             "kl_gate) is read from the recipe beside FILE, or else from that of the job called NAME. "
-                             f"Without any: {untrained}, both UNTRAINED, at XYScanNet-S's size")
-    parser.add_argument("--size", type=int, default=size, metavar="N",
-                        help=f"the patch's side in pixels, a multiple of {MULTIPLE} (default %(default)s)")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        type=_named_file,
+        metavar="NAME=FILE",
+        help="trained networks, in the order of the picture. What weights do not tell (scan, slices, "
+        "kl_gate) is read from the recipe beside FILE, or else from that of the job called NAME. "
+        f"Without any: {untrained}, both UNTRAINED, at XYScanNet-S's size",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=size,
+        metavar="N",
+        help=f"the patch's side in pixels, a multiple of {MULTIPLE} (default %(default)s)",
+    )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
 
 
@@ -96,10 +110,13 @@ def read_patch(path: Path, size: int, corner: tuple[int, int] | None = None) -> 
     image = read_rgb(path)
     height, width = image.shape[:2]
     if min(height, width) < size:
-        raise SubjectError(f"{path} is {width} x {height} pixels, smaller than --size {size}; choose a larger image, "
-                           f"or a smaller size")
+        raise SubjectError(
+            f"{path} is {width} x {height} pixels, smaller than --size {size}; choose a larger image, or a smaller size"
+        )
     y, x = corner or ((height - size) // 2, (width - size) // 2)
     if min(y, x) < 0 or y + size > height or x + size > width:
-        raise SubjectError(f"--corner {y} {x} with --size {size} does not lie inside {path}, which is {height} high "
-                           f"and {width} wide: Y is at most {height - size}, X at most {width - size}")
-    return from_levels([image[y:y + size, x:x + size]])
+        raise SubjectError(
+            f"--corner {y} {x} with --size {size} does not lie inside {path}, which is {height} high "
+            f"and {width} wide: Y is at most {height - size}, X at most {width - size}"
+        )
+    return images_to_tensor([image[y : y + size, x : x + size]])

@@ -5,6 +5,7 @@
 
 Gathers every scores.json that evaluate.py has written below results/. Rows of different profiles never share a table.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,19 +16,25 @@ from pathlib import Path
 from analysis.figure import FigureError
 from analysis.radar import draw_radar
 from datasets.files import write_atomic
-from engine.scoring.comparison import compare
-from engine.scoring.measures import DATA_SETS, PROFILES
-from engine.scoring.table import FORMATS, Table
+from engine.evaluate.comparison import compare
+from engine.evaluate.registry import DATA_SETS, PROFILES
+from engine.evaluate.table import FORMATS, Table
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER",
-                        help="where to look for scores.json (default %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER",
-                        help="for the tables and radar.png (default RESULTS/tables)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="FOLDER",
+        help="where to look for scores.json (default %(default)s)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="for the tables and radar.png (default RESULTS/tables)"
+    )
     parser.add_argument("--format", default="text", choices=FORMATS)
     arguments = parser.parse_args(argv)
     output = arguments.output or arguments.results / "tables"
@@ -57,8 +64,13 @@ def find_records(results: Path) -> dict[str, dict]:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             known = record["dataset"] in DATA_SETS and record["profile"] in PROFILES
-            complaint = None if known and record["complete"] else (
-                "not finished; run the same evaluation again" if known else "of no data set or profile known here")
+            complaint = (
+                None
+                if known and record["complete"]
+                else (
+                    "not finished; run the same evaluation again" if known else "of no data set or profile known here"
+                )
+            )
         except (KeyError, TypeError, ValueError) as error:
             complaint = f"no record of an evaluation ({error})"
         if complaint:
@@ -75,8 +87,11 @@ def make_tables(records: dict[str, dict]) -> list[Table]:
     tables = []
     for profile in PROFILES:
         for dataset in DATA_SETS:
-            chosen = {label: record for label, record in records.items()
-                      if (record["dataset"], record["profile"]) == (dataset, profile)}
+            chosen = {
+                label: record
+                for label, record in records.items()
+                if (record["dataset"], record["profile"]) == (dataset, profile)
+            }
             if chosen or profile == "paper":
                 tables.append(compare(dataset, profile, chosen))
     return tables

@@ -3,6 +3,7 @@
 Memory is what rose above what was held before the first run: on a GPU what PyTorch allocated, on a CPU the process's
 resident memory, both at their highest while the runs were timed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,7 +25,7 @@ from models.ops.selective_scan import BACKENDS, resolve_backend
 
 try:
     import resource
-except ImportError:     # Windows has none; there memory is not limited
+except ImportError:  # Windows has none; there memory is not limited
     resource = None
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -33,8 +34,8 @@ LEFT_OUT = "-: nothing to compare with, or left out for the time or memory it ta
 
 
 class Measurement(NamedTuple):
-    seconds: float      # median of the runs
-    memory: int         # bytes
+    seconds: float  # median of the runs
+    memory: int  # bytes
 
 
 def measure(work: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
@@ -66,7 +67,7 @@ def isolated(function: Callable, *arguments, device: torch.device, limit: float)
     sender.close()
     try:
         result, error = receiver.recv() if receiver.poll(limit) else (None, f"took longer than {limit:g} s")
-    except EOFError:    # ended by the system, as it does when memory is short
+    except EOFError:  # ended by the system, as it does when memory is short
         result, error = None, OUT_OF_MEMORY
     finally:
         process.kill()
@@ -119,7 +120,7 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR.exists():
-        CLEAR.write_text("5")       # proc(5): sets the peak to what is held now
+        CLEAR.write_text("5")  # proc(5): sets the peak to what is held now
 
 
 def _status(name: str) -> int:
@@ -150,7 +151,7 @@ def every_backend(device: torch.device) -> list[str]:
 
 def copy_rate(device: torch.device) -> float:
     """Bytes a second, read and written, of one large copy: what work bound by memory can reach."""
-    source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)       # 1 GiB, 256 MiB
+    source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)  # 1 GiB, 256 MiB
     target = torch.empty_like(source)
     return 2 * source.nbytes / measure(lambda: target.copy_(source), device, 9).seconds
 
@@ -164,8 +165,10 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def print_row(columns: Sequence[tuple[str, int]], cells: Sequence[str]) -> None:
     """One line of a table; a column is (heading, width), to the left where the width is negative."""
-    line = "".join(f"{cell:<{-width}}" if width < 0 else f"{cell:>{width}}"
-                   for (_, width), cell in zip(columns, cells, strict=True))
+    line = "".join(
+        f"{cell:<{-width}}" if width < 0 else f"{cell:>{width}}"
+        for (_, width), cell in zip(columns, cells, strict=True)
+    )
     print(line.rstrip(), flush=True)
 
 
@@ -178,5 +181,10 @@ def add_arguments(parser: argparse.ArgumentParser, limit: int) -> None:
     """What every benchmark takes."""
     parser.add_argument("--device", default=None, help="default: a GPU where there is one")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="default %(default)s")
-    parser.add_argument("--limit", type=float, default=limit, metavar="SECONDS",
-                        help="a measurement, all its runs, that takes longer is left out (default %(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=limit,
+        metavar="SECONDS",
+        help="a measurement, all its runs, that takes longer is left out (default %(default)s)",
+    )

@@ -7,6 +7,7 @@ All on one core, a pair after the other; each figure is the best of --repeats. T
 ones. scikit-image's SSIM is the per-channel one, in its Gaussian form; no package computes MATLAB's of a volume, so
 SciPy's filters stand in for one. NIQE's goal is two images of 1280 x 720 in a second.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its folder is on the path, not the root
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
 
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import Pair, find_pairs  # noqa: E402
@@ -51,15 +52,20 @@ def main() -> int:
 
     reading = best_time(lambda: read(pairs), arguments.repeats) / len(pairs)
     simple = clock(lambda *pair: (psnr(*pair), ssim_both(*pair)))
-    skimage = clock(lambda *pair: structural_similarity(*pair, channel_axis=2, data_range=255, gaussian_weights=True,
-                                                        use_sample_covariance=False))
+    skimage = clock(
+        lambda *pair: structural_similarity(
+            *pair, channel_axis=2, data_range=255, gaussian_weights=True, use_sample_covariance=False
+        )
+    )
     volume = clock(lambda *pair: volume_ssim(*pair, gaussian_filter))
-    rows = [("reading both PNGs", reading, None, ""),
-            ("PSNR and both SSIMs", simple, simple / reading, "of reading; goal: 2 at most"),
-            ("ssim_per_channel", ours := clock(ssim_per_channel), skimage / ours, "times faster than scikit-image"),
-            ("scikit-image's SSIM", skimage, None, ""),
-            ("ssim_matlab_rgb", ours := clock(ssim_matlab_rgb), volume / ours, "times faster than SciPy's filters"),
-            ("volume by SciPy", volume, None, "")]
+    rows = [
+        ("reading both PNGs", reading, None, ""),
+        ("PSNR and both SSIMs", simple, simple / reading, "of reading; goal: 2 at most"),
+        ("ssim_per_channel", ours := clock(ssim_per_channel), skimage / ours, "times faster than scikit-image"),
+        ("scikit-image's SSIM", skimage, None, ""),
+        ("ssim_matlab_rgb", ours := clock(ssim_matlab_rgb), volume / ours, "times faster than SciPy's filters"),
+        ("volume by SciPy", volume, None, ""),
+    ]
     try:
         seconds = clock(lambda restored, _: niqe(restored))
         rows.append(("niqe_live", seconds, 1 / seconds, "images/s a core; goal: 2 at least"))
@@ -86,15 +92,22 @@ def best_time(work: Callable[[], object], repeats: int) -> float:
 
 def volume_ssim(restored: np.ndarray, sharp: np.ndarray, gaussian_filter: Callable) -> float:
     """MATLAB's SSIM of a volume, written down as its formula."""
+
     def smooth(values: np.ndarray) -> np.ndarray:
         return gaussian_filter(values, 1.5, mode="nearest", radius=5)
+
     x, y = restored.astype(np.float64), sharp.astype(np.float64)
     mean_x, mean_y = smooth(x), smooth(y)
     variance_x, variance_y = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2
     covariance = smooth(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    return float(np.mean((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-                         / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))))
+    return float(
+        np.mean(
+            (2 * mean_x * mean_y + c1)
+            * (2 * covariance + c2)
+            / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+        )
+    )
 
 
 if __name__ == "__main__":

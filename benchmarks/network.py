@@ -1,16 +1,18 @@
-"""Time and peak memory of the whole network, ours against the plain twin (benchmarks/twin.py), in one run, as ratios.
+"""Time and peak memory of the network against the plain baseline (benchmarks/baseline.py), in one run, as ratios.
 
     python benchmarks/network.py                    on a CPU: XYScanNet-S, 256 x 256, and training at 128 px, batch 4
     python benchmarks/network.py --case 720p train252x16 --dim 144 --precision bf16 --device cuda
     python benchmarks/network.py --size 96 128 --batch 2        both passes at another size
 
 Each measurement has a process of its own, so that one's memory is not the other's. Median of --repeats runs after one
-to warm up; on a GPU the device is synchronised around each. Memory is what rose above weights and image. `x twin` is
-how many times faster than the twin with that scan, `memory` the share of its memory. GFLOP/s counts the twin's
-convolutions and matrix products for all alike; `floor ms` is the longer of these at the rate of a measured matrix
-product and the layers' bytes at that of a measured copy, see benchmarks/floor.py. A training step is forward, loss
-without its VGG19 term (the same for all), backward and Adam; `ours checkpointed` is train.checkpoint_activations.
+to warm up; on a GPU the device is synchronised around each. Memory is what rose above weights and image. `x baseline`
+is how many times faster than the baseline with that scan, `memory` the share of its memory. GFLOP/s counts the
+baseline's convolutions and matrix products for all alike; `roofline ms` is the longer of these at the rate of a
+measured matrix product and the layers' bytes at that of a measured copy, see benchmarks/roofline.py. A training step
+is forward, loss without its VGG19 term (the same for all), backward and Adam; `ours checkpointed` is
+train.checkpoint_activations, `ours compiled` the predict scripts' --compile on a GPU.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,12 +23,12 @@ from typing import NamedTuple
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its folder is on the path, not the root
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
 
-from benchmarks import contender, measure  # noqa: E402
-from benchmarks.contender import Contender  # noqa: E402
-from benchmarks.floor import count  # noqa: E402
-from benchmarks.twin import Twin  # noqa: E402
+from benchmarks import candidates, measure  # noqa: E402
+from benchmarks.baseline import Baseline  # noqa: E402
+from benchmarks.candidates import Candidate  # noqa: E402
+from benchmarks.roofline import count  # noqa: E402
 from engine import distributed  # noqa: E402
 from losses import DeblurLoss  # noqa: E402
 
@@ -55,41 +57,65 @@ CPU_CASES = ("256", "train128x4")
 def main() -> None:
     arguments = parse_arguments()
     device = distributed.device(arguments.device)
-    contenders = contender.choose(arguments, device)
-    rates = contender.measure_rates(contenders, device)
+    chosen = candidates.choose(arguments, device)
+    rates = candidates.measure_rates(chosen, device)
     matmul = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.matmul.items())
-    print(f"XYScanNet, blocks {arguments.num_blocks}, {distributed.describe(device)}, torch {torch.__version__}; "
-          f"a copy moves {rates.copy / 1e9:.1f} GB/s, a matrix product reaches {matmul}\n")
+    print(
+        f"XYScanNet, blocks {arguments.num_blocks}, {distributed.describe(device)}, torch {torch.__version__}; "
+        f"a copy moves {rates.copy / 1e9:.1f} GB/s, a matrix product reaches {matmul}\n"
+    )
     for dim in arguments.dim or ([48, 144] if device.type == "cuda" else [48]):
         for case in chosen_cases(arguments, device):
             with torch.device("meta"):
-                plain = Twin(dim, arguments.num_blocks)
+                plain = Baseline(dim, arguments.num_blocks)
             work = count(plain, shape(case), case.training)
-            print(f"dim {dim}: {work.flops / 1e9:.3g} GFLOP; {work.numbers / 1e9:.3g} G numbers in and out of layers "
-                  f"and scans; {work.exps / 1e9:.3g} G exponentials in scans")
+            print(
+                f"dim {dim}: {work.flops / 1e9:.3g} GFLOP; {work.numbers / 1e9:.3g} G numbers in and out of layers "
+                f"and scans; {work.exps / 1e9:.3g} G exponentials in scans"
+            )
             title = f"{'training step' if case.training else 'inference'} {' x '.join(map(str, shape(case)))}"
-            contender.compare(title, run, (dim, arguments.num_blocks, case, device, arguments.repeats),
-                              contender.with_checkpointing(contenders) if case.training else contenders,
-                              work, rates, device, arguments.limit)
+            candidates.compare(
+                title,
+                run,
+                (dim, arguments.num_blocks, case, device, arguments.repeats),
+                entrants(chosen, case, device),
+                work,
+                rates,
+                device,
+                arguments.limit,
+            )
     print(measure.LEFT_OUT)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--case", nargs="+", choices=CASES, metavar="NAME",
-                      help=f"of {', '.join(CASES)} (default: all on a GPU, {' and '.join(CPU_CASES)} on a CPU)")
-    what.add_argument("--size", type=int, nargs="+", metavar="N",
-                      help="inference and training at this height and width, one number where they are equal")
+    what.add_argument(
+        "--case",
+        nargs="+",
+        choices=CASES,
+        metavar="NAME",
+        help=f"of {', '.join(CASES)} (default: all on a GPU, {' and '.join(CPU_CASES)} on a CPU)",
+    )
+    what.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="inference and training at this height and width, one number where they are equal",
+    )
     parser.add_argument("--batch", type=int, default=1, help="of --size (default %(default)s)")
-    parser.add_argument("--dim", type=int, nargs="+",
-                        help="channels: 48 S, 72 mid, 144 P (default: S and P on a GPU, S on a CPU)")
+    parser.add_argument(
+        "--dim", type=int, nargs="+", help="channels: 48 S, 72 mid, 144 P (default: S and P on a GPU, S on a CPU)"
+    )
     parser.add_argument("--num_blocks", type=int, nargs=3, default=[3, 3, 6], metavar="N")
-    contender.add_arguments(parser)
+    candidates.add_arguments(parser)
     measure.add_arguments(parser, limit=600)
     arguments = parser.parse_args()
     if arguments.size and (len(arguments.size) > 2 or any(side < 8 or side % 4 for side in arguments.size)):
-        parser.error(f"--size takes one or two multiples of 4 from 8 on (the twin pads nothing), got {arguments.size}")
+        parser.error(
+            f"--size takes one or two multiples of 4 from 8 on (the baseline pads nothing), got {arguments.size}"
+        )
     return arguments
 
 
@@ -100,38 +126,48 @@ def chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[Ca
     return [CASES[name] for name in arguments.case or (CASES if device.type == "cuda" else CPU_CASES)]
 
 
+def entrants(chosen: list[Candidate], case: Case, device: torch.device) -> list[Candidate]:
+    """The candidates, and of ours those that are of use for the case."""
+    if case.training:
+        return candidates.with_variant(chosen, candidates.CHECKPOINTED)
+    return candidates.with_variant(chosen, candidates.COMPILED) if device.type == "cuda" else chosen
+
+
 def shape(case: Case) -> tuple[int, ...]:
     return case.batch, 3, case.height, case.width
 
 
-def run(contender: Contender, dim: int, num_blocks: list[int], case: Case, device: torch.device,
-        repeats: int) -> measure.Measurement:
+def run(
+    candidate: Candidate, dim: int, num_blocks: list[int], case: Case, device: torch.device, repeats: int
+) -> measure.Measurement:
     """One measurement, in this process."""
-    network = contender.build(dim, tuple(num_blocks), device)
+    network = candidate.build(dim, tuple(num_blocks), device)
     blurred = torch.rand(shape(case), device=device) - 0.5
     make = training_step if case.training else inference
-    return measure.measure(make(network, blurred, contender), device, repeats)
+    return measure.measure(make(network, blurred, candidate), device, repeats)
 
 
-def inference(network: torch.nn.Module, blurred: torch.Tensor, contender: Contender) -> Callable[[], torch.Tensor]:
+def inference(network: torch.nn.Module, blurred: torch.Tensor, candidate: Candidate) -> Callable[[], torch.Tensor]:
     network.eval()
 
     def restore() -> torch.Tensor:
-        with torch.inference_mode(), contender.autocast(blurred.device):
+        with torch.inference_mode(), candidate.autocast(blurred.device):
             return network(blurred)
+
     return restore
 
 
-def training_step(network: torch.nn.Module, blurred: torch.Tensor, contender: Contender) -> Callable[[], None]:
+def training_step(network: torch.nn.Module, blurred: torch.Tensor, candidate: Candidate) -> Callable[[], None]:
     loss, optimizer = DeblurLoss(contrast_weight=0), torch.optim.Adam(network.parameters())
     sharp = torch.rand_like(blurred) - 0.5
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with contender.autocast(blurred.device):
+        with candidate.autocast(blurred.device):
             restored = network(blurred)
         loss(restored, sharp, blurred)[0].backward()
         optimizer.step()
+
     return step
 
 

@@ -8,11 +8,12 @@ Tensors lie as in the network: channels innermost, u and delta by themselves, z 
 another; a row's steps are neighbouring pixels, a column's lie a whole row apart. GB/s counts what must move: forward
 reads u, delta, z (d channels each), B, C (16 states each) and writes y, (4 d + 32) numbers a pixel; backward reads the
 five again and the gradient of y, and writes five gradients, (7 d + 64) more. `of copy` compares it with a plain copy of
-a large tensor on the same device, and `floor ms` is the time that such a copy would take. Gexp/s counts 16 + 2
+a large tensor on the same device, and `roofline ms` is the time that such a copy would take. Gexp/s counts 16 + 2
 exponentials a channel and pixel (states, softplus, SiLU), twice that with the backward pass, which computes the states
 again. `x reference` and `x mamba_ssm` are how many times faster than these.
 Median of --repeats runs after one to warm up, each measurement in a process of its own.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,10 +25,10 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its folder is on the path, not the root
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
 
 from benchmarks import measure  # noqa: E402
-from benchmarks.floor import Work, scan_work  # noqa: E402
+from benchmarks.roofline import Work, scan_work  # noqa: E402
 from engine import distributed  # noqa: E402
 from models.ops.selective_scan import BACKENDS, selective_scan  # noqa: E402
 
@@ -35,8 +36,19 @@ STATES = 16
 IMAGES = {"252": (16, 252, 252), "320": (8, 320, 320), "720p": (1, 720, 1280), "1080p": (1, 1080, 1920)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PASSES = {"forward": False, "forward+backward": True}
-COLUMNS = [("shape", -36), ("pass", -18), ("backend", -11), ("median ms", 10), ("floor ms", 10), ("peak MiB", 10),
-           ("GB/s", 8), ("of copy", 9), ("Gexp/s", 8), ("x reference", 13), ("x mamba_ssm", 13)]
+COLUMNS = [
+    ("shape", -36),
+    ("pass", -18),
+    ("backend", -11),
+    ("median ms", 10),
+    ("roofline ms", 12),
+    ("peak MiB", 10),
+    ("GB/s", 8),
+    ("of copy", 9),
+    ("Gexp/s", 8),
+    ("x reference", 13),
+    ("x mamba_ssm", 13),
+]
 
 
 class Shape(NamedTuple):
@@ -54,20 +66,32 @@ class Shape(NamedTuple):
 def main() -> None:
     arguments = parse_arguments()
     device = distributed.device(arguments.device)
-    backends = (measure.usable_backends(arguments.backends, device) if arguments.backends
-                else measure.every_backend(device))
+    backends = (
+        measure.usable_backends(arguments.backends, device) if arguments.backends else measure.every_backend(device)
+    )
     shapes, dtype = list(make_shapes(arguments, device)), DTYPES[arguments.precision]
     copy_rate = measure.isolated(measure.copy_rate, device, device=device, limit=300)
-    print(f"selective scan, {arguments.precision}, {distributed.describe(device)}, torch {torch.__version__}; "
-          f"a copy moves {copy_rate / 1e9:.1f} GB/s")
+    print(
+        f"selective scan, {arguments.precision}, {distributed.describe(device)}, torch {torch.__version__}; "
+        f"a copy moves {copy_rate / 1e9:.1f} GB/s"
+    )
     measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
     with tqdm(total=len(shapes) * len(PASSES) * len(backends), unit="measurement", leave=False, disable=None) as bar:
         for shape in shapes:
             for name, backward in PASSES.items():
                 results = {}
                 for backend in backends:
-                    results[backend] = measure.isolated(run, shape, backward, backend, dtype, device,
-                                                        arguments.repeats, device=device, limit=arguments.limit)
+                    results[backend] = measure.isolated(
+                        run,
+                        shape,
+                        backward,
+                        backend,
+                        dtype,
+                        device,
+                        arguments.repeats,
+                        device=device,
+                        limit=arguments.limit,
+                    )
                     bar.update()
                 bar.clear()
                 print_results(shape, name, results, dtype.itemsize, copy_rate)
@@ -81,8 +105,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dims", nargs="+", type=int, metavar="DIM", help="the network's: 48 S, 72 mid, 144 P")
     parser.add_argument("--levels", nargs="+", type=int, default=[1, 2, 3], choices=[1, 2, 3], metavar="N")
     parser.add_argument("--batch", type=int, help="images (default: 16 of 252 and 8 of 320 px on a GPU, otherwise 1)")
-    parser.add_argument("--backends", nargs="+", choices=["auto", *BACKENDS], metavar="NAME",
-                        help=f"of auto, {', '.join(BACKENDS)} (default: all that can run)")
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=["auto", *BACKENDS],
+        metavar="NAME",
+        help=f"of auto, {', '.join(BACKENDS)} (default: all that can run)",
+    )
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of u, delta, z, B and C")
     measure.add_arguments(parser, limit=60)
     return parser.parse_args()
@@ -104,8 +133,9 @@ def make_shapes(arguments: argparse.Namespace, device: torch.device) -> Iterator
                     yield Shape(name, batch, h, w, dim * scale, rows)
 
 
-def run(shape: Shape, backward: bool, backend: str, dtype: torch.dtype, device: torch.device,
-        repeats: int) -> measure.Measurement:
+def run(
+    shape: Shape, backward: bool, backend: str, dtype: torch.dtype, device: torch.device, repeats: int
+) -> measure.Measurement:
     """One measurement, in this process."""
     torch.manual_seed(0)
     inputs = make_inputs(shape, dtype, device)
@@ -126,18 +156,20 @@ def run(shape: Shape, backward: bool, backend: str, dtype: torch.dtype, device: 
 
 def make_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
     """u, delta, z, B, C (batch, lines, channels or states, length), views of maps (batch, height, width, channels)."""
+
     def features(width: int) -> torch.Tensor:
         values = torch.randn(shape.batch, shape.height, shape.width, width, device=device).to(dtype)
         return values.movedim(3, 2) if shape.rows else values.permute(0, 2, 3, 1)
 
-    rank = -(-shape.channels // 32)         # the step sizes' own channels, which lie before B and C
-    z = features(2 * shape.channels)[:, :, shape.channels:]
+    rank = -(-shape.channels // 32)  # the step sizes' own channels, which lie before B and C
+    z = features(2 * shape.channels)[:, :, shape.channels :]
     _, B, C = features(rank + 2 * STATES).split([rank, STATES, STATES], dim=2)
     return [features(shape.channels), features(shape.channels), z, B, C]
 
 
-def print_results(shape: Shape, name: str, results: dict[str, measure.Measurement | None], itemsize: int,
-                  copy_rate: float) -> None:
+def print_results(
+    shape: Shape, name: str, results: dict[str, measure.Measurement | None], itemsize: int, copy_rate: float
+) -> None:
     work = shape.work(PASSES[name])
     moved = work.numbers * itemsize
     baselines = [result.seconds if (result := results.get(backend)) else None for backend in ("reference", "mamba_ssm")]
@@ -145,9 +177,15 @@ def print_results(shape: Shape, name: str, results: dict[str, measure.Measuremen
         cells = ["-"] * 8
         if result:
             rate = moved / result.seconds
-            cells = [f"{result.seconds * 1e3:.2f}", f"{moved / copy_rate * 1e3:.2f}", f"{result.memory / 2**20:.1f}",
-                     f"{rate / 1e9:.2f}", f"{rate / copy_rate:.1%}", f"{work.exps / result.seconds / 1e9:.2f}",
-                     *[measure.ratio(baseline, result.seconds) for baseline in baselines]]
+            cells = [
+                f"{result.seconds * 1e3:.2f}",
+                f"{moved / copy_rate * 1e3:.2f}",
+                f"{result.memory / 2**20:.1f}",
+                f"{rate / 1e9:.2f}",
+                f"{rate / copy_rate:.1%}",
+                f"{work.exps / result.seconds / 1e9:.2f}",
+                *[measure.ratio(baseline, result.seconds) for baseline in baselines],
+            ]
         measure.print_row(COLUMNS, [shape.name, name, backend, *cells])
 
 

@@ -5,10 +5,11 @@
     python benchmarks/tiling.py datasets/GoPro/test --dim 48 --size 720 1280 --images 1 --band 32 64
 
 The blurred images of a data set, or of any folder, their middle of --size pixels. PSNR in dB, the mean over all images:
-`of whole` between a result and the whole image's, before both are rounded to 8 bits; `sharp` between it in 8 bits and
-the sharp image, where there is one. Each way has a process of its own; memory is what rose above weights and images.
+`of whole` between a result and the full image's, before both are rounded to 8 bits; `sharp` between it in 8 bits and
+the sharp image, where there is one. Each mode has a process of its own; memory is what rose above weights and images.
 Without --weights the network is a new one of --dim channels: time and memory are a trained one's, PSNR says nothing.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -22,23 +23,30 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its folder is on the path, not the root
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
 
 from benchmarks import measure  # noqa: E402
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import LayoutError, find_pairs  # noqa: E402
 from engine import distributed  # noqa: E402
-from engine.restorer import from_levels, to_levels  # noqa: E402
-from engine.streaming import BAND, stream  # noqa: E402
-from engine.tiling import check_tile, restore_tiled  # noqa: E402
+from engine.predict.inference import images_to_tensor, tensor_to_images  # noqa: E402
+from engine.predict.streaming import BAND, stream  # noqa: E402
+from engine.predict.tiling import check_tile, restore_tiled  # noqa: E402
 from metrics import psnr  # noqa: E402
 from models import XYScanNet, load_network  # noqa: E402
 
-COLUMNS = (("", -28), ("ms an image", 12), ("x whole", 9), ("memory MiB", 12), ("of it", 8), ("PSNR: of whole", 16),
-           ("sharp", 8))
+COLUMNS = (
+    ("", -28),
+    ("ms an image", 12),
+    ("x whole", 9),
+    ("memory MiB", 12),
+    ("of it", 8),
+    ("PSNR: of whole", 16),
+    ("sharp", 8),
+)
 
 
-class Way(NamedTuple):
+class Mode(NamedTuple):
     """How an image is restored: by tiles, in bands, or neither."""
 
     tile: int | None = None
@@ -52,8 +60,8 @@ class Way(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    measurement: measure.Measurement        # of all images
-    restored: list[np.ndarray]              # (1, 3, H, W), clamped to [-0.5, 0.5]
+    measurement: measure.Measurement  # of all images
+    restored: list[np.ndarray]  # (1, 3, H, W), clamped to [-0.5, 0.5]
 
 
 def main() -> None:
@@ -62,14 +70,16 @@ def main() -> None:
     blurred, sharp = read(arguments)
     height, width = blurred[0].shape[:2]
     network = str(arguments.weights or f"a new network, dim {arguments.dim}")
-    print(f"{network}, {arguments.precision}, {distributed.describe(device)}, torch {torch.__version__}; "
-          f"{len(blurred)} images, the first {width} x {height}\n")
+    print(
+        f"{network}, {arguments.precision}, {distributed.describe(device)}, torch {torch.__version__}; "
+        f"{len(blurred)} images, the first {width} x {height}\n"
+    )
     measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
     whole = None
-    for way in [Way(), *(Way(band=band) for band in arguments.band), *(Way(*tile) for tile in arguments.tile)]:
-        outcome = measure.isolated(run, way, arguments, device, device=device, limit=arguments.limit)
-        whole = outcome if way == Way() else whole
-        measure.print_row(COLUMNS, [str(way), *describe(outcome, whole, sharp)])
+    for mode in [Mode(), *(Mode(band=band) for band in arguments.band), *(Mode(*tile) for tile in arguments.tile)]:
+        outcome = measure.isolated(run, mode, arguments, device, device=device, limit=arguments.limit)
+        whole = outcome if mode == Mode() else whole
+        measure.print_row(COLUMNS, [str(mode), *describe(outcome, whole, sharp)])
     print(measure.LEFT_OUT)
 
 
@@ -80,10 +90,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=48, help="without --weights: channels (default %(default)s)")
     parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N (default %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the images' own")
-    parser.add_argument("--band", type=int, nargs="*", default=[BAND], metavar="N",
-                        help=f"rows of a streamed band, multiples of 4 (default {BAND})")
-    parser.add_argument("--tile", type=tile, nargs="*", default=[(128, 32), (256, 32), (256, 64)],
-                        metavar="SIZE:OVERLAP", help="in pixels, multiples of 8 (default 128:32 256:32 256:64)")
+    parser.add_argument(
+        "--band",
+        type=int,
+        nargs="*",
+        default=[BAND],
+        metavar="N",
+        help=f"rows of a streamed band, multiples of 4 (default {BAND})",
+    )
+    parser.add_argument(
+        "--tile",
+        type=tile,
+        nargs="*",
+        default=[(128, 32), (256, 32), (256, 64)],
+        metavar="SIZE:OVERLAP",
+        help="in pixels, multiples of 8 (default 128:32 256:32 256:64)",
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default %(default)s")
     measure.add_arguments(parser, limit=600)
     arguments = parser.parse_args()
@@ -108,8 +130,10 @@ def read(arguments: argparse.Namespace) -> tuple[list[np.ndarray], list[np.ndarr
     if not pairs:
         raise LayoutError(f"{arguments.data}: no images")
     crop = functools.partial(middle, size=arguments.size)
-    return ([crop(read_rgb(pair.blurred)) for pair in pairs],
-            [crop(read_rgb(pair.sharp)) if pair.sharp else None for pair in pairs])
+    return (
+        [crop(read_rgb(pair.blurred)) for pair in pairs],
+        [crop(read_rgb(pair.sharp)) if pair.sharp else None for pair in pairs],
+    )
 
 
 def middle(image: np.ndarray, size: list[int] | None) -> np.ndarray:
@@ -117,31 +141,31 @@ def middle(image: np.ndarray, size: list[int] | None) -> np.ndarray:
     if size is None:
         return image
     top, left = (max(have - want, 0) // 2 for have, want in zip(image.shape, size, strict=False))
-    return image[top:top + size[0], left:left + size[1]]
+    return image[top : top + size[0], left : left + size[1]]
 
 
-def run(way: Way, arguments: argparse.Namespace, device: torch.device) -> Outcome:
-    """One way, in this process."""
+def run(mode: Mode, arguments: argparse.Namespace, device: torch.device) -> Outcome:
+    """One mode, in this process."""
     torch.manual_seed(0)
     network = load_network(arguments.weights) if arguments.weights else XYScanNet(arguments.dim)
     network = network.to(device).eval()
-    images = [from_levels([image]).to(device) for image in read(arguments)[0]]
+    images = [images_to_tensor([image]).to(device) for image in read(arguments)[0]]
     restored = []
 
     @torch.inference_mode()
     def restore_all() -> None:
         restored.clear()
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
-            restored.extend(restore(network, image, way).float().clamp(-0.5, 0.5) for image in images)
+            restored.extend(restore(network, image, mode).float().clamp(-0.5, 0.5) for image in images)
 
     measurement = measure.measure(restore_all, device, arguments.repeats)
     return Outcome(measurement, [image.cpu().numpy() for image in restored])
 
 
-def restore(network: XYScanNet, image: torch.Tensor, way: Way) -> torch.Tensor:
-    if way.tile:
-        return restore_tiled(network, image, way.tile, way.overlap)
-    return stream(network, image, way.band) if way.band else network(image)
+def restore(network: XYScanNet, image: torch.Tensor, mode: Mode) -> torch.Tensor:
+    if mode.tile:
+        return restore_tiled(network, image, mode.tile, mode.overlap)
+    return stream(network, image, mode.band) if mode.band else network(image)
 
 
 def describe(outcome: Outcome | None, whole: Outcome | None, sharp: list[np.ndarray | None]) -> list[str]:
@@ -151,11 +175,18 @@ def describe(outcome: Outcome | None, whole: Outcome | None, sharp: list[np.ndar
     (seconds, memory), restored = outcome
     reference = whole.measurement if whole else None
     of_whole = [distance(*pair) for pair in zip(restored, whole.restored, strict=True)] if whole else []
-    of_sharp = [psnr(to_levels(torch.from_numpy(image))[0], other) for image, other in zip(restored, sharp, strict=True)
-                if other is not None]
-    return [f"{1000 * seconds / len(restored):.0f}", measure.ratio(seconds, reference and reference.seconds),
-            f"{memory / 2**20:.0f}", measure.ratio(memory, reference and reference.memory),
-            *(f"{statistics.fmean(values):.2f}" if values else "-" for values in (of_whole, of_sharp))]
+    of_sharp = [
+        psnr(tensor_to_images(torch.from_numpy(image))[0], other)
+        for image, other in zip(restored, sharp, strict=True)
+        if other is not None
+    ]
+    return [
+        f"{1000 * seconds / len(restored):.0f}",
+        measure.ratio(seconds, reference and reference.seconds),
+        f"{memory / 2**20:.0f}",
+        measure.ratio(memory, reference and reference.memory),
+        *(f"{statistics.fmean(values):.2f}" if values else "-" for values in (of_whole, of_sharp)),
+    ]
 
 
 def distance(image: np.ndarray, other: np.ndarray) -> float:

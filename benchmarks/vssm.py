@@ -1,14 +1,15 @@
-"""One vision state space module, ours against the plain twin's (benchmarks/twin.py), Intra and Inter, in one run.
+"""One vision state space module, Intra or Inter, against the plain baseline's (benchmarks/baseline.py), in one run.
 
     python benchmarks/vssm.py                                           on a CPU: 48 channels, 128 x 128
     python benchmarks/vssm.py --channels 144 --size 720 1280 --device cuda
 
 Inference, and forward with backward. Median of --repeats runs after one to warm up, each measurement in a process of
-its own; memory is what rose above weights and input. `x twin` is how many times faster than the twin with that scan,
-`memory` the share of its memory, `floor ms` the longer of the module's arithmetic at the rate of a measured matrix
-product and its layers' bytes at that of a measured copy, see benchmarks/floor.py. Ours has its input with channels
-innermost, as the network gives it, the twin in channel planes.
+its own; memory is what rose above weights and input. `x baseline` is how many times faster than the baseline with
+that scan, `memory` the share of its memory, `roofline ms` the longer of the arithmetic at the rate of a measured matrix
+product and its layers' bytes at that of a measured copy, see benchmarks/roofline.py. Ours has its input with channels
+innermost, as the network gives it, the baseline in channel planes.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))      # run as a script, its folder is on the path, not the root
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
 
-from benchmarks import contender, measure  # noqa: E402
-from benchmarks.contender import Contender  # noqa: E402
-from benchmarks.floor import count  # noqa: E402
-from benchmarks.twin import Twin  # noqa: E402
+from benchmarks import candidates, measure  # noqa: E402
+from benchmarks.baseline import Baseline  # noqa: E402
+from benchmarks.candidates import Candidate  # noqa: E402
+from benchmarks.roofline import count  # noqa: E402
 from engine import distributed  # noqa: E402
 
 PASSES = {"inference": False, "forward+backward": True}
@@ -31,28 +32,41 @@ PASSES = {"inference": False, "forward+backward": True}
 def main() -> None:
     arguments = parse_arguments()
     device = distributed.device(arguments.device)
-    contenders = contender.choose(arguments, device)
-    rates = contender.measure_rates(contenders, device)
+    chosen = candidates.choose(arguments, device)
+    rates = candidates.measure_rates(chosen, device)
     height, width = arguments.size[0], arguments.size[-1]
     shape = (arguments.batch, arguments.channels, height, width)
     print(f"VSSM, {' x '.join(map(str, shape))}, {distributed.describe(device)}, torch {torch.__version__}\n")
     for module in ("intra", "inter"):
         with torch.device("meta"):
-            plain = part(Twin(arguments.channels, (1, 1, 1)), module)
+            plain = part(Baseline(arguments.channels, (1, 1, 1)), module)
         for name, backward in PASSES.items():
-            contender.compare(f"{module.capitalize()}-VSSM, {name}", run,
-                              (module, shape, backward, device, arguments.repeats), contenders,
-                              count(plain, shape, backward), rates, device, arguments.limit)
+            candidates.compare(
+                f"{module.capitalize()}-VSSM, {name}",
+                run,
+                (module, shape, backward, device, arguments.repeats),
+                chosen,
+                count(plain, shape, backward),
+                rates,
+                device,
+                arguments.limit,
+            )
     print(measure.LEFT_OUT)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--channels", type=int, default=48, help="a level's: dim, 2 dim or 4 dim (default %(default)s)")
-    parser.add_argument("--size", type=int, nargs="+", default=[128], metavar="N",
-                        help="height and width, one number where they are equal (default 128)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[128],
+        metavar="N",
+        help="height and width, one number where they are equal (default 128)",
+    )
     parser.add_argument("--batch", type=int, default=1)
-    contender.add_arguments(parser)
+    candidates.add_arguments(parser)
     measure.add_arguments(parser, limit=300)
     return parser.parse_args()
 
@@ -61,17 +75,18 @@ def part(network: torch.nn.Module, module: str) -> torch.nn.Module:
     return getattr(network.decoder_level1[0], module)
 
 
-def run(contender: Contender, module: str, shape: tuple[int, ...], backward: bool, device: torch.device,
-        repeats: int) -> measure.Measurement:
+def run(
+    candidate: Candidate, module: str, shape: tuple[int, ...], backward: bool, device: torch.device, repeats: int
+) -> measure.Measurement:
     """One measurement, in this process."""
-    network = contender.build(shape[1], (1, 1, 1), device)
+    network = candidate.build(shape[1], (1, 1, 1), device)
     vssm, norm = part(network, module), part(network, {"intra": "norm1_ssm", "inter": "norm2_ssm"}[module])
-    layout = torch.contiguous_format if contender.name == "twin" else torch.channels_last
+    layout = torch.contiguous_format if candidate.name == "baseline" else torch.channels_last
     x = torch.randn(shape, device=device).contiguous(memory_format=layout)
     gradient = torch.randn(shape, device=device).contiguous(memory_format=layout)
 
     def forward() -> torch.Tensor:
-        with contender.autocast(device):
+        with candidate.autocast(device):
             return x + vssm(norm(x))
 
     def forward_and_backward() -> None:

@@ -1,7 +1,8 @@
-"""Random crop and augmentation of a pair: the window is chosen first, so that only the crop is flipped and turned.
+"""Random crop and augmentation of a pair: the window is chosen first, so that only the crop is flipped and rotated.
 
 Arrays are (H, W, C). All randomness comes from the generator given.
 """
+
 import numpy as np
 
 ImagePair = tuple[np.ndarray, np.ndarray]
@@ -16,7 +17,7 @@ def random_crop(blurred: np.ndarray, sharp: np.ndarray, size: int, rng: np.rando
     if sharp.shape != blurred.shape or min(height, width) < size:
         raise ValueError(f"cannot take a {size}x{size} window of images of {blurred.shape} and {sharp.shape}")
     top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
-    window = np.s_[top:top + size, left:left + size]
+    window = np.s_[top : top + size, left : left + size]
     return blurred[window], sharp[window]
 
 

@@ -9,6 +9,7 @@ training; what is wrong, the index included, is built again with a line in the l
 and modification times, so a changed split gets a new cache and a job that is running keeps its own; old ones can be
 deleted when no job runs.
 """
+
 import hashlib
 import json
 import logging
@@ -63,8 +64,10 @@ class CachedReader:
         if (image := self._read(str(path))) is None:
             self._renew()
             if (image := self._read(str(path))) is None:
-                raise CacheError(f"{self.file}: wrong pixels for {path}, also after it was built again; is the disk "
-                                 "failing? Put the cache elsewhere or do without it")
+                raise CacheError(
+                    f"{self.file}: wrong pixels for {path}, also after it was built again; is the disk "
+                    "failing? Put the cache elsewhere or do without it"
+                )
         return image
 
     def _read(self, path: str) -> np.ndarray | None:
@@ -74,7 +77,7 @@ class CachedReader:
                 return None
             self._pixels, self._mapped = np.memmap(self.file, np.uint8, mode="r"), self.file.stat().st_ino
         offset, shape, checksum = self.places[path]
-        image = self._pixels[offset:offset + int(np.prod(shape))].reshape(shape)
+        image = self._pixels[offset : offset + int(np.prod(shape))].reshape(shape)
         if path not in self._verified:
             if zlib.crc32(image) != checksum:
                 return None
@@ -96,7 +99,7 @@ class CachedReader:
 
     def _forget(self) -> None:
         self._pixels: np.ndarray | None = None
-        self._mapped: int | None = None     # the file's inode, by which it differs from one that takes its place
+        self._mapped: int | None = None  # the file's inode, by which it differs from one that takes its place
         self._verified: set[str] = set()
 
     def __getstate__(self) -> dict:
@@ -119,7 +122,7 @@ def cached_reader(pairs: Sequence[Pair], folder: str | os.PathLike, progress: bo
     if (places := _read_index(index, pixels, paths)) is None:
         with _locked(stem.with_suffix(".lock")) as alone:
             if alone:
-                for left in folder.glob(f".{stem.name}.*.tmp"):     # by a process that was killed
+                for left in folder.glob(f".{stem.name}.*.tmp"):  # by a process that was killed
                     left.unlink()
             if (places := _read_index(index, pixels, paths)) is None:
                 if index.exists():
@@ -136,9 +139,10 @@ def _read_index(index: Path, pixels: Path, paths: Sequence[Path]) -> Places | No
         content = json.loads(index.read_bytes())
         if content["checksum"] != _checksum(content["places"]):
             return None
-        places = {path: (offset, tuple(shape), checksum)
-                  for path, (offset, shape, checksum) in content["places"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):   # whatever an editor can make of it
+        places = {
+            path: (offset, tuple(shape), checksum) for path, (offset, shape, checksum) in content["places"].items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # whatever an editor can make of it
         return None
     return places if places.keys() == set(map(str, paths)) and _is_whole(pixels, places) else None
 
@@ -188,8 +192,10 @@ def _build(paths: Sequence[Path], pixels: Path, index: Path, progress: bool) -> 
         layout, total = _layout(unique, pool.map(read_size, unique))
         free = shutil.disk_usage(pixels.parent).free
         if total + SPARE_BYTES > free:
-            raise CacheError(f"{pixels.parent}: {len(unique)} decoded images need {total / 1e9:.2f} GB and "
-                             f"{free / 1e9:.2f} GB are free; make room, put the cache elsewhere or do without it")
+            raise CacheError(
+                f"{pixels.parent}: {len(unique)} decoded images need {total / 1e9:.2f} GB and "
+                f"{free / 1e9:.2f} GB are free; make room, put the cache elsewhere or do without it"
+            )
         checksums = []
         with _replaceable(pixels), atomic(pixels) as temporary, open(temporary, "wb") as file:
             for image in _decoded(unique, layout, pool, progress):
@@ -206,7 +212,7 @@ def _decoded(paths: Sequence[Path], layout: Layout, pool: ThreadPoolExecutor, pr
     ahead = 4 * DECODING_THREADS  # In portions, so that decoding does not fill the memory before a slow disk.
     with tqdm(desc="Decoding images into the cache", total=len(paths), unit="image", disable=not progress) as bar:
         for begin in range(0, len(paths), ahead):
-            portion = paths[begin:begin + ahead]
+            portion = paths[begin : begin + ahead]
             for path, image in zip(portion, pool.map(read_rgb, portion), strict=True):
                 if image.shape != layout[str(path)][1]:
                     raise ImageError(f"{path}: its header says {layout[str(path)][1]}, its pixels are {image.shape}")

@@ -5,10 +5,10 @@
 
 Counts the pairs of each split, compares all sizes, names the data set with the counts expected of it, and measures on a
 sample of images: the blurred images' PSNR and brightness, whether blurred and sharp are swapped, and in which light the
-frames of the blurred images were averaged, which tells GoPro's `blur` from its `blur_gamma`. A train split with images of
-GoPro's test scenes, by the names of files and folders, links followed, is a problem. Exit status: 0 good, 1
-problems found, 2 bad usage.
+frames of the blurred images were averaged, which tells GoPro's `blur` from its `blur_gamma`. Images of GoPro's test
+scenes in a train split, by the names of files and folders, links followed, are a problem. Exit status: 0 good, 1 problems found, 2 bad usage.
 """
+
 import argparse
 import math
 import sys
@@ -29,12 +29,23 @@ EXPECTED = {"GoPro": {"train": 2103, "test": 1111}, "HIDE": {"test": 2025}, "Rea
 # at a time: 0.95 to 1.06 on GoPro's own `blur`; on averages of its 240 fps frames 0.6 to 1.2 plain, 1.9 to 2.4 linear.
 PLAIN, LINEAR, WITHIN, LARGEST_ERROR = 1.0, 2.2, 0.45, 0.25
 # GoPro's test scenes: nothing of them may be trained on.
-GOPRO_TEST = ("GOPR0384_11_00", "GOPR0384_11_05", "GOPR0385_11_01", "GOPR0396_11_00", "GOPR0410_11_00", "GOPR0854_11_00",
-              "GOPR0862_11_00", "GOPR0868_11_00", "GOPR0869_11_00", "GOPR0871_11_00", "GOPR0881_11_01")
+GOPRO_TEST = (
+    "GOPR0384_11_00",
+    "GOPR0384_11_05",
+    "GOPR0385_11_01",
+    "GOPR0396_11_00",
+    "GOPR0410_11_00",
+    "GOPR0854_11_00",
+    "GOPR0862_11_00",
+    "GOPR0868_11_00",
+    "GOPR0869_11_00",
+    "GOPR0871_11_00",
+    "GOPR0881_11_01",
+)
 TILES_ACROSS = 12
 LEAST_EXCESS = 5e-4  # Tiles with less blur than this say nothing about the light.
 SAME_PSNR = 60.0
-NOTABLE_GLOW = 1.5   # 8-bit levels; GoPro's `blur` has less than half a one, REDS 4 to 5
+NOTABLE_GLOW = 1.5  # 8-bit levels; GoPro's `blur` has less than half a one, REDS 4 to 5
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Measurement:
     sharpness: gradient energy of the blurred images over that of the sharp ones, the median.
     exponent, error: of the light that frames were averaged in, with its standard error; NaN where nothing shows it.
     """
+
     psnr: float
     brightness: float
     glow: float
@@ -56,8 +68,9 @@ class Measurement:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser("python -m datasets.check", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m datasets.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path, nargs="+", help="a data set's folder, or two: blurred and sharp images")
     parser.add_argument("--split", choices=["train", "test"], help="only this split")
     parser.add_argument("--variant", choices=["J", "R"], help="only this one, where RealBlur-J and -R share a folder")
@@ -75,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def check(source: Path | Sequence[Path], split: str | None, variant: str | None, samples: int,
-          partial: bool = False) -> list[str]:
+def check(
+    source: Path | Sequence[Path], split: str | None, variant: str | None, samples: int, partial: bool = False
+) -> list[str]:
     """Reports on all splits and variants that are asked for, or there. Returns the problems."""
     try:
         pairs = find_pairs(source, split, variant=variant)
@@ -87,8 +101,10 @@ def check(source: Path | Sequence[Path], split: str | None, variant: str | None,
         print(f"PROBLEM {error}")
         return [str(error)]
     name, split = recognise(pairs, split)
-    print(f"{source if isinstance(source, Path) else ' and '.join(map(str, source))}: "
-          f"{name or 'a data set of no known name'}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}")
+    print(
+        f"{source if isinstance(source, Path) else ' and '.join(map(str, source))}: "
+        f"{name or 'a data set of no known name'}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}"
+    )
     problems = _check_counts(pairs, None if partial else name, split) + _check_variant(pairs, variant)
     if split == "train":
         problems += _check_scenes(pairs)
@@ -125,14 +141,20 @@ def measure(pairs: Sequence[Pair]) -> Measurement:
     psnr, brightness, glow, sharpness, sums = [], [], [], [], []
     for pair in tqdm(pairs, "Measuring", unit="pair", leave=False, disable=None):
         blurred, sharp = (read_rgb(path).astype(np.float32) / 255 for path in (pair.blurred, pair.sharp))
-        psnr.append(-10 * math.log10(max(1e-10, float(np.mean((blurred - sharp)**2)))))
+        psnr.append(-10 * math.log10(max(1e-10, float(np.mean((blurred - sharp) ** 2)))))
         brightness.append(255 * float(sharp.mean()))
         glow.append(255 * float(blurred.mean()) - brightness[-1])
         sharpness.append(_gradient_energy(blurred) / max(1e-12, _gradient_energy(sharp)))
         sums.append(_excess_sums(blurred, sharp))
     exponent, error = _light_exponent(np.array(sums))
-    return Measurement(float(np.mean(psnr)), float(np.mean(brightness)), float(np.mean(glow)),
-                       float(np.median(sharpness)), exponent, error)
+    return Measurement(
+        float(np.mean(psnr)),
+        float(np.mean(brightness)),
+        float(np.mean(glow)),
+        float(np.median(sharpness)),
+        exponent,
+        error,
+    )
 
 
 def _check_counts(pairs: Sequence[Pair], name: str | None, split: str | None) -> list[str]:
@@ -174,20 +196,26 @@ def _check_pixels(pairs: Sequence[Pair], name: str | None, samples: int) -> list
         return []
     sample = [whole[int(place)] for place in np.linspace(0, len(whole) - 1, min(samples, len(whole)))]
     found = measure(sample)
-    print(f"  of {len(sample)} pairs: blurred images have {found.psnr:.2f} dB PSNR, "
-          f"sharp ones a mean of {found.brightness:.0f} of 255")
+    print(
+        f"  of {len(sample)} pairs: blurred images have {found.psnr:.2f} dB PSNR, "
+        f"sharp ones a mean of {found.brightness:.0f} of 255"
+    )
     if found.psnr > SAME_PSNR:
         return ["blurred and sharp images are the same"]
     if found.sharpness > 1:
         return [f"the blurred images have {found.sharpness:.2f} x the sharp ones' gradient energy: are they swapped?"]
     if abs(found.glow) > NOTABLE_GLOW:
-        print(f"  the blurred ones are {abs(found.glow):.1f} levels {'brighter' if found.glow > 0 else 'darker'}: "
-              "a network trained on these learns to change the brightness of others too")
+        print(
+            f"  the blurred ones are {abs(found.glow):.1f} levels {'brighter' if found.glow > 0 else 'darker'}: "
+            "a network trained on these learns to change the brightness of others too"
+        )
     if name == "RealBlur":
         return []  # Photographed, not averaged.
     light = _light_name(found)
-    print(f"  frames averaged as value ** {found.exponent:.2f} +- {found.error:.2f} "
-          f"(1: blur, 2.2: blur_gamma): {light or 'cannot tell'}")
+    print(
+        f"  frames averaged as value ** {found.exponent:.2f} +- {found.error:.2f} "
+        f"(1: blur, 2.2: blur_gamma): {light or 'cannot tell'}"
+    )
     return ["these are GoPro's blur_gamma; the standard is blur"] if name == "GoPro" and light == "blur_gamma" else []
 
 
@@ -224,18 +252,18 @@ def _light_exponent(sums: np.ndarray) -> tuple[float, float]:
     if len(sums) < 3 or not np.all(total[1] - sums[:, 1] > 0):
         return math.nan, math.nan
     left_out = (total[0] - sums[:, 0]) / (total[1] - sums[:, 1])
-    error = math.sqrt((len(sums) - 1) / len(sums) * np.sum((left_out - left_out.mean())**2))
+    error = math.sqrt((len(sums) - 1) / len(sums) * np.sum((left_out - left_out.mean()) ** 2))
     return 1 + total[0] / total[1], error
 
 
 def _tile_means(image: np.ndarray, tile: int) -> np.ndarray:
     rows, columns = image.shape[0] // tile, image.shape[1] // tile
-    return cv2.resize(image[:rows * tile, :columns * tile], (columns, rows), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image[: rows * tile, : columns * tile], (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def _gradient_energy(image: np.ndarray) -> float:
     grey = image.mean(axis=2)
-    return float(np.mean(np.diff(grey, axis=0)**2) + np.mean(np.diff(grey, axis=1)**2))
+    return float(np.mean(np.diff(grey, axis=0) ** 2) + np.mean(np.diff(grey, axis=1) ** 2))
 
 
 if __name__ == "__main__":

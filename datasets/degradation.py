@@ -17,6 +17,7 @@ noise:15-50 and jpeg:10-40 draw a level for each image, uniformly. The folder of
 data sets of blur, so that the predict scripts find them; validation while training sees those of seed 0. OUT appears
 when it is whole.
 """
+
 import argparse
 import os
 import re
@@ -37,8 +38,10 @@ from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, ima
 
 WRITTEN = re.compile(r"(noise|jpeg|sr):([0-9]{1,3})(?:-([0-9]{1,3}))?")
 BOUNDS = {"noise": (1, 255), "jpeg": (1, 100), "sr": (2, 8)}
-FORMS = ("must be noise:SIGMA (1 to 255) or jpeg:QUALITY (1 to 100), each also as a range such as noise:15-50, "
-         "or sr:FACTOR (2 to 8)")
+FORMS = (
+    "must be noise:SIGMA (1 to 255) or jpeg:QUALITY (1 to 100), each also as a range such as noise:15-50, "
+    "or sr:FACTOR (2 to 8)"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Degradation:
 
     low, high: the range that the level is drawn from: sigma, quality, or the factor, which is one number.
     """
+
     kind: Literal["noise", "jpeg", "sr"]
     low: int
     high: int
@@ -70,7 +74,7 @@ class Degradation:
         return _enlarged_again(sharp, self.low)
 
     def whole(self, sharp: np.ndarray, index: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """(degraded, sharp) of a whole image, the same for the same index in its data set and the same seed.
+        """(degraded, sharp) of a full image, the same for the same index in its data set and the same seed.
 
         Both are cut at the bottom and the right to a multiple of the factor.
         Raises: ValueError for an image smaller than the factor.
@@ -109,15 +113,24 @@ def sharp_pairs(folder: str | os.PathLike) -> list[Pair]:
         raise LayoutError(f"{root}: holds no images")
     others = [path for path in paths if not any(part.lower() in SHARP_NAMES for part in path.split("/")[:-1])]
     if 0 < len(others) < len(paths):
-        raise LayoutError(f"{root}: has folders of sharp images, and {len(others)} images outside of them, such as "
-                          f"{others[0]}; degraded images are made of a plain folder of sharp images, so name one that "
-                          "holds nothing else")
+        raise LayoutError(
+            f"{root}: has folders of sharp images, and {len(others)} images outside of them, such as "
+            f"{others[0]}; degraded images are made of a plain folder of sharp images, so name one that "
+            "holds nothing else"
+        )
     return [Pair(name, root / path, root / path) for name, path in zip(image_names(paths), paths, strict=True)]
 
 
-def degrade_folder(source: str | os.PathLike, out: str | os.PathLike, degradation: Degradation, *, seed: int = 0,
-                   workers: int | None = None, progress: bool = False) -> int:
-    """Writes a test set of whole images: out/test/{blur,sharp}/<name>.png.
+def degrade_folder(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    degradation: Degradation,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = False,
+) -> int:
+    """Writes a test set of full images: out/test/{blur,sharp}/<name>.png.
 
     source: a plain folder of sharp images. out: a folder that does not exist yet or is empty.
     workers: threads, None for one a core; they change nothing.
@@ -146,8 +159,12 @@ def _noisy(sharp: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndar
 
 
 def _compressed(sharp: np.ndarray, quality: int) -> np.ndarray:
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality,
-               cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    ]
     # A crop may be a view with negative strides, which OpenCV does not take.
     data = cv2.imencode(".jpg", cv2.cvtColor(np.ascontiguousarray(sharp), cv2.COLOR_RGB2BGR), options)[1]
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
@@ -161,8 +178,9 @@ def _enlarged_again(sharp: np.ndarray, factor: int) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where the images cannot be used."""
-    parser = argparse.ArgumentParser("python -m datasets.degradation", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m datasets.degradation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="folder of sharp images")
     parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
     parser.add_argument("--degradation", required=True, help="noise:25, jpeg:10-40, sr:4, …: see above")

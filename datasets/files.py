@@ -1,4 +1,5 @@
 """Files and folders on disk: written atomically and synced, walked without loops."""
+
 import functools
 import os
 import re
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HOST = re.sub(r"\W", "", socket.gethostname())[:30]
-TEMPORARY = re.compile(rf"\..*\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp")      # with the process that writes it
+TEMPORARY = re.compile(rf"\..*\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp")  # with the process that writes it
 
 
 @contextmanager
@@ -35,13 +36,13 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(temporary)):     # without a number: a text alone
+        if error.errno is not None and error.filename in (None, str(temporary)):  # without a number: a text alone
             error.filename = str(path)
             if error.filename2 is not None:
                 del error.filename2
         raise
     finally:
-        with suppress(OSError):         # the error on its way out says more
+        with suppress(OSError):  # the error on its way out says more
             temporary.unlink(missing_ok=True)
 
 
@@ -51,7 +52,7 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-@functools.cache        # once a folder in each process
+@functools.cache  # once a folder in each process
 def _remove_abandoned(folder: Path) -> None:
     for entry in os.scandir(folder):
         match = TEMPORARY.fullmatch(entry.name)
@@ -60,13 +61,13 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name != "posix":      # there, signal 0 is Ctrl-C
+    if os.name != "posix":  # there, signal 0 is Ctrl-C
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:         # another user's
+    except OSError:  # another user's
         return True
     return True
 
@@ -81,8 +82,9 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def walk(folder: str | os.PathLike, skip: tuple[Path, ...] = (),
-         unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+def walk(
+    folder: str | os.PathLike, skip: tuple[Path, ...] = (), unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
     """Every regular file below ``folder``, in sorted order, links followed, each folder visited once.
 
     A folder that several links lead to, or that contains itself by a link, is visited under the first of its names
@@ -113,4 +115,3 @@ def _walk(folder: Path, seen: set[Path], unreadable: Callable[[OSError], None] |
     yield from (entry for entry in entries if entry.is_file())
     for entry in sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: (entry.is_symlink(), entry)):
         yield from _walk(entry, seen, unreadable)
-

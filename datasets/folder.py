@@ -1,4 +1,5 @@
 """Makes a folder that is there only when it is complete, by threads that do not outlive an error."""
+
 import os
 import shutil
 from collections.abc import Iterator

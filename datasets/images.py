@@ -3,6 +3,7 @@
 Pixels are upright: an EXIF orientation is applied. 16-bit images are reduced to 8 bits, grey ones are repeated to three
 channels, an alpha channel is dropped.
 """
+
 import os
 import stat
 import zlib
@@ -76,13 +77,15 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 def kind_of_file(data: bytes) -> str:
     """What a file that no decoder takes seems to be, by its content, and what to do with it."""
-    if data[4:8] == b"ftyp":        # ISO base media: the size of this box, its name, the brands it is compatible with
-        brands = {data[start:start + 4] for start in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
+    if data[4:8] == b"ftyp":  # ISO base media: the size of this box, its name, the brands it is compatible with
+        brands = {data[start : start + 4] for start in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
         if brands & AVIF_BRANDS:
             return "an AVIF image, which is not read here; convert it to PNG first"
         if brands & HEIC_BRANDS:
-            return ("an HEIC image, which is not read here; convert it to JPEG or PNG first (an iPhone takes JPEGs "
-                    "with Settings > Camera > Formats > Most Compatible)")
+            return (
+                "an HEIC image, which is not read here; convert it to JPEG or PNG first (an iPhone takes JPEGs "
+                "with Settings > Camera > Formats > Most Compatible)"
+            )
         return "a video, not an image"
     known = data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE, b"RIFF", b"BM", b"II*\0", b"MM\0*"))
     return "the file is damaged" if known else "no image of a kind that is known here"
@@ -101,9 +104,9 @@ def _check_chunks(path: str | os.PathLike, data: bytes) -> None:
     """The checksum of every chunk of a PNG (PNG specification, Section 5.3)."""
     view, place = memoryview(data), len(PNG_SIGNATURE)
     while place + 12 <= len(data):
-        end = place + 8 + int.from_bytes(view[place:place + 4], "big")
-        kind = bytes(view[place + 4:place + 8])
-        if zlib.crc32(view[place + 4:end]) != int.from_bytes(view[end:end + 4], "big"):
+        end = place + 8 + int.from_bytes(view[place : place + 4], "big")
+        kind = bytes(view[place + 4 : place + 8])
+        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise ImageError(f"{path}: damaged, the checksum of its {kind!r} chunk is wrong; copy or download it again")
         if kind == b"IEND":
             return
@@ -122,7 +125,7 @@ def check_jpeg(path: str | os.PathLike, data: bytes) -> None:
         return
     levels = np.frombuffer(data, np.uint8)
     places = np.flatnonzero(levels[:-1] == 0xFF)
-    places = places[(levels[places + 1] != 0) & (levels[places + 1] != 0xFF)]      # stuffing, fill bytes
+    places = places[(levels[places + 1] != 0) & (levels[places + 1] != 0xFF)]  # stuffing, fill bytes
     position, in_scan = 2, False
     while True:
         index = np.searchsorted(places, position)
@@ -136,7 +139,7 @@ def check_jpeg(path: str | os.PathLike, data: bytes) -> None:
         if not len(kinds) or kinds[0] == JPEG_END_OF_IMAGE:
             return
         marker, place = int(kinds[0]), int(places[index])
-        position = place + 2 + int.from_bytes(data[place + 2:place + 4], "big")
+        position = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         if in_scan and not (marker in JPEG_BETWEEN_SCANS and _is_segment(marker, data, place, position)):
             break
         in_scan = in_scan or marker == JPEG_START_OF_SCAN
@@ -147,7 +150,7 @@ def _is_segment(marker: int, data: bytes, begin: int, end: int) -> bool:
     """Whether a JPEG's segment is as long as it should be, as far as that shows; chance finds marker bytes alone."""
     if marker == JPEG_START_OF_SCAN:
         return end - begin == 2 + 6 + 2 * data[begin + 4] if begin + 4 < len(data) else False
-    return data[end:end + 1] == b"\xff"
+    return data[end : end + 1] == b"\xff"
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -157,7 +160,7 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
     """
     try:
         if not os.path.isfile(path):
-            read_file(path)             # says why
+            read_file(path)  # says why
         with open(path, "rb") as file:
             head = file.read(16)
             size = file.seek(0, os.SEEK_END)
@@ -171,7 +174,7 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
                 return (width, height) if _is_turned(image) else (height, width)
     except (ImageError, MemoryError):
         raise
-    except Exception:   # Pillow raises many kinds for headers that are odd or damaged: whether they matter, pixels tell
+    except Exception:  # Pillow raises many kinds for headers that are odd or damaged: whether they matter, pixels tell
         return read_rgb(path).shape[:2]
 
 

@@ -11,6 +11,7 @@
 
 Pairs are made by name, never by sort order: the relative path without suffix, `blur_` and `gt_` prefixes dropped.
 """
+
 import os
 import re
 from collections import Counter
@@ -58,13 +59,15 @@ class Pair:
     name: the blurred image's relative path without suffix and without the folder that says `blur`; unique in its data
         set, and the path that its results get.
     """
+
     name: str
     blurred: Path
     sharp: Path | None
 
 
-def find_pairs(source: str | os.PathLike | Iterable[str | os.PathLike], split: str | None = None, *,
-               variant: str | None = None) -> list[Pair]:
+def find_pairs(
+    source: str | os.PathLike | Iterable[str | os.PathLike], split: str | None = None, *, variant: str | None = None
+) -> list[Pair]:
     """Finds a data set's pairs.
 
     source: a data set's root, a split's folder, any folder of images, or two folders [blurred, sharp].
@@ -96,8 +99,11 @@ def find_pairs(source: str | os.PathLike | Iterable[str | os.PathLike], split: s
 
 def _known_layout(root: Path, split: str | None, variant: str | None) -> list[Pair] | None:
     """The pairs below a root, or None where nothing but loose images can be there."""
-    lists = {match.groups(): entry for entry in sorted(root.iterdir())
-             if (match := LIST_NAME.fullmatch(entry.name)) and entry.is_file()}
+    lists = {
+        match.groups(): entry
+        for entry in sorted(root.iterdir())
+        if (match := LIST_NAME.fullmatch(entry.name)) and entry.is_file()
+    }
     if lists:
         variant = _choose(root, "variant", variant, sorted({key[0] for key in lists}))
         split = _choose(root, "split", split, sorted({key[1] for key in lists if key[0] == variant}))
@@ -199,8 +205,10 @@ def _listed(file: Path) -> list[Pair]:
     parts = [[part for part in Path(blurred).with_suffix("").parts if part != "blur"] for _, blurred in rows]
     while parts and min(map(len, parts)) > 2 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
-    pairs = [Pair("/".join(part), file.parent / blurred, file.parent / sharp)
-             for part, (sharp, blurred) in zip(parts, rows, strict=True)]
+    pairs = [
+        Pair("/".join(part), file.parent / blurred, file.parent / sharp)
+        for part, (sharp, blurred) in zip(parts, rows, strict=True)
+    ]
     missing = [str(path) for pair in pairs for path in (pair.blurred, pair.sharp) if not path.is_file()]
     if missing:
         raise LayoutError(f"{file}: {len(missing)} of the images it lists are not there: {_first(missing)}")
@@ -229,8 +237,14 @@ def _last_key(name: str) -> str:
     return _key(name.rpartition("/")[2])
 
 
-def _match(where: str, blurred: dict[str, Path], sharp: dict[str, Path], *, key: Callable[[str], str] = _key,
-           spare_sharp: bool = False) -> list[Pair]:
+def _match(
+    where: str,
+    blurred: dict[str, Path],
+    sharp: dict[str, Path],
+    *,
+    key: Callable[[str], str] = _key,
+    spare_sharp: bool = False,
+) -> list[Pair]:
     """Pairs two sets of named images by key; spare_sharp: sharp images without a blurred one are no error."""
     blurred_of, sharp_of = _by_key(where, blurred, key), _by_key(where, sharp, key)
     alone = [str(blurred[name]) for k, name in blurred_of.items() if k not in sharp_of]

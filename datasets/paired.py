@@ -1,4 +1,5 @@
 """Pairs of images as PyTorch datasets, and the check of all their headers before a run starts."""
+
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,14 @@ class PairedCrops(Dataset):
     Raises: ValueError for a pair without sharp image; ImageError for images that cannot be read or do not fit.
     """
 
-    def __init__(self, pairs: Sequence[Pair], patch_size: int, seed: int, read: Reader = read_rgb,
-                 degradation: Degradation | None = None) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        patch_size: int,
+        seed: int,
+        read: Reader = read_rgb,
+        degradation: Degradation | None = None,
+    ) -> None:
         alone = next((pair for pair in pairs if pair.sharp is None), None)
         if alone is not None:
             raise ValueError(f"{alone.blurred}: has no sharp image, so nothing can be learnt from it")
@@ -77,7 +84,7 @@ class WholeBatches(Dataset):
 
 
 class WholePairs(Dataset):
-    """Whole images, for validation and prediction. Sizes may vary: load them with batch_size=None.
+    """Full images, for validation and prediction. Sizes may vary: load them with batch_size=None.
 
     degradation: makes the blurred image of the sharp one, each time the same.
     Raises: ImageError for an image that cannot be read.
@@ -132,8 +139,9 @@ def _header_problem(pair: Pair, patch_size: int | None) -> ValueError | None:
     try:
         size = read_size(pair.blurred)
         if pair.sharp is not None and (sharp_size := read_size(pair.sharp)) != size:
-            return LayoutError(f"{pair.blurred}: {_times(size)} pixels, but its sharp image {pair.sharp} "
-                               f"has {_times(sharp_size)}")
+            return LayoutError(
+                f"{pair.blurred}: {_times(size)} pixels, but its sharp image {pair.sharp} has {_times(sharp_size)}"
+            )
     except ImageError as error:
         return error
     if patch_size is not None and min(size) < patch_size:

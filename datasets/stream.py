@@ -6,6 +6,7 @@ and a global batch holds the same samples however it is split over processes and
 starts at any iteration without replaying the ones before. The workers never stop at an epoch's end, where restarting
 them and refilling their queues would starve the GPU.
 """
+
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,17 +24,30 @@ class BatchStream:
     Raises: ValueError for a batch size that cannot be split evenly, and for numbers out of range.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, start_iteration: int, stop_iteration: int,
-                 rank: int = 0, world_size: int = 1, accumulate: int = 1) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        start_iteration: int,
+        stop_iteration: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ) -> None:
         share = world_size * accumulate
         if num_images < 1 or batch_size < 1 or accumulate < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"impossible stream: {num_images} images, batch size {batch_size}, "
-                             f"rank {rank} of {world_size}, accumulation {accumulate}")
+            raise ValueError(
+                f"impossible stream: {num_images} images, batch size {batch_size}, "
+                f"rank {rank} of {world_size}, accumulation {accumulate}"
+            )
         if batch_size % share:
             below = batch_size // share * share
             fitting = f"{below} or {below + share}" if below else str(share)
-            raise ValueError(f"batch size {batch_size} does not split over {world_size} processes x {accumulate} "
-                             f"accumulation steps; {fitting} does")
+            raise ValueError(
+                f"batch size {batch_size} does not split over {world_size} processes x {accumulate} "
+                f"accumulation steps; {fitting} does"
+            )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.start_iteration, self.stop_iteration = start_iteration, stop_iteration
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate

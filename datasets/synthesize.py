@@ -10,11 +10,12 @@ OUT/{train,test}/<photograph or clip>/{blur,sharp}/NNNNNN.png. Whole photographs
 appears when everything is made; the same seed makes the same files with any number of workers.
 
 From photographs the scene is still and flat and the camera moves with six degrees of freedom (see trajectory.py); many
-warped frames are averaged in linear light and get shot and read noise. Objects are pieces of the other photographs, each
-on a path of its own. From a video frames are averaged as GoPro's
-authors did (Nah et al., CVPR 2017), the centre frame being the sharp image; --gamma 1 averages the frames as they are
-(GoPro's `blur`), 2.2 in linear light (its `blur_gamma`).
+warped frames are averaged in linear light and get shot and read noise. Objects are pieces of the other photographs,
+each on a path of its own. From a video frames are averaged as GoPro's authors did (Nah et al., CVPR 2017), the centre
+frame being the sharp image; --gamma 1 averages the frames as they are (GoPro's `blur`), 2.2 in linear light (its
+`blur_gamma`).
 """
+
 import argparse
 import os
 import sys
@@ -40,10 +41,22 @@ LINEAR_LIGHT = 2.2
 Source = TypeVar("Source", str, Path)
 
 
-def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pairs_per_photo: int = 8, size: int = 256,
-                      strength: float = 12.0, objects: int = 0, noise: float = 1.0, gamma: float = LINEAR_LIGHT,
-                      test_every: int = 5, test_photos: Sequence[str] | None = None, seed: int = 0,
-                      workers: int | None = None, progress: bool = False) -> dict[str, int]:
+def synthesize_photos(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    pairs_per_photo: int = 8,
+    size: int = 256,
+    strength: float = 12.0,
+    objects: int = 0,
+    noise: float = 1.0,
+    gamma: float = LINEAR_LIGHT,
+    test_every: int = 5,
+    test_photos: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = False,
+) -> dict[str, int]:
     """Makes pairs from a folder of sharp photographs by random camera shake.
 
     out: a folder that does not exist yet or is empty.
@@ -58,8 +71,9 @@ def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pair
         unknown names; FileExistsError where out holds something.
     """
     if pairs_per_photo < 1 or size < 8 or min(strength, objects, noise) < 0 or gamma <= 0:
-        raise ValueError("pairs_per_photo >= 1, size >= 8, strength >= 0, objects >= 0, noise >= 0 and gamma > 0 are "
-                         "needed")
+        raise ValueError(
+            "pairs_per_photo >= 1, size >= 8, strength >= 0, objects >= 0, noise >= 0 and gamma > 0 are needed"
+        )
     photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
     if not photos:
         raise ImageError(f"{source}: holds no photographs")
@@ -83,10 +97,20 @@ def synthesize_photos(source: str | os.PathLike, out: str | os.PathLike, *, pair
     return _make_all(make, splits, Path(out), workers, progress, len(photos) * pairs_per_photo)
 
 
-def synthesize_frames(source: str | os.PathLike, out: str | os.PathLike, *, fewest: int = 7, most: int = 13,
-                      step: int | None = None, gamma: float = 1.0, test_every: int = 5,
-                      test_photos: Sequence[str] | None = None, seed: int = 0, workers: int | None = None,
-                      progress: bool = False) -> dict[str, int]:
+def synthesize_frames(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    fewest: int = 7,
+    most: int = 13,
+    step: int | None = None,
+    gamma: float = 1.0,
+    test_every: int = 5,
+    test_photos: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = False,
+) -> dict[str, int]:
     """Makes pairs from high-frame-rate video: averages of neighbouring frames, the centre frame being the sharp image.
 
     source: a video file, a folder of frames (in the order of their names), or a folder of several of either.
@@ -97,8 +121,10 @@ def synthesize_frames(source: str | os.PathLike, out: str | os.PathLike, *, fewe
     """
     counts = [count for count in range(fewest, most + 1) if count % 2]
     if fewest < 3 or not counts or gamma <= 0 or (step is not None and step < 1):
-        raise ValueError(f"3 <= fewest <= most with an odd number between, step >= 1 and gamma > 0 are needed, "
-                         f"not {fewest}, {most}, {step}, {gamma}")
+        raise ValueError(
+            f"3 <= fewest <= most with an odd number between, step >= 1 and gamma > 0 are needed, "
+            f"not {fewest}, {most}, {step}, {gamma}"
+        )
     clips = _clips(Path(source))
     splits = _held_out(list(clips), test_every, test_photos)
 
@@ -114,8 +140,9 @@ def synthesize_frames(source: str | os.PathLike, out: str | os.PathLike, *, fewe
     return _make_all(make, splits, Path(out), workers, progress, None)
 
 
-def _in_turn(frames: Iterable[np.ndarray], counts: Sequence[int],
-             rng: np.random.Generator) -> Iterator[tuple[int, list[np.ndarray]]]:
+def _in_turn(
+    frames: Iterable[np.ndarray], counts: Sequence[int], rng: np.random.Generator
+) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Windows of random lengths that follow one another: the centre's number in the clip, the frames."""
     window, count = [], rng.choice(counts)
     for number, frame in enumerate(frames):
@@ -125,8 +152,9 @@ def _in_turn(frames: Iterable[np.ndarray], counts: Sequence[int],
             window, count = [], rng.choice(counts)
 
 
-def _overlapping(frames: Iterable[np.ndarray], counts: Sequence[int], rng: np.random.Generator,
-                 step: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+def _overlapping(
+    frames: Iterable[np.ndarray], counts: Sequence[int], rng: np.random.Generator, step: int
+) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Windows of random lengths about every step-th frame that has neighbours enough for the longest."""
     reach = counts[-1] // 2
     widest = deque(maxlen=counts[-1])
@@ -134,7 +162,7 @@ def _overlapping(frames: Iterable[np.ndarray], counts: Sequence[int], rng: np.ra
         widest.append(frame)
         if number >= 2 * reach and (number - 2 * reach) % step == 0:
             half = rng.choice(counts) // 2
-            yield number - reach, list(widest)[reach - half:reach + half + 1]
+            yield number - reach, list(widest)[reach - half : reach + half + 1]
 
 
 def _write_pair(folder: Path, number: int, blurred: np.ndarray, sharp: np.ndarray) -> None:
@@ -145,15 +173,24 @@ def _write_pair(folder: Path, number: int, blurred: np.ndarray, sharp: np.ndarra
 # All pairs
 
 
-def _make_all(make: Callable[[str, Path], Iterator[None]], splits: dict[str, str], out: Path, workers: int | None,
-              progress: bool, total: int | None) -> dict[str, int]:
+def _make_all(
+    make: Callable[[str, Path], Iterator[None]],
+    splits: dict[str, str],
+    out: Path,
+    workers: int | None,
+    progress: bool,
+    total: int | None,
+) -> dict[str, int]:
     """Runs make(name, folder) for every scene in threads: NumPy and OpenCV release the lock. Counts pairs."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # One thread a worker; OpenCV's own would compete.
     try:
         # The threads end before the folder is given its name, or removed.
-        with (new_folder(out) as folder, threads_for(workers) as pool,
-              tqdm(desc="Making pairs", total=total, unit="pair", disable=not progress) as bar):
+        with (
+            new_folder(out) as folder,
+            threads_for(workers) as pool,
+            tqdm(desc="Making pairs", total=total, unit="pair", disable=not progress) as bar,
+        ):
 
             def run(name: str) -> int:
                 pairs = 0
@@ -171,8 +208,10 @@ def _make_all(make: Callable[[str, Path], Iterator[None]], splits: dict[str, str
 def _held_out(names: list[str], test_every: int, test_photos: Sequence[str] | None) -> dict[str, str]:
     """The split of each photograph or clip."""
     if test_photos is None:
-        return {name: "test" if test_every and (place + 1) % test_every == 0 else "train"
-                for place, name in enumerate(names)}
+        return {
+            name: "test" if test_every and (place + 1) % test_every == 0 else "train"
+            for place, name in enumerate(names)
+        }
     unknown = sorted(set(test_photos) - set(names))
     if unknown:
         raise ValueError(f"held out, but not there: {', '.join(unknown)}; there are {', '.join(names[:20])}")
@@ -210,8 +249,9 @@ def _clips(source: Path) -> dict[str, Path]:
         return {source.stem: source}
     inside = sorted(_folder(source).iterdir())
     videos = [(path.stem, path) for path in inside if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
-    folders = [(path.name, path) for path in inside
-               if path.is_dir() and not path.name.startswith(".") and list_images(path)]
+    folders = [
+        (path.name, path) for path in inside if path.is_dir() and not path.name.startswith(".") and list_images(path)
+    ]
     clips = _without_clashes(videos + folders)
     if not clips and list_images(source):
         return {source.resolve().name: source}
@@ -267,17 +307,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Options that are not given are left out, so that each way of making pairs keeps its own defaults."""
-    parser = argparse.ArgumentParser("python -m datasets.synthesize", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        "python -m datasets.synthesize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument("source", type=Path, help="folder of photographs, video file, or folder of frames or clips")
     parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
     parser.add_argument("--frames", action="store_true", default=False, help="the source is video: average its frames")
-    parser.add_argument("--gamma", type=float,
-                        help="average value ** gamma; default 2.2 (linear light) for photographs, 1 for frames")
+    parser.add_argument(
+        "--gamma", type=float, help="average value ** gamma; default 2.2 (linear light) for photographs, 1 for frames"
+    )
     held = parser.add_mutually_exclusive_group()
-    held.add_argument("--test_every", type=int, metavar="N",
-                      help="hold out every Nth photograph or clip; default 5, 0: none")
+    held.add_argument(
+        "--test_every", type=int, metavar="N", help="hold out every Nth photograph or clip; default 5, 0: none"
+    )
     held.add_argument("--test_photos", nargs="+", metavar="NAME", help="hold out these, names without suffix")
     parser.add_argument("--seed", type=int, help="default 0")
     parser.add_argument("--workers", type=int, help="threads; default one a core")
@@ -290,8 +335,9 @@ def _parser() -> argparse.ArgumentParser:
     frames = parser.add_argument_group("frames")
     frames.add_argument("--fewest", type=int, help="fewest frames averaged; default 7")
     frames.add_argument("--most", type=int, help="most frames averaged; default 13")
-    frames.add_argument("--step", type=int, help="an average about every Nth frame; default: no frame is used twice",
-                        metavar="N")
+    frames.add_argument(
+        "--step", type=int, help="an average about every Nth frame; default: no frame is used twice", metavar="N"
+    )
     return parser
 
 

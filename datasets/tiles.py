@@ -3,12 +3,13 @@
     python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles that cover all
     python -m datasets.tiles datasets/GoPro TILES --size 384 --keep 2 --quality 95    the two most blurred, as WebP
     python -m datasets.tiles datasets/GoPro TILES --size 320 --reduce 2               of images, and blur, half as large
-    python -m datasets.tiles datasets/REDS TILES --size 384 --level                   of blurred images as bright as sharp
+    python -m datasets.tiles datasets/REDS TILES --size 384 --level                     blurred images as bright as sharp
 
 OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp). The tiles of an image are as few as cover it, spread
 evenly. Those where blurred and sharp differ most are kept first: a clear sky teaches nothing. OUT appears when it is
 whole.
 """
+
 import argparse
 import os
 import sys
@@ -29,9 +30,19 @@ from .paired import check_headers
 LEVEL_SIGMA = 40  # Pixels: beyond the length of the blur, which itself changes no mean over so many.
 
 
-def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str = "train", size: int = 384,
-              keep: int | None = None, quality: int | None = None, reduce: int = 1,
-              level: bool = False, workers: int | None = None, progress: bool = False) -> int:
+def cut_tiles(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    split: str = "train",
+    size: int = 384,
+    keep: int | None = None,
+    quality: int | None = None,
+    reduce: int = 1,
+    level: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> int:
     """Cuts one split of a data set that has sharp images.
 
     source: a data set in any layout of layouts.py. out: a folder that does not exist yet or is empty.
@@ -57,13 +68,14 @@ def cut_tiles(source: str | os.PathLike, out: str | os.PathLike, *, split: str =
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 
 
-def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int,
-         level: bool) -> int:
+def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int, level: bool) -> int:
     """Writes the tiles of one pair. Returns how many."""
     blurred, sharp = read_rgb(pair.blurred), read_rgb(pair.sharp)
     images = {"blur": reduced(levelled(blurred, sharp) if level else blurred, reduce), "sharp": reduced(sharp, reduce)}
-    windows = [(f"{pair.name}_{top}_{left}", np.s_[top:top + size, left:left + size])
-               for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))]
+    windows = [
+        (f"{pair.name}_{top}_{left}", np.s_[top : top + size, left : left + size])
+        for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))
+    ]
     windows.sort(key=lambda named: -cv2.norm(*(image[named[1]] for image in images.values())))
     for (name, window), (kind, image) in product(windows[:keep], images.items()):
         _write(folder / kind / name, image[window], quality)
@@ -73,7 +85,7 @@ def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | N
 def reduced(image: np.ndarray, by: int) -> np.ndarray:
     """(H, W, 3) -> (H // by, W // by, 3): means of by x by pixels."""
     height, width = (side // by for side in image.shape[:2])
-    return cv2.resize(image[:height * by, :width * by], (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image[: height * by, : width * by], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def levelled(blurred: np.ndarray, sharp: np.ndarray) -> np.ndarray:
@@ -97,8 +109,9 @@ def _write(stem: Path, tile: np.ndarray, quality: int | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 1 where the data set cannot be used."""
-    parser = argparse.ArgumentParser("python -m datasets.tiles", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m datasets.tiles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="data set to cut")
     parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
     parser.add_argument("--split", choices=["train", "test"], default="train", help="default train")
@@ -106,7 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=int, metavar="N", help="keep each pair's N most blurred tiles; default all")
     parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100; default PNG, lossless")
     parser.add_argument("--reduce", type=int, default=1, metavar="N", help="first make the images N times smaller")
-    parser.add_argument("--level", action="store_true", help="give blurred images the local brightness of the sharp ones")
+    parser.add_argument(
+        "--level", action="store_true", help="give blurred images the local brightness of the sharp ones"
+    )
     parser.add_argument("--workers", type=int, help="threads; default one a core")
     options = vars(parser.parse_args(arguments))
     try:

@@ -8,6 +8,7 @@ Köhler et al., Recording and Playback of Camera Shake, ECCV 2012).
 The middle of the exposure is the identity, and is also the mean pose: the sharp image, taken there, lies at the blur's
 centre of mass, so a network need not learn to shift images.
 """
+
 import numpy as np
 
 # How much of the motion each degree of freedom causes. Pitch and yaw dominate a hand's shake of a distant scene; roll
@@ -20,8 +21,14 @@ FRAME_STEP = 0.75
 FEWEST_FRAMES = 9
 
 
-def random_shake(rng: np.random.Generator, length: float, focal: float, centre: tuple[float, float],
-                 points: np.ndarray, count: int | None = None) -> np.ndarray:
+def random_shake(
+    rng: np.random.Generator,
+    length: float,
+    focal: float,
+    centre: tuple[float, float],
+    points: np.ndarray,
+    count: int | None = None,
+) -> np.ndarray:
     """The homographies of the frames of one exposure.
 
     length: mean path length of the points, in pixels.
@@ -88,7 +95,7 @@ def _rotations(vectors: np.ndarray) -> np.ndarray:
     cross -= cross.transpose(0, 2, 1)
     angle = np.linalg.norm(vectors, axis=1)[:, None, None]
     # sinc(a / pi) = sin(a) / a, and is 1 at 0.
-    return np.eye(3) + np.sinc(angle / np.pi) * cross + np.sinc(angle / (2 * np.pi))**2 / 2 * (cross @ cross)
+    return np.eye(3) + np.sinc(angle / np.pi) * cross + np.sinc(angle / (2 * np.pi)) ** 2 / 2 * (cross @ cross)
 
 
 def _mean_path_length(homographies: np.ndarray, points: np.ndarray) -> float:

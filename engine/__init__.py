@@ -1,4 +1,5 @@
 """What the scripts do: training, prediction, evaluation."""
+
 import sys
 
 

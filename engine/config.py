@@ -4,6 +4,7 @@
 recipe, owns results/J@NAME/. Unknown keys, wrong types and impossible values are refused with the file and the key.
 The resolved configuration is saved beside the weights.
 """
+
 import argparse
 import dataclasses
 import difflib
@@ -19,7 +20,7 @@ from datasets.files import write_atomic
 
 CONFIGS = Path("configs")
 RESULTS = Path("results")
-LONGEST_NAME = 255      # bytes: what file systems allow
+LONGEST_NAME = 255  # bytes: what file systems allow
 
 
 class ConfigError(ValueError):
@@ -29,19 +30,21 @@ class ConfigError(ValueError):
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and its variants, see ``models.XYScanNet``."""
-    dim: int = 48                                   # channels at level 1: 48 S, 72 mid, 144 P
-    num_blocks: tuple[int, int, int] = (3, 3, 6)    # blocks at levels 1, 2, 3
+
+    dim: int = 48  # channels at level 1: 48 S, 72 mid, 144 P
+    num_blocks: tuple[int, int, int] = (3, 3, 6)  # blocks at levels 1, 2, 3
     kl_gate: typing.Literal["elementwise", "image", "batch"] = "image"
     scan_backend: typing.Literal["auto", "reference", "torch", "cpu", "triton", "mamba_ssm"] = "auto"
-    vssm: str = "xyscan"                            # xyscan | ss2d (Table 5) | a name in models.registry.STATE_SPACES
-    scan: typing.Literal["unidirectional", "bidirectional"] = "unidirectional"          # Table 6
-    slices: typing.Literal["intra_inter", "intra", "inter"] = "intra_inter"             # Table 7
-    fusion: str = "klff"                            # klff | aff | none (Table 8) | a name in models.registry.FUSIONS
-    unshuffle: int = 1                              # pixels in height and width to one position inside: 1 or 2
+    vssm: str = "xyscan"  # xyscan | ss2d (Table 5) | a name in models.registry.STATE_SPACES
+    scan: typing.Literal["unidirectional", "bidirectional"] = "unidirectional"  # Table 6
+    slices: typing.Literal["intra_inter", "intra", "inter"] = "intra_inter"  # Table 7
+    fusion: str = "klff"  # klff | aff | none (Table 8) | a name in models.registry.FUSIONS
+    unshuffle: int = 1  # pixels in height and width to one position inside: 1 or 2
 
     def check(self) -> None:
         from models.registry import FUSIONS  # only here: a command's --help needs no PyTorch
         from models.xyscannet import decoder_modules
+
         _require(self.fusion in FUSIONS, "fusion", f"must be one of {', '.join(FUSIONS)}")
         try:
             decoder_modules(self.vssm, self.scan, self.slices)
@@ -58,14 +61,15 @@ class DataConfig:
 
     With a degradation it is one plain folder of sharp images, of which the others are made while training.
     """
+
     train: str | tuple[str, str]
     val: str | tuple[str, str] | None = None
-    variant: typing.Literal["J", "R"] | None = None     # RealBlur: which of the two, where one folder holds both
-    degradation: str | None = None                      # noise:25, noise:15-50, jpeg:10-40, sr:4, …
+    variant: typing.Literal["J", "R"] | None = None  # RealBlur: which of the two, where one folder holds both
+    degradation: str | None = None  # noise:25, noise:15-50, jpeg:10-40, sr:4, …
     patch_size: int = 252
-    batch_size: int = 16                                # images a step, over all processes together
-    workers: int = 4                                    # reading processes, for each training process
-    cache: typing.Literal["none", "memmap"] = "none"    # memmap: decode each image once, into one file a split
+    batch_size: int = 16  # images a step, over all processes together
+    workers: int = 4  # reading processes, for each training process
+    cache: typing.Literal["none", "memmap"] = "none"  # memmap: decode each image once, into one file a split
     cache_dir: str = "datasets/.cache"
 
     def check(self) -> None:
@@ -77,22 +81,28 @@ class DataConfig:
 
     def _check_degradation(self) -> None:
         from datasets.degradation import parse_degradation
+
         try:
             multiple = parse_degradation(self.degradation).multiple
         except ValueError as error:
             raise _Impossible("degradation", str(error)) from None
-        _require(self.patch_size % multiple == 0, "patch_size",
-                 f"must be a multiple of {multiple} for {self.degradation}")
+        _require(
+            self.patch_size % multiple == 0, "patch_size", f"must be a multiple of {multiple} for {self.degradation}"
+        )
         for key in ("train", "val"):
-            _require(not isinstance(getattr(self, key), tuple), key,
-                     f"must be one folder of sharp images, of which {self.degradation} makes the others")
+            _require(
+                not isinstance(getattr(self, key), tuple),
+                key,
+                f"must be one folder of sharp images, of which {self.degradation} makes the others",
+            )
         _require(self.variant is None, "variant", "is for pairs of RealBlur and must be left out with degradation")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """pixel + edge_weight * edge + contrast_weight * contrast, see ``losses.DeblurLoss``."""
-    pixel: typing.Literal["charbonnier", "mse"] = "charbonnier"     # mse is not the paper's
+
+    pixel: typing.Literal["charbonnier", "mse"] = "charbonnier"  # mse is not the paper's
     edge_weight: float = 0.05
     contrast_weight: float = 0.0005
 
@@ -104,32 +114,40 @@ class LossConfig:
 @dataclass(frozen=True)
 class OptimConfig:
     """The learning rate is on a cosine from lr to min_lr, by epoch or by iteration as the run's length is given."""
-    name: typing.Literal["adam", "muon"] = "adam"   # muon: see engine.muon; the paper trains with Adam
+
+    name: typing.Literal["adam", "muon"] = "adam"  # muon: see engine.train.muon; the paper trains with Adam
     lr: float = 2.2e-4
     min_lr: float = 1e-7
-    cosine_length: int | None = None    # epochs or iterations from lr to min_lr; the run's own length by default
-    cosine_start: int = 0               # where on that cosine this run begins
+    cosine_length: int | None = None  # epochs or iterations from lr to min_lr; the run's own length by default
+    cosine_start: int = 0  # where on that cosine this run begins
 
     def check(self) -> None:
-        _require(0 <= self.min_lr <= self.lr and 0 < self.lr < math.inf, "lr",
-                 "needs 0 <= min_lr <= lr and 0 < lr < infinity")
+        _require(
+            0 <= self.min_lr <= self.lr and 0 < self.lr < math.inf,
+            "lr",
+            "needs 0 <= min_lr <= lr and 0 < lr < infinity",
+        )
         _require(self.cosine_start >= 0, "cosine_start", "must not be negative")
-        _require(self.cosine_length is None or self.cosine_length > self.cosine_start, "cosine_length",
-                 "must be beyond cosine_start")
+        _require(
+            self.cosine_length is None or self.cosine_length > self.cosine_start,
+            "cosine_length",
+            "must be beyond cosine_start",
+        )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long, how precisely, how often."""
-    epochs: int | None = None           # either epochs or iterations
+
+    epochs: int | None = None  # either epochs or iterations
     iterations: int | None = None
-    start_from: str | None = None       # weights stage 2 begins with; its own stage 1's final_ by default
-    accumulate: int = 1                 # micro-steps a step; the batch stays what batch_size says
-    precision: typing.Literal["fp32", "bf16", "fp64"] = "fp32"    # bf16: autocast; fp64: to check numerics
-    checkpoint_activations: bool = False    # compute blocks again for the backward pass: less memory, more time
-    ema_decay: float = 0.0              # of the averaged weights that are scored and released; 0: none
-    validate_every: int = 30            # epochs
-    save_every: int = 1                 # epochs
+    start_from: str | None = None  # weights stage 2 begins with; its own stage 1's final_ by default
+    accumulate: int = 1  # micro-steps a step; the batch stays what batch_size says
+    precision: typing.Literal["fp32", "bf16", "fp64"] = "fp32"  # bf16: autocast; fp64: to check numerics
+    checkpoint_activations: bool = False  # compute blocks again for the backward pass: less memory, more time
+    ema_decay: float = 0.0  # of the averaged weights that are scored and released; 0: none
+    validate_every: int = 30  # epochs
+    save_every: int = 1  # epochs
     seed: int = 666
 
     def check(self) -> None:
@@ -144,6 +162,7 @@ class TrainConfig:
 @dataclass(frozen=True)
 class Config:
     """One stage of one job."""
+
     job_name: str
     stage: int
     data: DataConfig
@@ -215,17 +234,26 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(_plain(config), sort_keys=False)
 
 
-def parse_stage_config(stage: int, description: str, argv: typing.Sequence[str] | None = None
-                       ) -> tuple[Config, argparse.Namespace]:
+def parse_stage_config(
+    stage: int, description: str, argv: typing.Sequence[str] | None = None
+) -> tuple[Config, argparse.Namespace]:
     """The command line of a training script: (resolved configuration, --device and --dry_run)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="sections and keys: engine/config.py, or --dry_run to see them resolved")
-    parser.add_argument("--job_name", required=True, help=f"reads configs/JOB_NAME/config_stage{stage}.yaml, "
-                                                          "writes results/JOB_NAME/")
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="sections and keys: engine/config.py, or --dry_run to see them resolved",
+    )
+    parser.add_argument(
+        "--job_name", required=True, help=f"reads configs/JOB_NAME/config_stage{stage}.yaml, writes results/JOB_NAME/"
+    )
     parser.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU where there is one")
     parser.add_argument("--dry_run", action="store_true", help="print configuration, data and size of the run")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value",
-                        help="change the recipe for this run, for example data.batch_size=8")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="change the recipe for this run, for example data.batch_size=8",
+    )
     arguments = parser.parse_intermixed_args(argv)
     try:
         return load_config(arguments.job_name, stage, arguments.overrides), arguments
@@ -244,7 +272,7 @@ def _read_yaml(path: Path) -> dict:
         raise ConfigError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold sections (model, data, …), not {type(content).__name__}")
-    content.pop("job_name", None), content.pop("stage", None)     # a saved record names them; the caller knows them
+    content.pop("job_name", None), content.pop("stage", None)  # a saved record names them; the caller knows them
     return content
 
 
@@ -287,8 +315,11 @@ def _section(cls, content: object, source: str, prefix: str, origins: dict[str, 
             values[key] = _section(types[key], value, source, name, origins)
         else:
             values[key] = _convert(value, types[key], where)
-    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values
-               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     if missing:
         raise ConfigError(f"{source}: {f'{prefix}.' if prefix else ''}{missing[0]}: must be given")
     section = cls(**values)
@@ -297,8 +328,9 @@ def _section(cls, content: object, source: str, prefix: str, origins: dict[str, 
             section.check()
         except _Impossible as error:
             name = f"{prefix}.{error.key}"
-            raise ConfigError(f"{origins.get(name, source)}: {name}: {error.why}, "
-                              f"not {getattr(section, error.key)!r}") from None
+            raise ConfigError(
+                f"{origins.get(name, source)}: {name}: {error.why}, not {getattr(section, error.key)!r}"
+            ) from None
     return section
 
 
@@ -313,7 +345,7 @@ def _convert(value: object, wanted: object, where: str) -> object:
         if isinstance(value, (list, tuple)) and len(value) == len(arguments):
             return tuple(_convert(item, kind, where) for item, kind in zip(value, arguments, strict=True))
         raise ConfigError(f"{where}: must be a list of {len(arguments)}, not {value!r}")
-    if arguments:                               # a union
+    if arguments:  # a union
         for kind in arguments:
             try:
                 return _convert(value, kind, where)

@@ -1,4 +1,5 @@
 """How scripts speak to a person: log lines on stderr, and one readable line for a mistake instead of a traceback."""
+
 import contextlib
 import logging
 import multiprocessing
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from . import distributed
 from .memory import is_out_of_memory
 
-INTERRUPTED = 130       # the shell's status of a command that Ctrl-C ended
+INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
 PACKAGES = {"analysis", "datasets", "engine", "losses", "metrics", "models"}
 
 

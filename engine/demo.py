@@ -5,6 +5,7 @@ miniature network is trained in both stages on most of them; the others, never t
 Everything lies in results/demo/. Further arguments go to both stages:
 ``python -m engine.demo train.iterations=20``.
 """
+
 import json
 import shutil
 import subprocess
@@ -21,14 +22,14 @@ from datasets.synthesize import LINEAR_LIGHT, synthesize_photos
 
 from .config import results_dir
 from .picture import Example, save_comparison
-from .test_set import PredictSpec, predict
+from .predict.test_set import PredictSpec, predict
 
 JOB = "demo"
 FOLDER = results_dir(JOB)
 HELD_OUT = ("astronaut", "bridge", "citrus", "pagoda")
 SAMPLES = Path("datasets") / "samples"
 SHAKEN, BLURRED = SAMPLES / "astronaut.jpg", Path("datasets") / "samples_blurred" / "text.jpg"
-SIDE, STRENGTH = 480, 10    # pixels: the shaken photograph's side, its mean blur length
+SIDE, STRENGTH = 480, 10  # pixels: the shaken photograph's side, its mean blur length
 SPEC = PredictSpec(name="held-out photographs", folder=str(FOLDER / "data"), images="images", weights="final")
 
 
@@ -40,8 +41,9 @@ def main() -> None:
     print(restore_shipped())
 
     say("2/5  blur the sample photographs by random camera shake")
-    counts = synthesize_photos(SAMPLES, FOLDER / "data", pairs_per_photo=12, size=256, strength=5,
-                               test_photos=HELD_OUT, progress=True)
+    counts = synthesize_photos(
+        SAMPLES, FOLDER / "data", pairs_per_photo=12, size=256, strength=5, test_photos=HELD_OUT, progress=True
+    )
     print(f"{counts['train']} pairs to train on; {counts['test']} held out, of {', '.join(HELD_OUT)}")
 
     for stage in (1, 2):
@@ -54,8 +56,10 @@ def main() -> None:
     picture = draw()
     results = json.loads((FOLDER / "images.json").read_text())["results"]
     gain = results["psnr"] - results["blurred_psnr"]
-    print(f"\nblurred {results['blurred_psnr']:.2f} dB -> restored {results['psnr']:.2f} dB: {gain:+.2f} dB over "
-          f"{results['images_scored']} images never trained on, {time.perf_counter() - started:.0f} s in all")
+    print(
+        f"\nblurred {results['blurred_psnr']:.2f} dB -> restored {results['psnr']:.2f} dB: {gain:+.2f} dB over "
+        f"{results['images_scored']} images never trained on, {time.perf_counter() - started:.0f} s in all"
+    )
     print(picture)
 
 
@@ -80,8 +84,10 @@ def restore_shipped() -> Path:
     write_png(blurred / "shaken.png", shaken)
     shutil.copy(BLURRED, blurred)
     run("predict.py", str(blurred), "--output", str(restored))
-    examples = [Example(SHAKEN.stem, shaken, read_rgb(restored / "shaken.png"), sharp),
-                Example("as it was taken", read_rgb(BLURRED), read_rgb(restored / f"{BLURRED.stem}.png"), None)]
+    examples = [
+        Example(SHAKEN.stem, shaken, read_rgb(restored / "shaken.png"), sharp),
+        Example("as it was taken", read_rgb(BLURRED), read_rgb(restored / f"{BLURRED.stem}.png"), None),
+    ]
     picture = FOLDER / "photographs.png"
     save_comparison(examples, picture)
     return picture
@@ -91,8 +97,10 @@ def draw() -> Path:
     """Blurred, restored and sharp, of the first pair of each held-out photograph."""
     pairs = find_pairs(FOLDER / "data", "test")
     first = {pair.name.split("/")[0]: pair for pair in reversed(pairs)}
-    examples = [Example(name, read_rgb(pair.blurred), read_rgb(FOLDER / "images" / f"{pair.name}.png"),
-                        read_rgb(pair.sharp)) for name, pair in sorted(first.items())]
+    examples = [
+        Example(name, read_rgb(pair.blurred), read_rgb(FOLDER / "images" / f"{pair.name}.png"), read_rgb(pair.sharp))
+        for name, pair in sorted(first.items())
+    ]
     picture = FOLDER / "comparison.png"
     save_comparison(examples, picture)
     return picture

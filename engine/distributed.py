@@ -2,6 +2,7 @@
 
 Started by ``torchrun``, every process finds its place in RANK, LOCAL_RANK and WORLD_SIZE.
 """
+
 import contextlib
 import datetime
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-# A rank may spend long on its own (building a cache, scoring whole images) before the others hear from it again.
+# A rank may spend long on its own (building a cache, scoring full images) before the others hear from it again.
 TIMEOUT = datetime.timedelta(hours=2)
 
 
@@ -104,8 +105,9 @@ def together() -> Iterator[None]:
 def lost_peer(error: BaseException) -> bool:
     """Whether an exchange between processes failed, as it does when one of them has ended."""
     phrases = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-    return is_distributed() and (isinstance(error, dist.DistError)
-                                 or isinstance(error, RuntimeError) and any(p in str(error) for p in phrases))
+    return is_distributed() and (
+        isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and any(p in str(error) for p in phrases)
+    )
 
 
 def barrier() -> None:

@@ -1,4 +1,5 @@
 """What is here and what would run: ``python -m engine.doctor``."""
+
 import importlib
 import importlib.metadata
 import platform
@@ -12,13 +13,23 @@ from models.ops.selective_scan import BACKENDS, NATIVE, choose, why_not
 from .config import CONFIGS, RESULTS
 from .provenance import git_hash, versions
 
-DATA_SETS = {"GoPro": ("train", "test"), "HIDE": ("test",), "RealBlur_J": ("train", "test"),
-             "RealBlur_R": ("train", "test"), "RWBI": ("test",)}
+DATA_SETS = {
+    "GoPro": ("train", "test"),
+    "HIDE": ("test",),
+    "RealBlur_J": ("train", "test"),
+    "RealBlur_R": ("train", "test"),
+    "RWBI": ("test",),
+}
 
 
 def main() -> None:
-    for title, lines in (("versions", _versions()), ("devices", _devices()), ("selective scan", _backends()),
-                         ("data sets in datasets/", _data_sets()), ("weights", _weights())):
+    for title, lines in (
+        ("versions", _versions()),
+        ("devices", _devices()),
+        ("selective scan", _backends()),
+        ("data sets in datasets/", _data_sets()),
+        ("weights", _weights()),
+    ):
         print(f"{title}\n" + "\n".join(f"    {line}" for line in lines))
 
 
@@ -36,8 +47,9 @@ def _devices() -> list[str]:
     lines = [f"CPU, {torch.get_num_threads()} threads"]
     for k in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(k)
-        lines.append(f"cuda:{k} {facts.name}, {facts.total_memory / 2**30:.0f} GiB, "
-                     f"capability {facts.major}.{facts.minor}")
+        lines.append(
+            f"cuda:{k} {facts.name}, {facts.total_memory / 2**30:.0f} GiB, capability {facts.major}.{facts.minor}"
+        )
     return lines if len(lines) > 1 else [*lines, "no CUDA device that PyTorch can use"]
 
 
@@ -74,8 +86,10 @@ def _weights() -> list[str]:
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
     vgg = Path("models") / "vgg19-dcbb9e9d.pth"
     jobs = ", ".join(sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))
-    return [*(lines or [f"none in {CONFIGS}/*/ and {RESULTS}/*/models (jobs: {jobs})"]),
-            f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}"]
+    return [
+        *(lines or [f"none in {CONFIGS}/*/ and {RESULTS}/*/models (jobs: {jobs})"]),
+        f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}",
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """One run at a time over a job's results: a lock that the system releases however its holder ends."""
+
 import contextlib
 import errno
 import logging
@@ -53,10 +54,11 @@ def _lock(file, folder: Path) -> None:
     except OSError as error:
         if error.errno in TAKEN:
             raise BusyError(_who_holds(file, folder)) from None
-        logger.warning("%s cannot be locked (%s): see to it that no other run has the same --job_name", folder,
-                       error.strerror)
+        logger.warning(
+            "%s cannot be locked (%s): see to it that no other run has the same --job_name", folder, error.strerror
+        )
         return
-    with contextlib.suppress(OSError):      # on a full disk the lock holds all the same
+    with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}".encode())
 

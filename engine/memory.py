@@ -1,4 +1,5 @@
 """How much memory a device has left, how much a network takes, and what to do when it is not enough."""
+
 from __future__ import annotations
 
 import math

@@ -2,6 +2,7 @@
 
 A truly blurred photograph has no sharp one, and no PSNR.
 """
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets.files import atomic
 from metrics import psnr
 
-PANELS, PANEL = 3, 360      # in a row; pixels across each
-CROP = (48, 96)             # height and width of the enlarged crop in the image's pixels
+PANELS, PANEL = 3, 360  # in a row; pixels across each
+CROP = (48, 96)  # height and width of the enlarged crop in the image's pixels
 GAP, CAPTION = 8, 28
 ORANGE, BLACK = (230, 120, 0), (20, 20, 20)
 
@@ -47,9 +48,11 @@ def _row(example: Example) -> Image.Image:
     if sharp is None:
         panels = [_panel(blurred, f"blurred ({example.name})", y, x), _panel(restored, "restored", y, x)]
     else:
-        panels = [_panel(blurred, f"blurred, {psnr(blurred, sharp):.2f} dB", y, x),
-                  _panel(restored, f"restored, {psnr(restored, sharp):.2f} dB", y, x),
-                  _panel(sharp, f"sharp ({example.name})", y, x)]
+        panels = [
+            _panel(blurred, f"blurred, {psnr(blurred, sharp):.2f} dB", y, x),
+            _panel(restored, f"restored, {psnr(restored, sharp):.2f} dB", y, x),
+            _panel(sharp, f"sharp ({example.name})", y, x),
+        ]
     row = Image.new("RGB", (PANELS * (PANEL + GAP) + GAP, panels[0].height + GAP), "white")
     for k, panel in enumerate(panels):
         row.paste(panel, (GAP + k * (PANEL + GAP), GAP))
@@ -57,14 +60,14 @@ def _row(example: Example) -> Image.Image:
 
 
 def _panel(image: np.ndarray, caption: str, y: int, x: int) -> Image.Image:
-    """The whole image with the crop's frame, and the crop below it at the same width."""
+    """The full image with the crop's frame, and the crop below it at the same width."""
     height, width = image.shape[:2]
     scale = PANEL / width
     whole = Image.fromarray(image).resize((PANEL, round(height * scale)), Image.Resampling.LANCZOS)
     crop_height, crop_width = min(CROP[0], height), min(CROP[1], width)
     frame = [round(v * scale) for v in (x, y, x + crop_width, y + crop_height)]
     ImageDraw.Draw(whole).rectangle(frame, outline=ORANGE, width=2)
-    crop = Image.fromarray(image[y:y + crop_height, x:x + crop_width])
+    crop = Image.fromarray(image[y : y + crop_height, x : x + crop_width])
     crop = crop.resize((PANEL, round(PANEL * crop_height / crop_width)), Image.Resampling.NEAREST)
 
     panel = Image.new("RGB", (PANEL, CAPTION + whole.height + GAP + crop.height), "white")
@@ -82,6 +85,6 @@ def where_they_differ(one: np.ndarray, other: np.ndarray) -> tuple[int, int]:
     error = np.square(one.astype(np.float32) - other).mean(axis=2)
     height, width = min(CROP[0], error.shape[0]), min(CROP[1], error.shape[1])
     sums = cv2.boxFilter(error, -1, (width, height), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    inside = sums[:error.shape[0] - height + 1, :error.shape[1] - width + 1]
+    inside = sums[: error.shape[0] - height + 1, : error.shape[1] - width + 1]
     y, x = np.unravel_index(np.argmax(inside), inside.shape)
     return int(y), int(x)

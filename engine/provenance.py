@@ -1,4 +1,5 @@
 """What made a result: the versions of the code and of the libraries under it."""
+
 from __future__ import annotations
 
 import platform
@@ -22,5 +23,9 @@ def git_hash() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-            "opencv": cv2.__version__}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }

@@ -1,4 +1,5 @@
 """Charbonnier loss: a smooth L1 (Charbonnier et al., ICIP 1994; the paper's pixel-wise term, Section 4.1)."""
+
 import torch
 
 EPSILON_SQUARED = 1e-6

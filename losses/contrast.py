@@ -4,6 +4,7 @@ The paper's perceptual term (Section 4.1, after DeblurDiNAT), only where the ima
 VGG19's (Simonyan & Zisserman 2015) up to the ReLU after conv3_1, with torchvision's ImageNet weights, frozen; images
 go in as they are, in [-0.5, 0.5], without ImageNet's normalisation.
 """
+
 import hashlib
 import logging
 import zipfile
@@ -13,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-BLUR_THRESHOLD = 0.01       # mean absolute difference of sharp and blurred above which a pixel counts as blurred
+BLUR_THRESHOLD = 0.01  # mean absolute difference of sharp and blurred above which a pixel counts as blurred
 EPSILON = 1e-7
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-VGG19_FILE = Path("models") / "vgg19-dcbb9e9d.pth"      # named by torchvision after its SHA-256's beginning
+VGG19_FILE = Path("models") / "vgg19-dcbb9e9d.pth"  # named by torchvision after its SHA-256's beginning
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ class ContrastLoss(nn.Module):
         super().__init__()
         self.features = (vgg19_features() if features is None else features).eval().requires_grad_(False)
 
-    def forward(self, restored: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor,
-                mask_sum: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, restored: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor, mask_sum: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """A scalar for images (B, 3, H, W) in [-0.5, 0.5]; 0 where nothing is blurred.
 
         Args:
@@ -89,16 +91,22 @@ def _read(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tens
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name: content[f"features.{name}"] for name in expected}
         for name, value in state.items():
-            if value.shape != expected[name].shape or value.layout != torch.strided or value.is_meta \
-                    or not value.is_floating_point() or not value.float().isfinite().all():
+            if (
+                value.shape != expected[name].shape
+                or value.layout != torch.strided
+                or value.is_meta
+                or not value.is_floating_point()
+                or not value.float().isfinite().all()
+            ):
                 raise ValueError(f"features.{name} is no tensor of {tuple(expected[name].shape)} finite numbers")
-    except Exception as error:      # torch.load raises anything, and so does what is no dictionary of tensors
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):   # the machine's fault, not the file's
+    except Exception as error:  # torch.load raises anything, and so does what is no dictionary of tensors
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # the machine's fault, not the file's
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error) if type(error) is ValueError else ""
         raise FeaturesError(
             f"{path}: not VGG19's weights, or damaged ({reason or type(error).__name__}). Remove it, so that it is "
-            "downloaded again, or train without the contrast term: loss.contrast_weight=0") from error
+            "downloaded again, or train without the contrast term: loss.contrast_weight=0"
+        ) from error
     if not _sha256(path).startswith(VGG19_FILE.stem.removeprefix("vgg19-")):
         logger.warning("%s: not torchvision's file (its SHA-256 is another); the contrast loss will differ", path)
     return state
@@ -128,9 +136,10 @@ def vgg19_layers() -> nn.Sequential:
 def _download() -> dict[str, torch.Tensor]:
     try:
         state = torch.hub.load_state_dict_from_url(VGG19_URL, check_hash=True, weights_only=True)
-    except Exception as error:      # no network, no space, a broken proxy: all mean that the file is not to be had now
+    except Exception as error:  # no network, no space, a broken proxy: all mean that the file is not to be had now
         raise FileNotFoundError(
             f"the contrast loss needs VGG19's weights: {VGG19_FILE} is not there, and {VGG19_URL} cannot be "
             f"downloaded ({error}). Either put the file there by hand, or train without this term: "
-            "loss.contrast_weight=0") from error
+            "loss.contrast_weight=0"
+        ) from error
     return {name: state[f"features.{name}"] for name in vgg19_layers().state_dict()}

@@ -1,4 +1,5 @@
 """The training loss: Charbonnier + 0.05 edge + 0.0005 contrast (paper, Section 4.1, after DeblurDiNAT)."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,15 +18,21 @@ class DeblurLoss(nn.Module):
         paper's). A squared error is a tenth as large or less, and the other weights are to be chosen with it.
     """
 
-    def __init__(self, edge_weight: float = 0.05, contrast_weight: float = 0.0005, features: nn.Module | None = None,
-                 pixel: str = "charbonnier"):
+    def __init__(
+        self,
+        edge_weight: float = 0.05,
+        contrast_weight: float = 0.0005,
+        features: nn.Module | None = None,
+        pixel: str = "charbonnier",
+    ):
         super().__init__()
         self.pixel = pixel
         self.edge_weight, self.contrast_weight = edge_weight, contrast_weight
         self.contrast = ContrastLoss(features) if contrast_weight else None
 
-    def forward(self, restored: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor,
-                mask_sum: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(
+        self, restored: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor, mask_sum: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(total, terms by name, unweighted) for images (B, 3, H, W) in [-0.5, 0.5], computed in fp32 at least.
 
         Args:

@@ -1,10 +1,11 @@
 """Edge loss: Charbonnier of two images' Laplacians (as in MPRNet, Zamir et al. 2021, Equation 4)."""
+
 import torch
 import torch.nn.functional as F
 
 from .charbonnier import charbonnier
 
-BINOMIAL = (0.05, 0.25, 0.4, 0.25, 0.05)    # Burt & Adelson 1983, a = 0.4
+BINOMIAL = (0.05, 0.25, 0.4, 0.25, 0.05)  # Burt & Adelson 1983, a = 0.4
 
 
 def edge(restored: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ interpolation; what the warp brings in from outside the image does not count. Se
 https://github.com/rimchang/RealBlur (evaluation_RealBlur_ecc.py), in float32 as there. OpenCV's versions 4 agree within
 5e-4 dB; version 5 warps differently, by 4e-3 dB.
 """
+
 from __future__ import annotations
 
 import math
@@ -65,15 +66,28 @@ def _align(image: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarra
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, ITERATIONS, 0)
     try:
         _, homography = cv2.findTransformECC(
-            cv2.cvtColor(target, cv2.COLOR_RGB2GRAY), cv2.cvtColor(image, cv2.COLOR_RGB2GRAY),
-            np.eye(3, dtype=np.float32), cv2.MOTION_HOMOGRAPHY, criteria, inputMask=None, gaussFiltSize=GAUSSIAN)
+            cv2.cvtColor(target, cv2.COLOR_RGB2GRAY),
+            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY),
+            np.eye(3, dtype=np.float32),
+            cv2.MOTION_HOMOGRAPHY,
+            criteria,
+            inputMask=None,
+            gaussFiltSize=GAUSSIAN,
+        )
     except cv2.error as error:
         raise AlignmentError(f"ECC does not converge: {error.err}") from error
     if not np.isfinite(homography).all():
         raise AlignmentError("ECC does not converge: its homography is not finite")
     size = target.shape[1::-1]
-    aligned = cv2.warpPerspective(image, homography, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-                                  borderMode=cv2.BORDER_REFLECT)
-    covered = cv2.warpPerspective(np.ones_like(image), homography, size, borderMode=cv2.BORDER_CONSTANT, borderValue=0,
-                                  flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    aligned = cv2.warpPerspective(
+        image, homography, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
+    )
+    covered = cv2.warpPerspective(
+        np.ones_like(image),
+        homography,
+        size,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=0,
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+    )
     return aligned * covered, covered

@@ -1,4 +1,5 @@
 """What every metric demands of its two images, so that a wrong range or order of axes never becomes a number."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -30,8 +31,10 @@ def to_levels(restored: torch.Tensor, sharp: torch.Tensor) -> tuple[torch.Tensor
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"{name}: a floating or uint8 tensor is needed, got {images.dtype}")
         if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
-            raise ValueError(f"{name}: values in [0, 1] are needed, got {images.min():.4g} to {images.max():.4g}; "
-                             "add 0.5 to the network's output and clamp it")
+            raise ValueError(
+                f"{name}: values in [0, 1] are needed, got {images.min():.4g} to {images.max():.4g}; "
+                "add 0.5 to the network's output and clamp it"
+            )
     if restored.shape != sharp.shape:
         raise ValueError(f"the batches differ in shape: restored {tuple(restored.shape)}, sharp {tuple(sharp.shape)}")
     return tuple(images.double() * (255.0 if images.is_floating_point() else 1.0) for images in (restored, sharp))

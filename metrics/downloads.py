@@ -3,6 +3,7 @@
 The cache is metrics/cache, or the folder that the environment variable XYSCANNET_CACHE names. What torchvision has
 downloaded before, under TORCH_HOME, is used where it lies.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -35,15 +36,26 @@ class Weights:
 
 
 ALEXNET = Weights(
-    "alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02", 244, "lpips_alex")
+    "alexnet-owt-7be5be79.pth",
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    244,
+    "lpips_alex",
+)
 VGG16 = Weights(
-    "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0", 553, "lpips_vgg")
+    "vgg16-397923af.pth",
+    "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    553,
+    "lpips_vgg",
+)
 INCEPTION = Weights(
     "inception-2015-12-05.pt",
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
-    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4", 96, "FID and KID")
+    "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    96,
+    "FID and KID",
+)
 
 
 def cache_folder() -> Path:
@@ -60,8 +72,10 @@ def fetch(weights: Weights) -> Path:
     for found in (path, Path(torch.hub.get_dir()) / "checkpoints" / weights.file):
         if found.is_file():
             if (checksum := sha256(found)) != weights.sha256:
-                raise DownloadError(f"{found}: its sha256 is {checksum}, not {weights.sha256}. Remove the file; the "
-                                    f"next run downloads it from {weights.url}")
+                raise DownloadError(
+                    f"{found}: its sha256 is {checksum}, not {weights.sha256}. Remove the file; the "
+                    f"next run downloads it from {weights.url}"
+                )
             return found
     _download(weights, path)
     return path
@@ -75,11 +89,12 @@ def _download(weights: Weights, path: Path) -> None:
         socket.setdefaulttimeout(TIMEOUT)
         # It downloads beside the file, compares the checksum, and only then moves the file to its place.
         torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=weights.sha256, progress=True)
-    except Exception as error:      # no network, no space, a broken proxy, another file: it is not to be had now
+    except Exception as error:  # no network, no space, a broken proxy, another file: it is not to be had now
         raise DownloadError(
             f"{weights.file} ({weights.megabytes} MB), needed for {weights.needed_by}, cannot be downloaded ({error}). "
             f"Fetch {weights.url} on another machine and put it there as {path} (sha256 {weights.sha256}). "
-            f"{NO_DOWNLOAD}.") from error
+            f"{NO_DOWNLOAD}."
+        ) from error
     finally:
         socket.setdefaulttimeout(timeout)
 

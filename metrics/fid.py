@@ -1,7 +1,7 @@
 """FID (Heusel et al., NeurIPS 2017) and KID (Bińkowski et al., ICLR 2018): distances between two sets of images.
 
 Both compare the sets in the 2048 features of Inception-v3. The network and the way images come into it are clean-fid
-0.1.35's, its clean mode (Parmar et al., CVPR 2022): whole images, squashed to 299 x 299 by Pillow's bicubic filter
+0.1.35's, its clean mode (Parmar et al., CVPR 2022): full images, squashed to 299 x 299 by Pillow's bicubic filter
 without rounding. The mathematics is written here. With features of anything else the numbers are distances, but neither
 FID nor KID.
 
@@ -9,6 +9,7 @@ FID falls with the number of images, and below 2049 images the covariances are s
 KID's estimate is unbiased for independent sets. Restored and sharp images show the same scenes, so it may be slightly
 negative: the score of sharp against sharp images tells where zero is.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -48,8 +49,11 @@ class Inception:
         module = _cleanfid("inception_torchscript")
         path = fetch(INCEPTION)
         self._network = module.InceptionV3W(str(path.parent), download=False).to(device).eval()
-        self.backbone = {"file": path.name, "sha256": INCEPTION.sha256,
-                         "package": f"clean-fid {importlib.metadata.version('clean-fid')}"}
+        self.backbone = {
+            "file": path.name,
+            "sha256": INCEPTION.sha256,
+            "package": f"clean-fid {importlib.metadata.version('clean-fid')}",
+        }
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, 299, 299) in 0 to 255 -> (B, 2048)."""
@@ -125,9 +129,13 @@ class KID(SetDistance):
         return kernel_distance(features1, features2, self.seed)
 
 
-def inception_features(images: Images, device: str | torch.device = "cpu", extractor: Extractor | None = None,
-                       progress: str | None = None,
-                       cut: Callable[[np.ndarray], list[np.ndarray]] | None = None) -> np.ndarray:
+def inception_features(
+    images: Images,
+    device: str | torch.device = "cpu",
+    extractor: Extractor | None = None,
+    progress: str | None = None,
+    cut: Callable[[np.ndarray], list[np.ndarray]] | None = None,
+) -> np.ndarray:
     """Features of images in their order: (N, 2048) float32, or as many columns as the extractor gives.
 
     Args:
@@ -175,7 +183,7 @@ def _read(path: Path, cut: Callable[[np.ndarray], list[np.ndarray]] | None) -> l
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         return cut(pixels) if cut else [pixels]
-    except (OSError, ValueError, SyntaxError) as error:     # the last is what Pillow makes of some damaged PNGs
+    except (OSError, ValueError, SyntaxError) as error:  # the last is what Pillow makes of some damaged PNGs
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -203,8 +211,11 @@ def patches(image: np.ndarray) -> list[np.ndarray]:
     if image.shape[:2] != (720, 1280):
         raise ValueError(f"patches are cut from images of 1280 x 720, this one is {image.shape[1]} x {image.shape[0]}")
     rows, columns = PATCH
-    return [image[top : top + rows, left : left + columns]
-            for top in range(0, 720, rows) for left in range(0, 1280, columns)]
+    return [
+        image[top : top + rows, left : left + columns]
+        for top in range(0, 720, rows)
+        for left in range(0, 1280, columns)
+    ]
 
 
 def frechet_distance(features1: np.ndarray, features2: np.ndarray) -> float:
@@ -221,7 +232,7 @@ def frechet_distance(features1: np.ndarray, features2: np.ndarray) -> float:
     factors = [_factor(features) for features in (features1, features2)]
     root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
     distance = offset @ offset + sum(np.square(factor).sum() for factor in factors) - 2 * root
-    return max(0.0, float(distance))    # of equal sets, rounding leaves something on either side of zero
+    return max(0.0, float(distance))  # of equal sets, rounding leaves something on either side of zero
 
 
 def _factor(features: np.ndarray) -> np.ndarray:
@@ -230,8 +241,9 @@ def _factor(features: np.ndarray) -> np.ndarray:
     return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
 
 
-def kernel_distance(features1: np.ndarray, features2: np.ndarray, seed: int = 0, num_subsets: int = 100,
-                    max_subset_size: int = 1000) -> float:
+def kernel_distance(
+    features1: np.ndarray, features2: np.ndarray, seed: int = 0, num_subsets: int = 100, max_subset_size: int = 1000
+) -> float:
     """Squared maximum mean discrepancy of two sets of features (N1, D) and (N2, D): Bińkowski et al.
 
     The kernel is (x.y / D + 1)^3; the unbiased estimate is averaged over random subsets. They are drawn as clean-fid
@@ -253,7 +265,7 @@ def kernel_distance(features1: np.ndarray, features2: np.ndarray, seed: int = 0,
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     base = x @ y.T / x.shape[1] + 1
-    return base * base * base       # a power by 3 is many times slower
+    return base * base * base  # a power by 3 is many times slower
 
 
 def _check(features1: np.ndarray, features2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

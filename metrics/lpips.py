@@ -2,6 +2,7 @@
 
 The whole RGB image in [-1, 1]. The paper reports AlexNet's.
 """
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -40,8 +41,12 @@ class LPIPS(PerceptualDistance):
             network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         network.net.load_state_dict(_trunk_state(trunk, network.net.state_dict()))
         heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
-        backbone = {"file": TRUNKS[net].file, "sha256": TRUNKS[net].sha256, "heads_sha256": sha256(heads),
-                    "package": f"lpips {importlib.metadata.version('lpips')}"}
+        backbone = {
+            "file": TRUNKS[net].file,
+            "sha256": TRUNKS[net].sha256,
+            "heads_sha256": sha256(heads),
+            "package": f"lpips {importlib.metadata.version('lpips')}",
+        }
         super().__init__(f"lpips_{net}", network.to(device).eval(), backbone, device)
 
 

@@ -14,6 +14,7 @@ Two models bear the name, and their scores differ by up to a factor of two, so n
 The steps are the release's computequality.m. Where a patch of 7 x 7 pixels is exactly flat, signs of rounding errors
 enter, and scores agree with the release's in MATLAB or Octave only to about 1e-3.
 """
+
 from __future__ import annotations
 
 import math
@@ -62,8 +63,10 @@ def niqe(image: np.ndarray, model: str | Path = "live") -> float:
     features = _features(_grey(image))
     complete = features[np.isfinite(features).all(axis=1)]
     if len(complete) < 2:
-        raise ValueError(f"image: too small or too flat for NIQE: {len(complete)} of its blocks of {BLOCK} x {BLOCK} "
-                         f"can be used, at least 2 are needed; its size is {image.shape[1]} x {image.shape[0]}")
+        raise ValueError(
+            f"image: too small or too flat for NIQE: {len(complete)} of its blocks of {BLOCK} x {BLOCK} "
+            f"can be used, at least 2 are needed; its size is {image.shape[1]} x {image.shape[0]}"
+        )
     # As MATLAB's nanmean and nancov: a number that is missing takes only its whole block out of the covariance.
     offset = mean - np.nanmean(features, axis=0)
     precision = np.linalg.pinv((covariance + np.cov(complete, rowvar=False)) / 2)
@@ -88,8 +91,10 @@ def load_model(model: str) -> tuple[np.ndarray, np.ndarray]:
             if parameters[0].shape == (36,) and parameters[1].shape == (36, 36):
                 return parameters
     shapes = {name: np.shape(value) for name, value in values.items() if not name.startswith("__")}
-    raise ValueError(f"{path}: no model of NIQE: mu_prisparam (1, 36) and cov_prisparam (36, 36) are needed, the file "
-                     f"holds {shapes}.\n{MATLAB_MODEL}")
+    raise ValueError(
+        f"{path}: no model of NIQE: mu_prisparam (1, 36) and cov_prisparam (36, 36) are needed, the file "
+        f"holds {shapes}.\n{MATLAB_MODEL}"
+    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -99,12 +104,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             with np.load(path) as arrays:
                 return dict(arrays)
         from scipy.io import loadmat  # not among the dependencies of a plain installation
+
         return loadmat(path)
     except ImportError as error:
         raise DownloadError(f"{path}: reading a .mat file needs SciPy: pip install -e .[metrics]") from error
-    except Exception as error:      # both readers raise whatever a damaged file makes them stumble over
-        raise ValueError(f"{path}: cannot be read as a .mat file (version 7 or older) or an .npz file ({error})"
-                         ) from error
+    except Exception as error:  # both readers raise whatever a damaged file makes them stumble over
+        raise ValueError(
+            f"{path}: cannot be read as a .mat file (version 7 or older) or an .npz file ({error})"
+        ) from error
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -125,8 +132,9 @@ def _features(grey: np.ndarray) -> np.ndarray:
         # first row and column are taken from the other end of the block, as MATLAB's circshift does.
         up = np.roll(blocks, 1, axis=1)
         pairs = [np.roll(blocks, 1, axis=2), up, np.roll(up, 1, axis=2), np.roll(up, -1, axis=2)]
-        scales += [_shape_of_values(blocks)] + [_shape_of_products(np.multiply(blocks, pair, out=pair))
-                                                for pair in pairs]
+        scales += [_shape_of_values(blocks)] + [
+            _shape_of_products(np.multiply(blocks, pair, out=pair)) for pair in pairs
+        ]
     return np.concatenate(scales, axis=1)
 
 
@@ -134,8 +142,10 @@ def _normalise(image: np.ndarray) -> np.ndarray:
     """Each value less the mean around it, by the deviation around it: a Gaussian of 7 x 7, sigma 7/6."""
     taps = np.exp(-0.5 * (np.arange(-3, 4) / (7 / 6)) ** 2)
     taps /= taps.sum()
-    mean, mean_square = (cv2.sepFilter2D(values, cv2.CV_64F, taps, taps, borderType=cv2.BORDER_REPLICATE)
-                         for values in (image, image * image))
+    mean, mean_square = (
+        cv2.sepFilter2D(values, cv2.CV_64F, taps, taps, borderType=cv2.BORDER_REPLICATE)
+        for values in (image, image * image)
+    )
     return (image - mean) / (np.sqrt(np.abs(mean_square - mean * mean)) + 1)
 
 

@@ -1,4 +1,5 @@
 """The figures of the paper's tables (paper_numbers.yaml), to be printed beside what is measured here."""
+
 from __future__ import annotations
 
 from functools import cache

@@ -1,4 +1,5 @@
 """What LPIPS and ST-LPIPS share: a network that owns its weights, fed with 8-bit images, one distance a pair."""
+
 from __future__ import annotations
 
 import contextlib
@@ -22,8 +23,13 @@ class PerceptualDistance:
         device: where the network runs, in float32.
     """
 
-    def __init__(self, name: str, network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-                 backbone: dict[str, str], device: str | torch.device):
+    def __init__(
+        self,
+        name: str,
+        network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        backbone: dict[str, str],
+        device: str | torch.device,
+    ):
         self.name, self.backbone, self.device = name, backbone, torch.device(device)
         self._network = network
 
@@ -41,8 +47,10 @@ class PerceptualDistance:
         for pair in zip(restored, sharp, strict=True):
             check_rgb_pair(*pair)
             if min(pair[0].shape[:2]) < SMALLEST:
-                raise ValueError(f"{self.name} needs images of at least {SMALLEST} x {SMALLEST}, got "
-                                 f"{pair[0].shape[1]} x {pair[0].shape[0]}")
+                raise ValueError(
+                    f"{self.name} needs images of at least {SMALLEST} x {SMALLEST}, got "
+                    f"{pair[0].shape[1]} x {pair[0].shape[0]}"
+                )
         if len(shapes := {image.shape for image in restored}) > 1:
             raise ValueError(f"a batch is of images of one size, got {sorted(shapes)}")
         if not restored:

@@ -1,4 +1,5 @@
 """Peak signal-to-noise ratio over 8-bit RGB values, as MATLAB's psnr(A, ref) computes it (paper, Tables 1 and 2)."""
+
 from __future__ import annotations
 
 import math
@@ -19,8 +20,9 @@ def psnr(restored: np.ndarray, sharp: np.ndarray) -> float:
     """
     check_rgb_pair(restored, sharp)
     # OpenCV sums the squares as integers, so the sum is exact, and in a twentieth of NumPy's time.
-    mean_squared_error = cv2.norm(np.ascontiguousarray(restored), np.ascontiguousarray(sharp),
-                                  cv2.NORM_L2SQR) / restored.size
+    mean_squared_error = (
+        cv2.norm(np.ascontiguousarray(restored), np.ascontiguousarray(sharp), cv2.NORM_L2SQR) / restored.size
+    )
     return 10.0 * math.log10(PEAK**2 / mean_squared_error) if mean_squared_error else math.inf
 
 

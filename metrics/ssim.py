@@ -6,6 +6,7 @@ image of its own, as most Python code does, and is lower. Settings are MATLAB's 
 K = (0.01, 0.03), peak 255, population variances, mean over the whole map, double precision.
 https://www.mathworks.com/help/images/ref/ssim.html
 """
+
 from __future__ import annotations
 
 from typing import TypeVar
@@ -84,8 +85,9 @@ def _mean_ssims(restored: np.ndarray, sharp: np.ndarray, forms: tuple[bool, ...]
         for row in range(0, bottom - top, ROWS):
             rows = maps[:, row : row + ROWS]
             for k, volume in enumerate(forms):
-                totals[k] += _sum_of_similarity(*(cv2.transform(one, ACROSS_COLOURS) if volume else one
-                                                  for one in rows))
+                totals[k] += _sum_of_similarity(
+                    *(cv2.transform(one, ACROSS_COLOURS) if volume else one for one in rows)
+                )
     return [total / restored.size for total in totals]
 
 

@@ -6,6 +6,7 @@ blur is a binomial filter of 3 x 3 over borders mirrored by two pixels. Strides 
 scores of the published package. The weights, heads included, lie in the wheel of stlpips-pytorch 0.0.2 (BSD 2-Clause),
 of which nothing else is used: it is never imported.
 """
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -23,8 +24,13 @@ PACKAGE = "stlpips-pytorch"
 FILE = Path("weights") / "vST0.0" / "alex_shift_tolerant.pth"
 SHA256 = "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee"
 # The tensors' names in the file, and the layers of the network below that they belong to.
-CONVOLUTIONS = {"net.slice1.0": "conv1", "net.slice2.5": "conv2", "net.slice3.9": "conv3", "net.slice4.11": "conv4",
-                "net.slice5.13": "conv5"}
+CONVOLUTIONS = {
+    "net.slice1.0": "conv1",
+    "net.slice2.5": "conv2",
+    "net.slice3.9": "conv3",
+    "net.slice4.11": "conv4",
+    "net.slice5.13": "conv5",
+}
 
 
 class STLPIPS(PerceptualDistance):
@@ -41,8 +47,11 @@ class STLPIPS(PerceptualDistance):
         path = weights_file()
         network = ShiftTolerantAlexNet()
         network.load_state_dict(_rename(torch.load(path, map_location="cpu", weights_only=True)))
-        backbone = {"file": path.name, "sha256": SHA256,
-                    "package": f"{PACKAGE} {importlib.metadata.version(PACKAGE)} (weights only)"}
+        backbone = {
+            "file": path.name,
+            "sha256": SHA256,
+            "package": f"{PACKAGE} {importlib.metadata.version(PACKAGE)} (weights only)",
+        }
         super().__init__("stlpips_alex", network.to(device).eval(), backbone, device)
 
 
@@ -92,8 +101,10 @@ def weights_file() -> Path:
         raise DownloadError(f"stlpips_alex needs the weights in the package {PACKAGE} 0.0.2: pip install -e .[metrics]")
     path = Path(found.submodule_search_locations[0]) / FILE
     if not path.is_file() or sha256(path) != SHA256:
-        raise DownloadError(f"stlpips_alex needs the weights of {PACKAGE} 0.0.2 (sha256 {SHA256}); {path} is not there "
-                            "or is another file: pip install --force-reinstall --no-deps stlpips-pytorch==0.0.2")
+        raise DownloadError(
+            f"stlpips_alex needs the weights of {PACKAGE} 0.0.2 (sha256 {SHA256}); {path} is not there "
+            "or is another file: pip install --force-reinstall --no-deps stlpips-pytorch==0.0.2"
+        )
     return path
 
 
@@ -103,7 +114,10 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
 
 def _rename(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The file's tensors under our names; its blur filters, binomial ones, are left out."""
-    renamed = {f"{ours}.{kind}": state[f"{theirs}.{kind}"]
-               for theirs, ours in CONVOLUTIONS.items() for kind in ("weight", "bias")}
+    renamed = {
+        f"{ours}.{kind}": state[f"{theirs}.{kind}"]
+        for theirs, ours in CONVOLUTIONS.items()
+        for kind in ("weight", "bias")
+    }
     heads = {f"heads.{level}": state[f"lin{level}.model.1.weight"] for level in range(5)}
     return renamed | heads | {name: state[f"scaling_layer.{name}"] for name in ("shift", "scale")}

@@ -1,4 +1,5 @@
 """The U-Net's blocks: norm, gated feed-forward network, resizing, encoder, decoder (paper, Figure 3 a and b)."""
+
 from collections.abc import Iterable
 
 import torch
@@ -50,7 +51,7 @@ class GatedFFN(nn.Module):
         self.project_out = Conv1x1(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gated = gated_depthwise(self.project_in(x), self.dwconv.weight)     # SiLU(a) * b, (a, b) = dwconv(...)
+        gated = gated_depthwise(self.project_in(x), self.dwconv.weight)  # SiLU(a) * b, (a, b) = dwconv(...)
         return self.project_out(gated)
 
 
@@ -97,7 +98,7 @@ class Level(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)     # nothing is drawn inside
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # nothing is drawn inside
             else:
                 x = block(x)
         return x

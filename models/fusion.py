@@ -2,6 +2,7 @@
 
 And what the paper compares it with (Table 8): AFF (Figure 4 a) and none.
 """
+
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ class KLFF(nn.Module):
             mean over the whole batch, the released code to the letter: an image's result depends on its neighbours.
     """
 
-    def __init__(self, dim: int, other_dims: Sequence[int], options: Options = Options()):      # noqa: B008
+    def __init__(self, dim: int, other_dims: Sequence[int], options: Options = Options()):  # noqa: B008
         super().__init__()
         if options.kl_gate not in KL_GATES:
             raise ValueError(f"kl_gate {options.kl_gate!r} is unknown; choose one of {', '.join(KL_GATES)}")

@@ -3,6 +3,7 @@
 Names are Mamba's: d_model channels in and out, d_inner = 2 d_model channels inside, d_state states a channel,
 dt_rank the rank of the step size's projection, d_conv the width of the causal convolution.
 """
+
 import math
 
 import torch
@@ -20,8 +21,15 @@ class S6(nn.Module):
     bidirectional: adds the scan from end to start, by the same weights, in front of out_proj (paper, Table 6).
     """
 
-    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, scan_backend: str = "auto",
-                 bidirectional: bool = False):
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        scan_backend: str = "auto",
+        bidirectional: bool = False,
+    ):
         super().__init__()
         d_inner = expand * d_model
         self.d_state, self.d_conv, self.dt_rank = d_state, d_conv, math.ceil(d_model / 16)
@@ -45,20 +53,21 @@ class S6(nn.Module):
     def scan(self, xz: torch.Tensor) -> torch.Tensor:
         """What lies between in_proj and out_proj: (*, L, 2 d_inner) -> (*, L, d_inner)."""
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
-        x, z = rearrange(xz, "... l (two d) -> two ... d l", two=2)     # views: backends read them where they lie
+        x, z = rearrange(xz, "... l (two d) -> two ... d l", two=2)  # views: backends read them where they lie
         x = causal_conv_silu(x, rearrange(self.conv1d.weight, "d 1 k -> d k"), self.conv1d.bias, self.scan_backend)
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)           # its bias joins inside the scan, in fp32
+        delta = F.linear(dt, self.dt_proj.weight)  # its bias joins inside the scan, in fp32
         # Autocast must not reach into the recurrence: half precision loses the state over long rows.
         with torch.autocast(xz.device.type, enabled=False):
-            y = selective_scan(x, delta.mT, A, B.mT, C.mT, self.D, z, self.dt_proj.bias, delta_softplus=True,
-                               backend=self.scan_backend)
+            y = selective_scan(
+                x, delta.mT, A, B.mT, C.mT, self.D, z, self.dt_proj.bias, delta_softplus=True, backend=self.scan_backend
+            )
         return y.mT
 
 
 def init_step_size(projection: nn.Linear, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
     """Steps start log-uniform in [dt_min, dt_max] (Gu & Dao 2023, Section 3.6); the bias is softplus' inverse."""
-    bound = projection.in_features ** -0.5
+    bound = projection.in_features**-0.5
     nn.init.uniform_(projection.weight, -bound, bound)
     log_dt = torch.empty_like(projection.bias).uniform_(math.log(dt_min), math.log(dt_max))
     dt = log_dt.exp().clamp(min=dt_floor)

@@ -10,6 +10,7 @@ A class joins by its decorator, in the file where it is written:
 That is all: ``model.fusion=mine`` trains, validates and predicts with it, its weights rebuild it, and the tables count
 it.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,4 +52,5 @@ def _register(names: dict[str, type], name: str) -> Callable[[type], type]:
             raise ValueError(f"{name!r} is already the name of {names[name].__qualname__}")
         names[name] = cls
         return cls
+
     return register

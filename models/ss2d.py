@@ -4,6 +4,7 @@ VMamba (Liu et al. 2024, https://arxiv.org/abs/2401.10166, Section 4.2) flattens
 four routes; MambaIR (Guo et al. 2024, https://arxiv.org/abs/2402.15648, Section 3.3) restores images with it. Here it
 stands in the place of the Intra- and of the Inter-VSSM.
 """
+
 import math
 
 import torch
@@ -33,9 +34,10 @@ class Route(nn.Module):
         dt, B, C = self.x_proj(x).split(self.sizes, dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)
         u, delta, B, C = (t.transpose(1, 2) for t in (x, delta, B, C))
-        with torch.autocast(x.device.type, enabled=False):      # as in S6: half precision loses the state
-            y = selective_scan(u, delta, A, B, C, self.D, None, self.dt_proj.bias, delta_softplus=True,
-                               backend=self.scan_backend)
+        with torch.autocast(x.device.type, enabled=False):  # as in S6: half precision loses the state
+            y = selective_scan(
+                u, delta, A, B, C, self.D, None, self.dt_proj.bias, delta_softplus=True, backend=self.scan_backend
+            )
         return y.transpose(1, 2)
 
 
@@ -46,8 +48,13 @@ class SS2D(nn.Module):
     The four routes: rows joined into one sequence, columns joined into one, and both from end to start.
     """
 
-    def __init__(self, dim: int, options: Options = Options(), expand: float = 1.5,     # noqa: B008
-                 d_state: int = 16):
+    def __init__(
+        self,
+        dim: int,
+        options: Options = Options(),  # noqa: B008
+        expand: float = 1.5,
+        d_state: int = 16,
+    ):
         super().__init__()
         d_inner, dt_rank = int(expand * dim), math.ceil(dim / 16)
         self.in_proj = Conv1x1(dim, 2 * d_inner)

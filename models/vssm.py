@@ -3,6 +3,7 @@
 Paper, Sections 3.2 and 3.3, Figures 2 and 3, Equations 3 to 5. The letters are the paper's: X the input, F features,
 split by channels into F_h (horizontal branch) and F_v (vertical branch); Y the gate. Both branches share one S6.
 """
+
 import torch
 from einops import rearrange, reduce
 from torch import nn
@@ -16,10 +17,10 @@ from .registry import Options, state_space
 class VSSM(nn.Module):
     """Eq. 5: SiLU(Y) * DualScanner(F), (F, Y) = W_d W_p X. (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, dim: int, options: Options = Options()):     # noqa: B008 (it is frozen)
+    def __init__(self, dim: int, options: Options = Options()):  # noqa: B008 (it is frozen)
         super().__init__()
-        self.proj_in = Conv1x1(dim, 2 * dim)                                                        # W_p
-        self.dwconv = Conv3x3(2 * dim, 2 * dim, groups=2 * dim)                                     # W_d
+        self.proj_in = Conv1x1(dim, 2 * dim)  # W_p
+        self.dwconv = Conv3x3(2 * dim, 2 * dim, groups=2 * dim)  # W_d
         self.proj_out = Conv1x1(dim, dim)
         self.conv_input = Conv1x1(dim, dim)
         self.fuse_out = Conv1x1(dim, dim)
@@ -29,7 +30,7 @@ class VSSM(nn.Module):
         features, Y = self.dwconv(self.proj_in(X)).chunk(2, dim=1)
         F_h, F_v = self.conv_input(features).chunk(2, dim=1)
         scanned = self.fuse_out(torch.cat(self.dual_scanner(F_h, F_v), dim=1))
-        return self.proj_out(silu_gate(scanned, Y))                 # SiLU(Y) * DualScanner(F)
+        return self.proj_out(silu_gate(scanned, Y))  # SiLU(Y) * DualScanner(F)
 
     def dual_scanner(self, F_h: torch.Tensor, F_v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the two branches' scans make of (B, C / 2, H, W) each; the same shapes."""

@@ -1,4 +1,5 @@
 """Weights from files: the released checkpoints' forms and ours, read safely, checked strictly."""
+
 import logging
 import math
 import re
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ZIP_START = b"PK\x03\x04"
-DESCRIPTION = "xyscannet"        # key in the metadata of a state dict
+DESCRIPTION = "xyscannet"  # key in the metadata of a state dict
 
 
 class WeightsError(ValueError):
@@ -49,8 +50,8 @@ def read_torch_file(path: str | Path) -> object:
         raise
     except OSError as error:
         raise WeightsError(path, error.strerror or str(error)) from error
-    except Exception as error:      # torch.load raises anything from EOFError to UnpicklingError on a damaged file
-        if "allocate memory" in str(error):     # the machine's fault, not the file's
+    except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError on a damaged file
+        if "allocate memory" in str(error):  # the machine's fault, not the file's
             raise
         raise WeightsError(path, _why_unreadable(path, error)) from error
 
@@ -58,8 +59,14 @@ def read_torch_file(path: str | Path) -> object:
 def _check_file(path: Path) -> None:
     """Raise WeightsError for what is no whole file; the records' checksums are verified where there are any."""
     if not path.is_file():
-        raise WeightsError(path, "a folder, not a weights file" if path.is_dir() else
-                           "not a regular file" if path.exists() else "no such weights file")
+        raise WeightsError(
+            path,
+            "a folder, not a weights file"
+            if path.is_dir()
+            else "not a regular file"
+            if path.exists()
+            else "no such weights file",
+        )
     with open(path, "rb") as file:
         start = file.read(len(ZIP_START))
     if not start:
@@ -118,10 +125,14 @@ def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     content = read_torch_file(path)
     if isinstance(content, dict) and isinstance(content.get("model_state"), dict):
         content = content["model_state"]
-    if not isinstance(content, dict) or not content or not all(
-            isinstance(name, str) and torch.is_tensor(value) for name, value in content.items()):
-        raise WeightsError(path, "holds no state dict; expected one, names to tensors, bare or under the key "
-                                 "'model_state'")
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in content.items())
+    ):
+        raise WeightsError(
+            path, "holds no state dict; expected one, names to tensors, bare or under the key 'model_state'"
+        )
     for name, value in content.items():
         if problem := _unfit(value):
             raise WeightsError(path, f"{name} {problem}")
@@ -166,15 +177,19 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
 
 def _compare(state: dict[str, torch.Tensor], network: torch.nn.Module, path: str | Path) -> None:
     expected, problems = network.state_dict(), []
-    for what, names in (("missing", [name for name in expected if name not in state]),
-                        ("unexpected", [name for name in state if name not in expected])):
+    for what, names in (
+        ("missing", [name for name in expected if name not in state]),
+        ("unexpected", [name for name in state if name not in expected]),
+    ):
         if names:
             problems.append(f"{len(names)} {what}, the first {names[0]}")
     wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     if wrong:
         name = wrong[0]
-        problems.append(f"{len(wrong)} of the wrong shape, the first {name}: {tuple(state[name].shape)} in the file, "
-                        f"{tuple(expected[name].shape)} in the network")
+        problems.append(
+            f"{len(wrong)} of the wrong shape, the first {name}: {tuple(state[name].shape)} in the file, "
+            f"{tuple(expected[name].shape)} in the network"
+        )
     if problems:
         raise WeightsError(path, "these weights are another network's; keys " + "; ".join(problems))
 
@@ -211,15 +226,27 @@ def load_network(path: str | Path, **options) -> XYScanNet:
 def _architecture(state: dict[str, torch.Tensor], path: str | Path) -> dict:
     """XYScanNet's arguments that a state dict tells."""
     embedding = state.get("patch_embed.proj.weight")
-    depths = [len({name.split(".")[1] for name in state if name.startswith(f"decoder_level{level}.")})
-              for level in (1, 2, 3)]
+    depths = [
+        len({name.split(".")[1] for name in state if name.startswith(f"decoder_level{level}.")}) for level in (1, 2, 3)
+    ]
     if embedding is None or not all(depths):
-        raise WeightsError(path, f"not XYScanNet weights; its first key is {next(iter(state))}, "
-                                 "and patch_embed.proj.weight or a decoder level is missing")
+        raise WeightsError(
+            path,
+            f"not XYScanNet weights; its first key is {next(iter(state))}, "
+            "and patch_embed.proj.weight or a decoder level is missing",
+        )
     if embedding.dim() != 4 or len(embedding) < 2 or len(embedding) % 2:
-        raise WeightsError(path, f"not XYScanNet weights; patch_embed.proj.weight is {tuple(embedding.shape)}; "
-                                 "expected (dim, 3 or 12, 3, 3) with an even dim")
+        raise WeightsError(
+            path,
+            f"not XYScanNet weights; patch_embed.proj.weight is {tuple(embedding.shape)}; "
+            "expected (dim, 3 or 12, 3, 3) with an even dim",
+        )
     vssm = "ss2d" if "decoder_level1.0.intra.in_proj.weight" in state else "xyscan"
     fusion = "klff" if "clff_level1.conv.weight" in state else "aff" if "clff_level1.conv1.weight" in state else "none"
-    return {"dim": len(embedding), "num_blocks": depths, "vssm": vssm, "fusion": fusion,
-            "unshuffle": 2 if embedding.shape[1] == 12 else 1}
+    return {
+        "dim": len(embedding),
+        "num_blocks": depths,
+        "vssm": vssm,
+        "fusion": fusion,
+        "unshuffle": 2 if embedding.shape[1] == 12 else 1,
+    }

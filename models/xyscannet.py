@@ -1,4 +1,5 @@
 """XYScanNet: a three-level U-Net with slice-and-scan modules in its decoder (paper, Section 3; Figure 3)."""
+
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +10,10 @@ from . import fusion as _fusion  # noqa: F401 (they register their modules)
 from .blocks import Conv1x1, Conv3x3, DecoderBlock, EncoderBlock, Level, PatchEmbed, Rescale
 from .registry import FUSIONS, STATE_SPACES, Options
 
-XYSCAN = "xyscan"       # the network's own pair, Intra- and Inter-VSSM
+XYSCAN = "xyscan"  # the network's own pair, Intra- and Inter-VSSM
 SCANS = ("unidirectional", "bidirectional")
 SLICES = ("intra_inter", "intra", "inter")
-MULTIPLE = 4    # two halvings: height and width at level 1 are multiples of it
+MULTIPLE = 4  # two halvings: height and width at level 1 are multiples of it
 MIN_SIZE = 8
 
 
@@ -35,10 +36,19 @@ class XYScanNet(nn.Module):
             reach.
     """
 
-    def __init__(self, dim: int = 48, num_blocks: Sequence[int] = (3, 3, 6), kl_gate: str = "image",
-                 scan_backend: str = "auto", checkpoint_activations: bool = False, vssm: str = "xyscan",
-                 scan: str = "unidirectional", slices: str = "intra_inter", fusion: str = "klff",
-                 unshuffle: int = 1):
+    def __init__(
+        self,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (3, 3, 6),
+        kl_gate: str = "image",
+        scan_backend: str = "auto",
+        checkpoint_activations: bool = False,
+        vssm: str = "xyscan",
+        scan: str = "unidirectional",
+        slices: str = "intra_inter",
+        fusion: str = "klff",
+        unshuffle: int = 1,
+    ):
         super().__init__()
         if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 1:
             raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
@@ -49,8 +59,16 @@ class XYScanNet(nn.Module):
             raise ValueError(f"fusion {fusion!r} is unknown; choose one of {', '.join(FUSIONS)}")
         Fusion, options = FUSIONS[fusion], Options(kl_gate, scan, scan_backend)
         # What weights do not tell of their network travels with them, see `weights.described_state`.
-        self.description = {"dim": dim, "num_blocks": list(num_blocks), "kl_gate": kl_gate, "vssm": vssm, "scan": scan,
-                            "slices": slices, "fusion": fusion, "unshuffle": unshuffle}
+        self.description = {
+            "dim": dim,
+            "num_blocks": list(num_blocks),
+            "kl_gate": kl_gate,
+            "vssm": vssm,
+            "scan": scan,
+            "slices": slices,
+            "fusion": fusion,
+            "unshuffle": unshuffle,
+        }
         self.dim, self.num_blocks, self.kl_gate, self.unshuffle = dim, tuple(num_blocks), kl_gate, unshuffle
         self.vssm, self.scan, self.slices, self.fusion = vssm, scan, slices, fusion
         dim1, dim2, dim3 = dim, 2 * dim, 4 * dim
@@ -59,8 +77,10 @@ class XYScanNet(nn.Module):
             return Level([EncoderBlock(width) for _ in range(depth)], checkpoint_activations)
 
         def decoder(width: int, depth: int) -> Level:
-            return Level([DecoderBlock(width, intra(width, options), inter(width, options)) for _ in range(depth)],
-                         checkpoint_activations)
+            return Level(
+                [DecoderBlock(width, intra(width, options), inter(width, options)) for _ in range(depth)],
+                checkpoint_activations,
+            )
 
         # Embedding.
         channels = 3 * unshuffle**2
@@ -106,15 +126,18 @@ class XYScanNet(nn.Module):
         x = torch.cat([self.up3_2(x), self.clff_level2(level2, level1, level3)], dim=1)
         x = self.decoder_level2(self.reduce_chan_level2(x))
         x = torch.cat([self.up2_1(x), self.clff_level1(level1, level2, level3)], dim=1)
-        del level1, level2, level3      # the last decoder is where the memory peaks
+        del level1, level2, level3  # the last decoder is where the memory peaks
         x = self.decoder_level1(self.reduce_chan_level1(x))
         return F.pixel_shuffle(self.output(x), self.unshuffle)
 
 
 def decoder_modules(vssm: str = XYSCAN, scan: str = SCANS[0], slices: str = SLICES[0]) -> tuple[str, str]:
     """The names of a decoder block's two state space modules; ValueError for choices that cannot be."""
-    for name, value, known in (("vssm", vssm, (XYSCAN, *STATE_SPACES)), ("scan", scan, SCANS),
-                               ("slices", slices, SLICES)):
+    for name, value, known in (
+        ("vssm", vssm, (XYSCAN, *STATE_SPACES)),
+        ("scan", scan, SCANS),
+        ("slices", slices, SLICES),
+    ):
         if value not in known:
             raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
     if vssm == XYSCAN:

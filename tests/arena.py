@@ -1,4 +1,5 @@
 """Where tests.torture attacks: commands on tiny images, what they make undisturbed, and a folder to repeat them in."""
+
 import csv
 import functools
 import hashlib
@@ -21,13 +22,15 @@ from PIL import Image
 
 from tests.workplace import command, make_config, make_pairs
 
-PATIENCE = 120          # seconds until a command counts as hanging
+PATIENCE = 120  # seconds until a command counts as hanging
 MODELS = Path("results/tiny/models")
 WEIGHTS = ("--weights", str(MODELS / "final_XYScanNet_stage1.pth"), "--device", "cpu")
 TRAIN = ("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu")
 SCORES = ("name", "psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")
-RECIPE = {"data": {"batch_size": 2, "workers": 1, "cache": "memmap", "cache_dir": "cache"},
-          "train": {"epochs": None, "iterations": 40, "validate_every": 4, "save_every": 1, "ema_decay": 0.9}}
+RECIPE = {
+    "data": {"batch_size": 2, "workers": 1, "cache": "memmap", "cache_dir": "cache"},
+    "train": {"epochs": None, "iterations": 40, "validate_every": 4, "save_every": 1, "ema_decay": 0.9},
+}
 
 
 class Failure(Exception):
@@ -53,7 +56,7 @@ class Ended:
         if self.status < 0 and -self.status != self.sent:
             raise Failure("traceback", f"died of {signal.Signals(-self.status).name}")
         for trace in self.output.split("Traceback (most recent call last):")[1:]:
-            at_start = self.sent == signal.SIGINT and " in main\n" not in trace     # Python itself was starting
+            at_start = self.sent == signal.SIGINT and " in main\n" not in trace  # Python itself was starting
             if "ChildFailedError" not in trace and not at_start:
                 raise Failure("traceback", f"a traceback, status {self.status}")
         if self.status > 0 and not self.output.strip():
@@ -61,6 +64,7 @@ class Ended:
 
 
 # What commands make.
+
 
 def weights_made(work: Path) -> dict[str, str]:
     """A checksum of each released file's tensors."""
@@ -94,7 +98,8 @@ def scores_made(table: str, work: Path) -> dict[str, str]:
 
 def predictions_made(work: Path) -> dict[str, str]:
     return images_made("results/tiny/images", work) | {
-        f"scores of {name}": row for name, row in scores_made("results/tiny/images.csv", work).items()}
+        f"scores of {name}": row for name, row in scores_made("results/tiny/images.csv", work).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,34 @@ class Job:
 
 JOBS = {
     "train": Job(TRAIN, weights_made),
-    "predict.py": Job(("predict.py", "datasets/GoPro/test/blur", *WEIGHTS),
-                      functools.partial(images_made, "restored"), ("restored",)),
-    "predict_GoPro": Job(("predict_GoPro_test_results.py", "--job_name", "tiny", *WEIGHTS), predictions_made,
-                         ("results/tiny/images", "results/tiny/images.csv", "results/tiny/images.json")),
-    "evaluate.py": Job(("evaluate.py", "--pred", "results/tiny/images", "--gt", "datasets/GoPro/test", "--dataset",
-                        "gopro", "--metrics", "psnr", "ssim_matlab_rgb", "--workers", "2", "--device", "cpu"),
-                       functools.partial(scores_made, "results/tiny/images_scores/scores.csv"),
-                       ("results/tiny/images_scores",)),
+    "predict.py": Job(
+        ("predict.py", "datasets/GoPro/test/blur", *WEIGHTS), functools.partial(images_made, "restored"), ("restored",)
+    ),
+    "predict_GoPro": Job(
+        ("predict_GoPro_test_results.py", "--job_name", "tiny", *WEIGHTS),
+        predictions_made,
+        ("results/tiny/images", "results/tiny/images.csv", "results/tiny/images.json"),
+    ),
+    "evaluate.py": Job(
+        (
+            "evaluate.py",
+            "--pred",
+            "results/tiny/images",
+            "--gt",
+            "datasets/GoPro/test",
+            "--dataset",
+            "gopro",
+            "--metrics",
+            "psnr",
+            "ssim_matlab_rgb",
+            "--workers",
+            "2",
+            "--device",
+            "cpu",
+        ),
+        functools.partial(scores_made, "results/tiny/images_scores/scores.csv"),
+        ("results/tiny/images_scores",),
+    ),
     "ranks": Job((*TRAIN, "data.workers=0"), weights_made, processes=2),
 }
 
@@ -137,7 +162,7 @@ class Arena:
         """Runs every command undisturbed; keeps the folder before training, half way, and when all is done."""
         make_pairs(self.work / "datasets/GoPro", train=6, test=6)
         make_config(self.work, **RECIPE)
-        self.run("train")               # compiles and builds the cache, which is not to count in the time
+        self.run("train")  # compiles and builds the cache, which is not to count in the time
         shutil.rmtree(self.work / "results")
         for name in ("train", "predict.py", "predict_GoPro", "evaluate.py"):
             self.reference(name)
@@ -191,6 +216,7 @@ class Arena:
 
     def start(self, name: str, *more: str, largest: int | None = None) -> subprocess.Popen:
         """Starts a job's command; no file it writes may grow beyond ``largest`` bytes."""
+
         def restrict():
             os.nice(10)
             if largest is not None:
@@ -201,8 +227,15 @@ class Arena:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.work / "cache_home")}
         descriptor, log = tempfile.mkstemp(dir=self.folder)
         with open(descriptor, "w") as file:
-            process = subprocess.Popen(words, cwd=self.work, env=environment, stdout=file, stderr=file,
-                                       start_new_session=True, preexec_fn=restrict)
+            process = subprocess.Popen(
+                words,
+                cwd=self.work,
+                env=environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=restrict,
+            )
         process.log, process.words = Path(log), " ".join(words)
         return process
 
@@ -280,7 +313,7 @@ class Arena:
 def step_saved(work: Path) -> int:
     """The step of the newest training state; 0 where there is none that can be read."""
     for kind in ("last", "previous_last"):
-        with suppress(Exception):       # a damaged one fails in many ways
+        with suppress(Exception):  # a damaged one fails in many ways
             return torch.load(work / MODELS / f"{kind}_XYScanNet_stage1.pth", weights_only=True)["iteration"]
     return 0
 
@@ -292,5 +325,8 @@ def step_resumed(output: str) -> int:
 
 def leftovers(work: Path) -> list[str]:
     """Temporary files of any writer."""
-    return [str(path.relative_to(work)) for path in work.rglob("*")
-            if re.search(r"\.(tmp|writing|kept)$|^\..+\.\d+$", path.name)]
+    return [
+        str(path.relative_to(work))
+        for path in work.rglob("*")
+        if re.search(r"\.(tmp|writing|kept)$|^\..+\.\d+$", path.name)
+    ]

@@ -1,8 +1,9 @@
 """Small tensors gain nothing from threads, and two processes' threads stand in each other's way."""
+
 import os
 from collections import Counter
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")       # read when torch is imported, here and in the processes of tests
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,5 @@
 """Weights and images from names and seeds: the same numbers in any implementation with the same parameter names."""
+
 import zlib
 
 import numpy as np

@@ -2,6 +2,7 @@
 
 Each edit is made in a copy of the repository, as a researcher would make it, and the real scripts run there.
 """
+
 import re
 import shutil
 import subprocess
@@ -42,12 +43,21 @@ class Mine(nn.Module):
 '''
 # name: (file, what is replaced, by what; at the end where nothing is replaced), overrides, whether prediction streams
 EDITS = {
-    "gate": (("models/fusion.py", "return kl.sigmoid().to(current.dtype)", "return torch.full_like(kl, 0.3)"), [],
-             False),
-    "pooling": (("models/vssm.py", 'reduce(F_h, "b c h w -> b h c", "mean")', 'reduce(F_h, "b c h w -> b h c", "max")'),
-                [], False),
-    "residual": (("models/xyscannet.py", "return (x + self.residual(x))", "return (x + 0.5 * self.residual(x))"), [],
-                 False),
+    "gate": (
+        ("models/fusion.py", "return kl.sigmoid().to(current.dtype)", "return torch.full_like(kl, 0.3)"),
+        [],
+        False,
+    ),
+    "pooling": (
+        ("models/vssm.py", 'reduce(F_h, "b c h w -> b h c", "mean")', 'reduce(F_h, "b c h w -> b h c", "max")'),
+        [],
+        False,
+    ),
+    "residual": (
+        ("models/xyscannet.py", "return (x + self.residual(x))", "return (x + 0.5 * self.residual(x))"),
+        [],
+        False,
+    ),
     "fusion": (("models/fusion.py", None, FUSION), ["model.fusion=mine"], True),
     "state_space": (("models/vssm.py", None, STATE_SPACE), ["model.vssm=mine"], True),
 }
@@ -57,8 +67,9 @@ EDITS = {
 def copy(tmp_path):
     """The repository, with a data set of a few small images and a small recipe."""
     for name in PACKAGES:
-        shutil.copytree(ROOT / name, tmp_path / name,
-                        ignore=shutil.ignore_patterns("__pycache__", "samples*", ".cache"))
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "samples*", ".cache")
+        )
     for script in ROOT.glob("*.py"):
         shutil.copy(script, tmp_path)
     make_pairs(tmp_path / "datasets" / "GoPro")
@@ -92,7 +103,8 @@ def test_one_edit_is_followed_everywhere(copy, name):
     # The weights alone rebuild the network; prediction runs it, streamed or not.
     weights = copy / "weights.pth"
     shutil.copy(copy / "results/tiny/models/final_XYScanNet_stage1.pth", weights)
-    log = run(copy, "predict_GoPro_test_results.py", "--job_name", "elsewhere", "--weights", str(weights),
-              "--device", "cpu")
+    log = run(
+        copy, "predict_GoPro_test_results.py", "--job_name", "elsewhere", "--weights", str(weights), "--device", "cpu"
+    )
     assert ("without streaming" in log) != streams
     assert psnr(log, r"restored +([\d.]+)") == pytest.approx(validated, abs=0.006)

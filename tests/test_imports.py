@@ -1,4 +1,5 @@
 """Who may import whom: scripts -> engine -> models | datasets | losses | metrics; nothing imports the leaves."""
+
 import ast
 import subprocess
 import sys
@@ -37,25 +38,37 @@ def test_scripts_are_over_the_engine_and_short():
     assert len(scripts) >= 8
     for script in scripts:
         assert imported(script) <= {"engine"}, script
-        assert len(script.read_text().splitlines()) <= 45, script
+        assert len(script.read_text().splitlines()) <= 50, script
 
 
 def test_importing_needs_no_cuda_package():
     """The heavy optional extra is imported by nobody until it is asked for."""
-    code = ("import sys, engine.trainer, engine.predictor; "
-            "print(sorted({'mamba_ssm', 'causal_conv1d'} & set(sys.modules)))")
+    code = (
+        "import sys, engine.train.trainer, engine.predict.predictor; "
+        "print(sorted({'mamba_ssm', 'causal_conv1d'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("script", ["predict.py", "evaluate.py", "train_XYScanNet_stage1.py",
-                                    "train_XYScanNet_stage2.py", "predict_GoPro_test_results.py",
-                                    "predict_RWBI_results.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "predict.py",
+        "evaluate.py",
+        "train_XYScanNet_stage1.py",
+        "train_XYScanNet_stage2.py",
+        "predict_GoPro_test_results.py",
+        "predict_RWBI_results.py",
+    ],
+)
 def test_help_needs_no_pytorch(script):
     """It takes seconds and hundreds of megabytes to import."""
-    code = ("import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
-            "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "except SystemExit as end: print(end.code, sorted({'torch', 'cv2', 'numpy'} & set(sys.modules)))")
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'cv2', 'numpy'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code, script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "usage:" in done.stdout and done.stdout.splitlines()[-1] == "0 []"
 

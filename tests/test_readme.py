@@ -1,4 +1,5 @@
 """Every command of the README runs, in a copy of the repository, on small data with a small network."""
+
 import json
 import os
 import re
@@ -13,8 +14,10 @@ import pytest
 
 from tests.workplace import ROOT, make_pairs
 
-SMALL = ("model.dim=8 model.num_blocks=[1,1,1] data.patch_size=32 data.batch_size=4 data.workers=1 "
-         "train.validate_every=1 loss.contrast_weight=0 --device cpu").split()
+SMALL = (
+    "model.dim=8 model.num_blocks=[1,1,1] data.patch_size=32 data.batch_size=4 data.workers=1 "
+    "train.validate_every=1 loss.contrast_weight=0 --device cpu"
+).split()
 SMALL_BENCHMARKS = {
     "network": "--dim 8 --num_blocks 1 1 1 --size 16 --twin_backend torch",
     "vssm": "--channels 8 --size 8 --twin_backend torch",
@@ -32,17 +35,35 @@ ELSEWHERE = {
 }
 # Weights are not downloaded here: what needs them is not measured, and the rest of the command must run.
 OFFLINE = os.environ | {"https_proxy": "http://127.0.0.1:9", "XYSCANNET_CACHE": "no_weights"}
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-            for line in block.splitlines() if line]
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line
+]
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The repository with small data sets where the README says that they lie."""
     place = tmp_path_factory.mktemp("copy") / "repository"
-    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(
-        ".git", ".venv", "results", "restored", "vgg19*.pth", "__pycache__", "GoPro", "HIDE", "RealBlur*", "RWBI",
-        ".cache"))
+    shutil.copytree(
+        ROOT,
+        place,
+        ignore=shutil.ignore_patterns(
+            ".git",
+            ".venv",
+            "results",
+            "restored",
+            "vgg19*.pth",
+            "__pycache__",
+            "GoPro",
+            "HIDE",
+            "RealBlur*",
+            "RWBI",
+            ".cache",
+        ),
+    )
     for name in ("GoPro", "RealBlur_J", "RealBlur_R"):
         make_pairs(place / "datasets" / name)
     make_pairs(place / "datasets" / "HIDE", train=0)
@@ -74,7 +95,7 @@ def made_small(line: str) -> list[str]:
 
 
 def expected_code(line: str) -> int:
-    return 1 if "datasets.check" in line else 0     # three pairs are not GoPro's 1111, and it says so
+    return 1 if "datasets.check" in line else 0  # three pairs are not GoPro's 1111, and it says so
 
 
 @pytest.mark.slow
@@ -87,8 +108,13 @@ def test_every_command_runs_in_the_order_of_the_readme(copy):
         done = subprocess.run(made_small(line), cwd=copy, capture_output=True, text=True, timeout=120, env=OFFLINE)
         assert done.returncode == expected_code(line), f"{line}\n{done.stdout}\n{done.stderr}"
     results = copy / "results"
-    for folder in ("xyscannetp_gopro/images", "xyscannetp_gopro/images_hide", "xyscannetp_gopro/images_rwbi",
-                   "xyscannetp_realj/images_realj", "xyscannetp_realr/images_realr"):
+    for folder in (
+        "xyscannetp_gopro/images",
+        "xyscannetp_gopro/images_hide",
+        "xyscannetp_gopro/images_rwbi",
+        "xyscannetp_realj/images_realj",
+        "xyscannetp_realr/images_realr",
+    ):
         assert len(list((results / folder).rglob("*.png"))) == 3, folder
     assert (copy / "restored" / "photograph.png").is_file()
     assert (results / "tables" / "radar.png").is_file()
@@ -100,8 +126,13 @@ def test_every_command_runs_in_the_order_of_the_readme(copy):
 def test_demo_runs_from_photographs_to_picture(copy):
     """All of `make demo` but its length: two steps a stage."""
     small = [word for word in SMALL if word not in ("--device", "cpu")]
-    done = subprocess.run([sys.executable, "-m", "engine.demo", *small, "train.iterations=2"], cwd=copy,
-                          capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.demo", *small, "train.iterations=2"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1]
     picture = cv2.imread(str(copy / last))
@@ -124,6 +155,7 @@ def test_batch_script_is_valid_shell():
 
 def test_make_knows_both_commands_and_both_variables():
     for variables, words in ((["VENV="], "python3 -m engine.demo"), (["VENV=other", "PYTHON=py"], "py -m venv other")):
-        done = subprocess.run(["make", "--dry-run", "demo", *variables], cwd=ROOT, capture_output=True, text=True,
-                              check=True)
+        done = subprocess.run(
+            ["make", "--dry-run", "demo", *variables], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert words in done.stdout

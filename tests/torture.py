@@ -14,6 +14,7 @@ damages a file or fills the disk, and gives the same command again. Its outcome 
 
 The status is 1 if any attempt is of the last three; their folders and what they printed are kept. Linux only.
 """
+
 import argparse
 import random
 import re
@@ -36,6 +37,7 @@ ROUTINE = re.compile(r"^\[\d+/\d+\] |resuming from |finished: |starting from |re
 
 
 # Processes.
+
 
 def killed_training(arena: Arena, rng: random.Random) -> str:
     """Killed up to three times, with or without the cache and reading processes, then left to finish."""
@@ -72,7 +74,7 @@ def killed_rank(arena: Arena, rng: random.Random) -> str:
     process = arena.start("ranks")
     victim = arena.kill_one(process, rng, arena.seconds["ranks"], main=True)
     if victim != process.pid:
-        arena.end(process)          # the other rank's report of a lost connection is a traceback of its own
+        arena.end(process)  # the other rank's report of a lost connection is a traceback of its own
     arena.run("ranks").check()
     if not arena.wait_for(lambda: not arena.inhabitants(), 60):
         raise Failure("lost", "ranks live on without their launcher")
@@ -86,7 +88,7 @@ def two_at_once(arena: Arena, rng: random.Random) -> str:
     time.sleep(rng.uniform(0, 1))
     second = arena.start("train")
     ended = [arena.end(first), arena.end(second)]
-    late = any("at step 40 of 40" in one.output for one in ended)       # one began when the other had finished
+    late = any("at step 40 of 40" in one.output for one in ended)  # one began when the other had finished
     for one in ended:
         one.check()
     if all(one.status == 0 for one in ended) and not late:
@@ -97,6 +99,7 @@ def two_at_once(arena: Arena, rng: random.Random) -> str:
 
 
 # Disks.
+
 
 def file_size_limit(arena: Arena, rng: random.Random) -> str:
     """No file may grow beyond a random size, at most somewhat more than that of a training state."""
@@ -172,7 +175,7 @@ def damage(path: Path, rng: random.Random) -> str:
     if way == "cut":
         del content[place:]
     elif way == "zero":
-        content[place:place + 4096] = bytes(len(content[place:place + 4096]))
+        content[place : place + 4096] = bytes(len(content[place : place + 4096]))
     else:
         content[place] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
@@ -190,14 +193,17 @@ def recipe(path: Path) -> dict[str, object]:
 
 def notices(ended: Ended, path: Path, changed: list[str]) -> bool:
     """Whether a line, other than those of any run, names the damaged file or a changed value."""
-    return any(word in line for line in ended.output.splitlines() if not ROUTINE.search(line)
-               for word in (path.name, *changed))
+    return any(
+        word in line for line in ended.output.splitlines() if not ROUTINE.search(line) for word in (path.name, *changed)
+    )
 
 
 ATTACKS = {
     "killed training": killed_training,
-    **{f"killed {name}": (lambda arena, rng, name=name: killed_command(name, arena, rng))
-       for name in ("predict.py", "predict_GoPro", "evaluate.py")},
+    **{
+        f"killed {name}": (lambda arena, rng, name=name: killed_command(name, arena, rng))
+        for name in ("predict.py", "predict_GoPro", "evaluate.py")
+    },
     "killed reader": killed_reader,
     "killed rank": killed_rank,
     "two at once": two_at_once,
@@ -208,6 +214,7 @@ ATTACKS = {
 
 
 # The run.
+
 
 def attempt(arena: Arena, kind: str, seed: int) -> str:
     """One attack; returns its outcome, and keeps the folder of a bad one."""
@@ -248,8 +255,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20, help="of attacks; default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the first attempt; each has the next")
-    parser.add_argument("--attack", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="KIND",
-                        help=f"of {', '.join(ATTACKS)}; default: all")
+    parser.add_argument(
+        "--attack",
+        nargs="+",
+        choices=ATTACKS,
+        default=list(ATTACKS),
+        metavar="KIND",
+        help=f"of {', '.join(ATTACKS)}; default: all",
+    )
     arguments = parser.parse_args(argv)
     arena = Arena(Path(tempfile.mkdtemp(prefix="torture-")).resolve())
     counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(OUTCOMES, 0))

@@ -1,4 +1,5 @@
 """A folder to run the real scripts in: small images laid out as GoPro, a small recipe, stand-in VGG19 weights."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -58,8 +59,9 @@ def command(script: str, *arguments: str, processes: int = 1) -> list[str]:
 
 def run(folder: Path, script: str, *arguments: str, processes: int = 1, code: int = 0) -> str:
     """Run a script in ``folder``, expect its exit code, return what it printed."""
-    done = subprocess.run(command(script, *arguments, processes=processes), cwd=folder, capture_output=True, text=True,
-                          timeout=240)
+    done = subprocess.run(
+        command(script, *arguments, processes=processes), cwd=folder, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -2,6 +2,7 @@
 
 y_t = SiLU(bias + sum over k of weight_k x_{t-3+k}): each step sees itself and the three before it.
 """
+
 import ctypes
 import functools
 
@@ -21,12 +22,13 @@ def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
         backend: the scan's, see ``selective_scan``; "cpu" and "triton" have a kernel for this too, of width 4.
     """
     if torch.compiler.is_compiling():
-        return causal_conv_silu_ref(x, weight, bias)      # which the compiler makes one pass of
+        return causal_conv_silu_ref(x, weight, bias)  # which the compiler makes one pass of
     backend = resolve_backend(backend, x.device, x.dtype)
     if backend == "cpu" and x.dim() <= 4 and weight.shape[1] == 4:
         return _CausalConvSilu.apply(lying_well(x.float()), weight.float(), bias.float()).to(x.dtype)
     if backend == "triton" and weight.shape[1] == 4:
         from .causal_conv_triton import causal_conv_silu_triton  # only here: Triton is not there on every machine
+
         return causal_conv_silu_triton(x, weight, bias)
     return causal_conv_silu_ref(x, weight, bias)
 
@@ -34,25 +36,31 @@ def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
 def causal_conv_silu_ref(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The same in plain PyTorch, by shifted multiply-adds: a depth-wise Conv1d would copy channels-last x."""
     width, length = weight.shape[1], x.shape[-1]
-    x = F.pad(x.transpose(-1, -2), (0, 0, width - 1, 0))                          # (*batch, l + width - 1, d)
-    y = bias + sum(weight[:, k] * x[..., k:k + length, :] for k in range(width))
+    x = F.pad(x.transpose(-1, -2), (0, 0, width - 1, 0))  # (*batch, l + width - 1, d)
+    y = bias + sum(weight[:, k] * x[..., k : k + length, :] for k in range(width))
     return F.silu(y).transpose(-1, -2)
 
 
 class _Parameters(ctypes.Structure):
     """conv.c's Conv."""
-    _fields_ = [("x", View), ("y", View), ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p),
-                *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
-                ("threads", ctypes.c_int32)]
+
+    _fields_ = [
+        ("x", View),
+        ("y", View),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
+        ("threads", ctypes.c_int32),
+    ]
 
 
 class _Gradients(ctypes.Structure):
     """conv.c's Grad."""
+
     _fields_ = [("x", View), ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
 
 
 class _CausalConvSilu(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x, weight, bias):
         weight = weight.t().contiguous()
@@ -75,8 +83,19 @@ class _CausalConvSilu(torch.autograd.Function):
 
 def _parameters(x, y, weight, bias):
     batch0, batch1, channels, length = sizes(x)
-    return ctypes.byref(_Parameters(View.of(x), View.of(y), address(weight), address(bias), batch0, batch1, length,
-                                    channels, torch.get_num_threads()))
+    return ctypes.byref(
+        _Parameters(
+            View.of(x),
+            View.of(y),
+            address(weight),
+            address(bias),
+            batch0,
+            batch1,
+            length,
+            channels,
+            torch.get_num_threads(),
+        )
+    )
 
 
 @functools.cache

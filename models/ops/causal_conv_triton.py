@@ -4,16 +4,16 @@ Importing this module needs Triton: ask selective_scan.triton_kernel.why_missing
 backward. A program computes a tile [TIME, CHANNELS] of one sequence; CHANNELS divides the number of channels, so that
 no lane is idle. x is read once per tap, all but the first time from the cache.
 """
+
 import torch
 import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
 from .selective_scan.triton_kernel import COMPILE, as_rows, empty_rows, row_strides
+from .tuning import numbers
 
 WIDTH = 4
-TILE = 1024                     # elements a program
-WARPS = 8                       # four elements a thread: backward keeps eleven numbers of each
 
 
 def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -25,26 +25,41 @@ def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.T
         ValueError: a weight that is not (d, 4).
     """
     if weight.shape != (x.shape[-2], WIDTH):
-        raise ValueError(f"the Triton convolution takes a weight (channels, {WIDTH}) = {(x.shape[-2], WIDTH)}, "
-                         f"got {tuple(weight.shape)}")
+        raise ValueError(
+            f"the Triton convolution takes a weight (channels, {WIDTH}) = {(x.shape[-2], WIDTH)}, "
+            f"got {tuple(weight.shape)}"
+        )
     return _CausalConvSilu.apply(as_rows(x), weight, bias).reshape(x.shape)
 
 
-def tile_shape(channels: int) -> tuple[int, int]:
-    """(TIME, CHANNELS): the largest power of two up to 32 that divides the channels, the rest of TILE along time."""
+def tile_shape(channels: int, elements: int) -> tuple[int, int]:
+    """(TIME, CHANNELS): the largest power of two up to 32 that divides the channels, the other elements along time."""
     columns = min(32, channels & -channels)
-    return TILE // columns, columns
+    return elements // columns, columns
 
 
 class _CausalConvSilu(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x, weight, bias):
         y, weight32, bias32 = empty_rows(x), weight.float().contiguous(), bias.float().contiguous()
         _, inner, channels, length = x.shape
+        tuned = numbers(x.device)
+        shape = tile_shape(channels, tuned.conv_tile)
         with torch.cuda.device_of(x):
-            _forward[_grid(x)](x, weight32, bias32, y, channels, inner, length, *row_strides(x, y),
-                               *tile_shape(channels), num_warps=WARPS, **COMPILE)
+            _forward[_grid(x, shape)](
+                x,
+                weight32,
+                bias32,
+                y,
+                channels,
+                inner,
+                length,
+                *row_strides(x, y),
+                *shape,
+                num_warps=tuned.conv_warps,
+                **COMPILE,
+            )
+        ctx.tuned = tuned
         ctx.save_for_backward(x, weight, bias)
         return y
 
@@ -54,18 +69,32 @@ class _CausalConvSilu(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         dy, dx, weight32, bias32 = as_rows(dy), empty_rows(x), weight.float().contiguous(), bias.float().contiguous()
         outer, inner, channels, length = x.shape
-        blocks = triton.cdiv(length, tile_shape(channels)[0])
+        shape = tile_shape(channels, ctx.tuned.conv_tile)
+        blocks = triton.cdiv(length, shape[0])
         sums = x.new_empty(outer * inner * blocks, WIDTH + 1, channels, dtype=torch.float32)
         with torch.cuda.device_of(x):
-            _backward[_grid(x)](x, weight32, bias32, dy, dx, sums, channels, inner, length, *row_strides(x, dy, dx),
-                                *tile_shape(channels), num_warps=WARPS, **COMPILE)
+            _backward[_grid(x, shape)](
+                x,
+                weight32,
+                bias32,
+                dy,
+                dx,
+                sums,
+                channels,
+                inner,
+                length,
+                *row_strides(x, dy, dx),
+                *shape,
+                num_warps=ctx.tuned.conv_warps,
+                **COMPILE,
+            )
         sums = sums.sum(0)
         return dx, sums[:WIDTH].t().to(weight.dtype), sums[WIDTH].to(bias.dtype)
 
 
-def _grid(x: torch.Tensor) -> tuple[int]:
+def _grid(x: torch.Tensor, shape: tuple[int, int]) -> tuple[int]:
     outer, inner, channels, length = x.shape
-    time, columns = tile_shape(channels)
+    time, columns = shape
     return (outer * inner * triton.cdiv(length, time) * (channels // columns),)
 
 
@@ -91,8 +120,23 @@ def _at(tensor, t, length, stride):
 
 
 @triton.jit
-def _forward(x, weight, bias, y, channels, inner, length, x_outer, x_inner, x_time, y_outer, y_inner, y_time,
-             TIME: tl.constexpr, CHANNELS: tl.constexpr):
+def _forward(
+    x,
+    weight,
+    bias,
+    y,
+    channels,
+    inner,
+    length,
+    x_outer,
+    x_inner,
+    x_time,
+    y_outer,
+    y_inner,
+    y_time,
+    TIME: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     _, sequence, t, channel = _place(channels, length, TIME, CHANNELS)
     x_at = _begin(x, sequence, inner, channel, x_outer, x_inner)
     total = tl.load(bias + channel)[None, :] + tl.zeros([TIME, CHANNELS], tl.float32)
@@ -111,8 +155,28 @@ def _dsum(dy_at, t, length, dy_time, w0, w1, w2, w3, shift, x0, x1, x2, x3):
 
 
 @triton.jit
-def _backward(x, weight, bias, dy, dx, sums, channels, inner, length, x_outer, x_inner, x_time,
-              dy_outer, dy_inner, dy_time, dx_outer, dx_inner, dx_time, TIME: tl.constexpr, CHANNELS: tl.constexpr):
+def _backward(
+    x,
+    weight,
+    bias,
+    dy,
+    dx,
+    sums,
+    channels,
+    inner,
+    length,
+    x_outer,
+    x_inner,
+    x_time,
+    dy_outer,
+    dy_inner,
+    dy_time,
+    dx_outer,
+    dx_inner,
+    dx_time,
+    TIME: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """dx, and sums (sequences x time blocks, 4 + 1, channels), the gradients of weight and bias to be added up."""
     row, sequence, t, channel = _place(channels, length, TIME, CHANNELS)
     w0, w1 = tl.load(weight + channel * 4)[None, :], tl.load(weight + channel * 4 + 1)[None, :]

@@ -2,6 +2,7 @@
 
 In one pass over channels-last maps in C, compiled at first use (native/depthwise.c); else by PyTorch's own operations.
 """
+
 import ctypes
 import functools
 
@@ -31,13 +32,17 @@ def gated_depthwise_ref(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 class _Parameters(ctypes.Structure):
     """depthwise.c's Depthwise."""
-    _fields_ = [*((name, ctypes.c_void_p) for name in ("x", "weight", "y")),
-                *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
-                ("threads", ctypes.c_int32)]
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "y")),
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
+        ("threads", ctypes.c_int32),
+    ]
 
 
 class _Gradients(ctypes.Structure):
     """depthwise.c's Grad."""
+
     _fields_ = [("x", ctypes.c_void_p), ("weight", ctypes.c_void_p)]
 
 
@@ -47,7 +52,7 @@ class _GatedDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
         batch, channels, height, width = x.shape
-        taps = weight.flatten(1).t().contiguous()                                  # (9, C)
+        taps = weight.flatten(1).t().contiguous()  # (9, C)
         y = torch.empty(batch, channels // 2, height, width, memory_format=torch.channels_last)
         _check(_depthwise_library().depthwise_forward(_parameters(x, taps, y)))
         ctx.save_for_backward(x, taps)
@@ -66,15 +71,16 @@ class _GatedDepthwise(torch.autograd.Function):
 
 
 def _parameters(x, taps, y):
-    return ctypes.byref(_Parameters(address(x), address(taps), address(y), len(x), *x.shape[2:], x.shape[1],
-                                    torch.get_num_threads()))
+    return ctypes.byref(
+        _Parameters(address(x), address(taps), address(y), len(x), *x.shape[2:], x.shape[1], torch.get_num_threads())
+    )
 
 
 @functools.cache
 def _available() -> bool:
     try:
         _depthwise_library()
-    except BuildError:      # the choice of the scan's backend says so in the log
+    except BuildError:  # the choice of the scan's backend says so in the log
         return False
     return True
 

@@ -1,4 +1,5 @@
 """Eq. 6's divergence, KL = p (log p - log q) with p = sigmoid(current) and q = sigmoid(other), element by element."""
+
 import torch
 import torch.nn.functional as F
 

@@ -1,4 +1,5 @@
 """1x1 convolutions without bias: matrix products over the pixels of channels-last maps."""
+
 import torch
 import torch.nn.functional as F
 

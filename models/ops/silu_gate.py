@@ -1,4 +1,5 @@
 """SiLU(y) * x, keeping only x and y for the backward pass: SiLU(y) is computed again, not kept."""
+
 import torch
 import torch.nn.functional as F
 
@@ -16,7 +17,6 @@ def silu_gate_ref(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 class _SiluGate(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x, y):
         ctx.save_for_backward(x, y)

@@ -1,4 +1,5 @@
 """Tables 5 to 8: which runs are made, by which commands, on which devices; stopped, killed, resumed; averaged."""
+
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from metrics.paper import paper_table
 from tests.workplace import ROOT, make_pairs
 
 # Stands in for the training, prediction and evaluation scripts: notes that it was called, and writes what they would.
-STAND_IN = r'''
+STAND_IN = r"""
 import hashlib, json, os, signal, sys, time
 from pathlib import Path
 
@@ -64,7 +65,7 @@ elif script == "evaluate.py":
     scored.mkdir(parents=True, exist_ok=True)
     (scored / "scores.json").write_text(json.dumps(record))
 note("ends")
-'''
+"""
 TRAIN, EVALUATE = "train_XYScanNet_stage1.py", "evaluate.py"
 
 
@@ -94,10 +95,12 @@ def calls(place: Path, what: str = "begins") -> list[dict]:
 
 def when(condition: Callable[[], object], do: Callable[[], object]) -> threading.Thread:
     """A thread that waits for something and then does something."""
+
     def watch() -> None:
         while not condition():
             time.sleep(0.02)
         do()
+
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread
@@ -116,10 +119,15 @@ def cells(printed: str, label: str) -> list[str]:
 # Which runs, and what is read from the paper
 
 
-@pytest.mark.parametrize("number, columns", [
-    (5, {"gopro": ["KID", "FID", "LPIPS", "NIQE"], "hide": ["KID", "FID", "LPIPS", "NIQE"], "rwbi": ["NIQE"]}),
-    (6, {"gopro": ["PSNR", "LPIPS"], "hide": ["PSNR", "LPIPS"]}), (7, {"gopro": ["PSNR"], "hide": ["PSNR"]}),
-    (8, {"hide": ["NIQE", "LPIPS"], "rwbi": ["NIQE"], "realblur_j": ["ST-LPIPS"]})])
+@pytest.mark.parametrize(
+    "number, columns",
+    [
+        (5, {"gopro": ["KID", "FID", "LPIPS", "NIQE"], "hide": ["KID", "FID", "LPIPS", "NIQE"], "rwbi": ["NIQE"]}),
+        (6, {"gopro": ["PSNR", "LPIPS"], "hide": ["PSNR", "LPIPS"]}),
+        (7, {"gopro": ["PSNR"], "hide": ["PSNR"]}),
+        (8, {"hide": ["NIQE", "LPIPS"], "rwbi": ["NIQE"], "realblur_j": ["ST-LPIPS"]}),
+    ],
+)
 def test_every_row_of_the_paper_has_a_recipe_and_every_score_a_column(number, columns, monkeypatch):
     monkeypatch.chdir(ROOT)
     table = TABLES[number]
@@ -159,22 +167,42 @@ def test_every_run_is_trained_and_scored_by_the_scripts_and_no_finished_one_agai
     assert main(["--table", "6", "data.cache=memmap"]) == 0
     made = calls(place)
     assert [call["job"] for call in made if call["script"] == TRAIN] == [
-        f"ablation/{row}@{seed}" for seed in SEEDS for row in ("bidirectional", "xyscan")]
+        f"ablation/{row}@{seed}" for seed in SEEDS for row in ("bidirectional", "xyscan")
+    ]
     weights = "results/ablation/bidirectional@1/models/best_XYScanNet_stage1.pth"
     job = ["--job_name", "ablation/bidirectional@1"]
     assert [[call["script"], *call["arguments"]] for call in made[:5]] == [
         [TRAIN, *job, "data.cache=memmap", "train.seed=1"],
         ["predict_GoPro_test_results.py", *job, "--weights", weights, "--input", "datasets/GoPro"],
-        [EVALUATE, "--pred", "results/ablation/bidirectional@1/images", "--dataset", "gopro", "--gt", "datasets/GoPro",
-         "--niqe_model", "live"],
+        [
+            EVALUATE,
+            "--pred",
+            "results/ablation/bidirectional@1/images",
+            "--dataset",
+            "gopro",
+            "--gt",
+            "datasets/GoPro",
+            "--niqe_model",
+            "live",
+        ],
         ["predict_HIDE_results.py", *job, "--weights", weights, "--input", "datasets/HIDE"],
-        [EVALUATE, "--pred", "results/ablation/bidirectional@1/images_hide", "--dataset", "hide", "--gt",
-         "datasets/HIDE", "--niqe_model", "live"]]
+        [
+            EVALUATE,
+            "--pred",
+            "results/ablation/bidirectional@1/images_hide",
+            "--dataset",
+            "hide",
+            "--gt",
+            "datasets/HIDE",
+            "--niqe_model",
+            "live",
+        ],
+    ]
     assert len(made) == 8 * 5
 
     printed = capfd.readouterr().out
     assert "run 3 of 8, ablation/bidirectional@2: $ python train_XYScanNet_stage1.py --job_name" in printed
-    assert f"output of {EVALUATE}" in printed       # alone on its device: what the scripts say is shown
+    assert f"output of {EVALUATE}" in printed  # alone on its device: what the scripts say is shown
     table = (place / "results" / "ablation" / "table6.txt").read_text()
     assert table in printed and printed.rstrip().endswith("python -m analysis.complexity")
     assert "Table 6, GoPro. One direction or both" in table and "Table 6, HIDE. One direction or both" in table
@@ -196,7 +224,7 @@ def test_data_sets_that_are_missing_cost_their_own_columns_until_they_are_there(
     assert printed.index(f"not measured: {reason}") < printed.index("run 1 of 3")
     parts = (place / "results" / "ablation" / "table8.txt").read_text().split("Table 8, ")
     assert [part.split(".")[0] for part in parts[1:]] == ["HIDE", "RWBI", "RealBlur-J"]
-    assert cells(parts[1], "KLFF") == ["36.000", "35.000", "not measured"]      # LPIPS, niqe_live, niqe_matlab
+    assert cells(parts[1], "KLFF") == ["36.000", "35.000", "not measured"]  # LPIPS, niqe_live, niqe_matlab
     assert cells(parts[2], "KLFF (paper)")[-1] == "*3.51*" and set(cells(parts[2], "KLFF")) == {"not measured"}
     assert reason in parts[2] and reason not in parts[1] and "RealBlur-J: datasets/RealBlur_J: no such" in parts[3]
     assert "AFF: runs finished and scored: 1, the paper's: 4." in parts[1]
@@ -207,7 +235,7 @@ def test_data_sets_that_are_missing_cost_their_own_columns_until_they_are_there(
     assert [call["script"] for call in calls(place)] == ["predict_RWBI_results.py", EVALUATE] * 3
     assert "--gt" not in calls(place)[1]["arguments"]
     parts = (place / "results" / "ablation" / "table8.txt").read_text().split("Table 8, ")
-    assert cells(parts[2], "AFF") == ["35.000", "not measured"]     # niqe_live is not the paper's
+    assert cells(parts[2], "AFF") == ["35.000", "not measured"]  # niqe_live is not the paper's
 
 
 def test_a_score_that_could_not_be_had_is_tried_again(place, monkeypatch):
@@ -231,8 +259,9 @@ def test_scores_of_other_weights_do_not_count(place):
     (place / "results/ablation/intra@1/models/best_XYScanNet_stage1.pth").write_text("trained anew")
     assert main(command) == 0
     assert [(call["script"], call["job"]) for call in calls(place)] == [
-        (script, "ablation/intra@1") for script in ("predict_GoPro_test_results.py", EVALUATE,
-                                                    "predict_HIDE_results.py", EVALUATE)]
+        (script, "ablation/intra@1")
+        for script in ("predict_GoPro_test_results.py", EVALUATE, "predict_HIDE_results.py", EVALUATE)
+    ]
 
 
 # What is refused before anything is made
@@ -254,9 +283,14 @@ def test_a_run_goes_on_with_its_own_recipe_alone(place, capfd):
     assert main(["--table", "6", "--seeds", "1", "data.workers=0"]) == 0
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["data.batch_sise=8"], "did you mean batch_size"), (["--niqe_model", "model.mat"], "model.mat"),
-    (["data.train=nowhere"], "data.train: nowhere: no such folder. Unpack the data set there; --quick")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["data.batch_sise=8"], "did you mean batch_size"),
+        (["--niqe_model", "model.mat"], "model.mat"),
+        (["data.train=nowhere"], "data.train: nowhere: no such folder. Unpack the data set there; --quick"),
+    ],
+)
 def test_mistakes_are_said_before_anything_is_made(place, capfd, arguments, message):
     assert message in refused(["--table", "5", *arguments], capfd)
     assert not calls(place)
@@ -312,11 +346,16 @@ def test_a_signal_stops_cleanly_and_the_same_command_goes_on(place, monkeypatch,
 
 
 def test_after_a_kill_what_it_left_running_is_waited_for_and_not_run_twice(place):
-    driver = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from analysis import runs; "
-              f"from analysis.ablation import main; runs.SCRIPTS = Path({str(runs.SCRIPTS)!r}); "
-              "main(['--table', '6', '--seeds', '1'])")
-    command = subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.DEVNULL,
-                               env=os.environ | {"UNTIL": "other_made", "CUDA_VISIBLE_DEVICES": ""})
+    driver = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from analysis import runs; "
+        f"from analysis.ablation import main; runs.SCRIPTS = Path({str(runs.SCRIPTS)!r}); "
+        "main(['--table', '6', '--seeds', '1'])"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", driver],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"UNTIL": "other_made", "CUDA_VISIBLE_DEVICES": ""},
+    )
     while not calls(place):
         assert command.poll() is None
         time.sleep(0.02)
@@ -327,7 +366,7 @@ def test_after_a_kill_what_it_left_running_is_waited_for_and_not_run_twice(place
     watcher.join()
     ended = calls(place, "ends")
     assert len(ended) == 10
-    assert {call["job"] for call in ended[:5]} == {"ablation/xyscan@1"}     # made while the other still ran
+    assert {call["job"] for call in ended[:5]} == {"ablation/xyscan@1"}  # made while the other still ran
     assert {call["job"] for call in ended[5:]} == {"ablation/bidirectional@1"}
     assert [call["script"] for call in ended].count(TRAIN) == 2
 
@@ -338,7 +377,7 @@ def test_after_a_kill_what_it_left_running_is_waited_for_and_not_run_twice(place
 @pytest.mark.slow
 def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")     # weights are not downloaded here
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # weights are not downloaded here
     monkeypatch.setenv("XYSCANNET_CACHE", "none")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     shutil.copytree(ROOT / "configs" / "ablation", tmp_path / "configs" / "ablation")
@@ -346,8 +385,24 @@ def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, 
     for name in (*HELD_OUT, "cat"):
         shutil.copy(ROOT / "datasets" / "samples" / f"{name}.jpg", tmp_path / "datasets" / "samples")
     monkeypatch.setattr(ablation, "QUICK_PHOTOS", {"pairs_per_photo": 1, "size": 48, "strength": 3})
-    assert main(["--table", "6", "--quick", "--seeds", "1", "model.num_blocks=[1,1,1]", "model.dim=8",
-                 "data.patch_size=32", "data.batch_size=1", "data.workers=0", "train.iterations=2"]) == 0
+    assert (
+        main(
+            [
+                "--table",
+                "6",
+                "--quick",
+                "--seeds",
+                "1",
+                "model.num_blocks=[1,1,1]",
+                "model.dim=8",
+                "data.patch_size=32",
+                "data.batch_size=1",
+                "data.workers=0",
+                "train.iterations=2",
+            ]
+        )
+        == 0
+    )
     printed = capfd.readouterr().out
     table = (tmp_path / "results" / "ablation" / "table6_quick.txt").read_text()
     assert "quality columns are not the paper's" in table and table in printed

@@ -1,4 +1,5 @@
 """The picture of several methods: which crops are chosen, what the captions say, what is drawn, and the errors."""
+
 import re
 import subprocess
 import sys
@@ -38,8 +39,9 @@ def noise(seed, size=SIZE):
 @pytest.fixture
 def folders(tmp_path):
     """GoPro's layout with two scenes of two images, and the outputs of two methods, one of them a flat folder."""
-    for seed, name in enumerate(f"{scene}/{number}" for scene in ("scene1", "scene2") for number in
-                                ("000001", "000002")):
+    for seed, name in enumerate(
+        f"{scene}/{number}" for scene in ("scene1", "scene2") for number in ("000001", "000002")
+    ):
         scene, number = name.split("/")
         sharp = noise(seed)
         write_png(tmp_path / "test" / scene / "sharp" / f"{number}.png", sharp)
@@ -50,8 +52,17 @@ def folders(tmp_path):
 
 
 def arguments(folders, *more, image=NAME):
-    return [image, "--blurred", f"{folders / 'test'}", "--output", f"{folders / 'new' / 'picture.png'}",
-            "--methods", f"first={folders / 'one'}", f"second={folders / 'two'}", *more]
+    return [
+        image,
+        "--blurred",
+        f"{folders / 'test'}",
+        "--output",
+        f"{folders / 'new' / 'picture.png'}",
+        "--methods",
+        f"first={folders / 'one'}",
+        f"second={folders / 'two'}",
+        *more,
+    ]
 
 
 def panels_of(folders, *labels):
@@ -130,8 +141,22 @@ def test_an_image_is_found_by_any_form_of_its_name(folders, image):
 
 def test_blurred_and_sharp_images_in_two_folders(folders):
     scene = folders / "test" / "scene1"
-    assert main(["000002", "--blurred", str(scene / "blur"), "--sharp", str(scene / "sharp"), "--methods",
-                 f"first={folders / 'one' / 'scene1'}", "--output", str(folders / "picture.png")]) == 0
+    assert (
+        main(
+            [
+                "000002",
+                "--blurred",
+                str(scene / "blur"),
+                "--sharp",
+                str(scene / "sharp"),
+                "--methods",
+                f"first={folders / 'one' / 'scene1'}",
+                "--output",
+                str(folders / "picture.png"),
+            ]
+        )
+        == 0
+    )
     assert (folders / "picture.png").is_file()
 
 
@@ -147,7 +172,7 @@ def test_tiles_are_the_crops_enlarged_alike_and_framed(folders):
     for panel in reversed(panels):
         left -= GAP + width
         for crop, y, x, colour in ((crops[0], GAP, left, COLOURS[0]), (crops[1], top, left + 72, COLOURS[1])):
-            tile = picture[y:y + 4 * crop.height + 2 * FRAME, x:x + 4 * crop.width + 2 * FRAME]
+            tile = picture[y : y + 4 * crop.height + 2 * FRAME, x : x + 4 * crop.width + 2 * FRAME]
             inner = cv2.resize(crop.of(panel.image), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
             np.testing.assert_array_equal(tile[FRAME:-FRAME, FRAME:-FRAME], inner)
             outline = np.ones(tile.shape[:2], bool)
@@ -160,15 +185,18 @@ def test_the_whole_image_has_a_frame_around_each_crop(folders):
     panels = panels_of(folders, "one")
     picture = np.asarray(draw(NAME, panels, crops))
     scale = WHOLE / SIZE[0]
-    column = picture[GAP:GAP + WHOLE, :picture.shape[1] - 3 * (5 * 50 + 2 * FRAME + GAP) - GAP]
+    column = picture[GAP : GAP + WHOLE, : picture.shape[1] - 3 * (5 * 50 + 2 * FRAME + GAP) - GAP]
     ys, xs = np.nonzero((column == ORANGE).all(axis=2))
     left = (column.shape[1] + GAP - round(SIZE[1] * scale)) // 2  # the image is centred above its caption
     assert (ys.min(), ys.max()) == (45 * scale - FRAME, 75 * scale + FRAME - 1)
     assert xs.min() - left == pytest.approx(75 * scale - FRAME, abs=1)
     assert xs.max() - left == pytest.approx(125 * scale + FRAME - 1, abs=1)
-    assert not (column[int(47 * scale):int(73 * scale), left + int(77 * scale):left + int(123 * scale)] ==
-                ORANGE).all(axis=2).any()
-    assert (column[:FRAME, left:left + 40] == ImageColor.getrgb(COLOURS[0])).all()
+    assert (
+        not (column[int(47 * scale) : int(73 * scale), left + int(77 * scale) : left + int(123 * scale)] == ORANGE)
+        .all(axis=2)
+        .any()
+    )
+    assert (column[:FRAME, left : left + 40] == ImageColor.getrgb(COLOURS[0])).all()
 
 
 def test_a_column_is_as_wide_as_its_caption_and_the_picture_as_high_as_its_tiles(folders):
@@ -178,7 +206,7 @@ def test_a_column_is_as_wide_as_its_caption_and_the_picture_as_high_as_its_tiles
     assert short.height == 2 * GAP + 3 * 180 + 5 * (2 * FRAME + GAP) + 2 * LINE
     long = draw(NAME, [panels[0], type(panels[0])("a method of many words " * 3, panels[1].image), panels[2]], crops)
     assert long.height == short.height and long.width > short.width + 300
-    ink = (np.asarray(long)[-2 * LINE - GAP:] < 128).all(axis=2).any(axis=0)
+    ink = (np.asarray(long)[-2 * LINE - GAP :] < 128).all(axis=2).any(axis=0)
     assert not ink[:GAP].any() and not ink[-GAP:].any()
 
 
@@ -186,8 +214,9 @@ def test_a_column_is_as_wide_as_its_caption_and_the_picture_as_high_as_its_tiles
 
 
 def test_the_command_draws_the_picture_and_prints_crops_that_draw_it_again(folders):
-    done = subprocess.run([sys.executable, "-m", "analysis.compare", *arguments(folders)], capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.compare", *arguments(folders)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     path = folders / "new" / "picture.png"
     with Image.open(path) as file:
@@ -228,8 +257,20 @@ def other_size(folders):
 
 def other_size_than_blurred(folders):
     write_png(folders / "one" / "scene1" / "000002.png", noise(0, (80, 150)))
-    return (["--blurred", f"{folders / 'test' / 'scene1' / 'blur'}", "--methods", f"first={folders / 'one' / 'scene1'}",
-             "--crop", "0", "0", "9", "9"], ["one/scene1/000002.png is 150 x 80", "blur/000002.png is 150 x 90"])
+    return (
+        [
+            "--blurred",
+            f"{folders / 'test' / 'scene1' / 'blur'}",
+            "--methods",
+            f"first={folders / 'one' / 'scene1'}",
+            "--crop",
+            "0",
+            "0",
+            "9",
+            "9",
+        ],
+        ["one/scene1/000002.png is 150 x 80", "blur/000002.png is 150 x 90"],
+    )
 
 
 def crop_outside(folders):
@@ -254,8 +295,21 @@ def two_variants(folders):
     return ["--blurred", str(folders)], ["has J and R", "give the folder of one variant"]
 
 
-@pytest.mark.parametrize("case", [without_output, without_folder, damaged_output, other_size, other_size_than_blurred,
-                                  crop_outside, no_height, negative_corner, not_png, two_variants])
+@pytest.mark.parametrize(
+    "case",
+    [
+        without_output,
+        without_folder,
+        damaged_output,
+        other_size,
+        other_size_than_blurred,
+        crop_outside,
+        no_height,
+        negative_corner,
+        not_png,
+        two_variants,
+    ],
+)
 def test_bad_input_is_named_and_nothing_is_written(folders, capsys, case):
     more, expected = case(folders)
     image = "000002" if case is other_size_than_blurred else NAME
@@ -276,9 +330,15 @@ def test_a_name_that_fits_none_or_several_is_answered_with_those_there_are(folde
     assert image in error and expected in error
 
 
-@pytest.mark.parametrize("more, expected", [
-    (["--methods", "results"], "'results' is not NAME=FOLDER"), (["--crops", "0"], "at least one"),
-    (["--methods", "a=b", "a=c"], "a appears twice"), (["--methods", "sharp=b"], "sharp appears twice")])
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        (["--methods", "results"], "'results' is not NAME=FOLDER"),
+        (["--crops", "0"], "at least one"),
+        (["--methods", "a=b", "a=c"], "a appears twice"),
+        (["--methods", "sharp=b"], "sharp appears twice"),
+    ],
+)
 def test_arguments_that_make_no_sense_end_with_the_usage(folders, capsys, more, expected):
     with pytest.raises(SystemExit):
         main(arguments(folders, *more))

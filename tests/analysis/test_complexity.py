@@ -1,4 +1,5 @@
 """Counts are those one makes by hand, or by another counter; the command prints them, and what it measures."""
+
 import os
 import re
 import subprocess
@@ -14,8 +15,8 @@ from analysis.ablation import TABLES
 from analysis.complexity import COLUMNS, cell, main
 from analysis.efficiency import VARIANTS, count_variant
 from analysis.macs import WHOLE, _visible, count, papers_fusion_macs, scan_macs
-from benchmarks.floor import count as count_plainly
-from benchmarks.twin import Twin
+from benchmarks.baseline import Baseline
+from benchmarks.roofline import count as count_plainly
 from metrics.paper import paper_table
 from models import XYScanNet, fusion
 from models.blocks import ChannelNorm, GatedFFN
@@ -70,8 +71,12 @@ def s6_macs(d_model: int, tokens: int, scans: int = 1, projections: bool = True)
 
 
 def test_known_layers():
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, groups=8, stride=2, padding=1),
-                           nn.Flatten(2), nn.Linear(H * W // 4, 5, bias=False))
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, groups=8, stride=2, padding=1),
+        nn.Flatten(2),
+        nn.Linear(H * W // 4, 5, bias=False),
+    )
     macs = count(layers, 2, 3, H, W)
     assert macs.of["0"] == 2 * H * W * 3 * 8 * 9
     assert macs.of["1"] == 2 * H * W // 4 * 8 * 9
@@ -123,8 +128,9 @@ def test_a_scan_counts_the_reference_s_multiplications(skip, gate):
     u, delta, z = torch.rand(3, batch, channels, length)
     B, C = torch.rand(2, batch, states, length)
     with Products() as products:
-        selective_scan_reference(u, delta, -torch.rand(channels, states), B, C, torch.rand(channels) if skip else None,
-                                 z if gate else None)
+        selective_scan_reference(
+            u, delta, -torch.rand(channels, states), B, C, torch.rand(channels) if skip else None, z if gate else None
+        )
     assert products.number == scan_macs(u.numel(), states, skip, gate)
 
 
@@ -150,10 +156,12 @@ def test_as_written_is_the_plain_network_s_count():
     network = XYScanNet(dim, blocks)
     macs = count(network, 1, 3, height, width, as_written=True)
     with torch.device("meta"):
-        twin = Twin(dim, blocks)
+        twin = Baseline(dim, blocks)
     # The twin's causal convolutions also compute the three steps after each of their sequences.
-    extra = sum(depth * (height + width + 2 * 2**level) // 2**level * (dim * 2**level) * 4 * 3
-                for level, depth in enumerate(blocks))
+    extra = sum(
+        depth * (height + width + 2 * 2**level) // 2**level * (dim * 2**level) * 4 * 3
+        for level, depth in enumerate(blocks)
+    )
     plain = count_plainly(twin, (1, 3, height, width), backward=False).flops // 2
     assert macs.of[WHOLE] - macs.in_scans[WHOLE] == plain - extra
 
@@ -176,15 +184,29 @@ def test_the_network_is_itself_again_after_counting():
     assert (fusion._resize, torch.compiler.is_compiling()) == before
 
 
-@pytest.mark.parametrize("variant, parameters, fusion", [
-    ("xyscan", 7_301_952, 71_424), ("ss2d", 7_406_496, 71_424), ("bidirectional", 7_301_952, 71_424),
-    ("intra", 7_301_952, 71_424), ("inter", 7_301_952, 71_424), ("aff", 7_382_880, 152_352),
-    ("no_fusion", 7_230_528, 0)])
+@pytest.mark.parametrize(
+    "variant, parameters, fusion",
+    [
+        ("xyscan", 7_301_952, 71_424),
+        ("ss2d", 7_406_496, 71_424),
+        ("bidirectional", 7_301_952, 71_424),
+        ("intra", 7_301_952, 71_424),
+        ("inter", 7_301_952, 71_424),
+        ("aff", 7_382_880, 152_352),
+        ("no_fusion", 7_230_528, 0),
+    ],
+)
 def test_parameters_at_the_paper_s_size(variant, parameters, fusion):
     network = XYScanNet(48, **VARIANTS[variant])
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-    assert sum(parameter.numel() for level in (network.clff_level1, network.clff_level2)
-               for parameter in level.parameters()) == fusion
+    assert (
+        sum(
+            parameter.numel()
+            for level in (network.clff_level1, network.clff_level2)
+            for parameter in level.parameters()
+        )
+        == fusion
+    )
 
 
 @pytest.mark.parametrize("variant, papers", [("xyscan", 2.19), ("aff", 4.32), ("no_fusion", 0)])
@@ -230,15 +252,21 @@ def test_factors_are_of_the_last_row():
 
 
 def run(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "analysis.complexity", *arguments, "--device", "cpu"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.complexity", *arguments, "--device", "cpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def cells(output: str, label: str) -> list[str]:
     """What follows a line's label, without the factors in brackets."""
-    line, = (line for line in output.splitlines() if line.startswith(label + "  "))
+    (line,) = (line for line in output.splitlines() if line.startswith(label + "  "))
     return re.sub(r" \([\d.]+x\)", "", line.removeprefix(label)).split()
 
 
@@ -259,15 +287,20 @@ def test_tables_by_module_have_a_column_for_every_variant(capsys):
     assert len(cells(parameters, "whole")) == len(cells(macs, "whole")) == len(VARIANTS)
     assert cells(parameters, "whole")[column] == f"{sum(p.numel() for p in network.parameters()):,}"
     of, in_scans = count(network, 1, 3, 64, 64)
-    for label, number in (("whole", of[WHOLE]), ("clff_level1", of["clff_level1"]),
-                          ("of it selective scans", in_scans[WHOLE])):
+    for label, number in (
+        ("whole", of[WHOLE]),
+        ("clff_level1", of["clff_level1"]),
+        ("of it selective scans", in_scans[WHOLE]),
+    ):
         assert cells(macs, label)[column] == f"{number / 1e9:.3f}"
 
 
 @pytest.mark.slow
 def test_the_command_measures():
-    output = run(*"--table 6 --dim 16 --num_blocks 1 1 1 --size 64 --measure --batch 2 --train_size 16".split(),
-                 *"--test_size 16 24 --repeats 1".split())
+    output = run(
+        *"--table 6 --dim 16 --num_blocks 1 1 1 --size 64 --measure --batch 2 --train_size 16".split(),
+        *"--test_size 16 24 --repeats 1".split(),
+    )
     assert cells(output, "bidirectional (paper)") == ["–", "19.51", "5.18"]
     for row in ("bidirectional (here)", "unidirectional (here)"):
         gmacs, train, test = map(float, cells(output, row))
@@ -281,9 +314,16 @@ def test_formats(form, rule, capsys):
     assert rule in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, complaint", [
-    (["--size", "18"], "multiple of 4"), (["--dim", "7"], "--dim must be even"), (["--table", "4"], "invalid choice"),
-    (["--batch", "0"], "--batch"), (["--device", "nonsense"], "--device")])
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--size", "18"], "multiple of 4"),
+        (["--dim", "7"], "--dim must be even"),
+        (["--table", "4"], "invalid choice"),
+        (["--batch", "0"], "--batch"),
+        (["--device", "nonsense"], "--device"),
+    ],
+)
 def test_bad_arguments_are_told(arguments, complaint, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -1,4 +1,5 @@
 """The training curve: what is read from the logs, and the picture."""
+
 import cv2
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_stage_2_follows_stage_1(results):
 
 
 def test_a_resumed_run_has_each_step_once(results):
-    with SummaryWriter(results / "tiny" / "logs" / "stage1", purge_step=21) as board:      # step 30 is made again
+    with SummaryWriter(results / "tiny" / "logs" / "stage1", purge_step=21) as board:  # step 30 is made again
         board.add_scalar(LOSS, 7.0, 30)
     series = read_run(results / "tiny" / "logs")[LOSS][0]
     assert len(series) == 3 and dict(series) == pytest.approx({10: 0.1, 20: 0.05, 30: 7.0})

@@ -1,4 +1,5 @@
 """What a scan adds by direction: against single modules run by hand, linearity, the picture, the command."""
+
 import subprocess
 import sys
 
@@ -106,8 +107,10 @@ def test_a_map_is_the_mean_absolute_value_over_channels():
 def test_all_maps_share_one_scale_and_what_is_missing_is_said():
     random = np.random.default_rng(0)
     both = {name: random.random((8, 8)) * scale for name, scale in ((FORWARD, 1), (BACKWARD, 0.01), (BOTH, 3))}
-    rows = [Residual(Subject("one way", tiny()), "IntraVSSM", {FORWARD: random.random((4, 4))}),
-            Residual(Subject("both", tiny(scan="bidirectional"), untrained=True), "InterVSSM", both)]
+    rows = [
+        Residual(Subject("one way", tiny()), "IntraVSSM", {FORWARD: random.random((4, 4))}),
+        Residual(Subject("both", tiny(scan="bidirectional"), untrained=True), "InterVSSM", both),
+    ]
     figure = new_figure(10, 6)
     draw(figure, rows, np.zeros((16, 16, 3), np.uint8), "level 1")
     grid = np.array(figure.axes[:8]).reshape(2, 4)
@@ -134,15 +137,25 @@ def folder(tmp_path):
 
 
 def arguments(folder, *more):
-    return [f"{folder / 'image.png'}", "--device", "cpu", "--size", "16", "--output",
-            f"{folder / 'new' / 'features.png'}", "--weights",
-            f"two={folder / 'two' / 'models' / 'best_XYScanNet_stage1.pth'}", f"one={folder / 'plain_stage1.pth'}",
-            *more]
+    return [
+        f"{folder / 'image.png'}",
+        "--device",
+        "cpu",
+        "--size",
+        "16",
+        "--output",
+        f"{folder / 'new' / 'features.png'}",
+        "--weights",
+        f"two={folder / 'two' / 'models' / 'best_XYScanNet_stage1.pth'}",
+        f"one={folder / 'plain_stage1.pth'}",
+        *more,
+    ]
 
 
 def test_the_command_draws_the_maps_of_each_network(folder):
-    done = subprocess.run([sys.executable, "-m", "analysis.features", *arguments(folder, "--level", "3")],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.features", *arguments(folder, "--level", "3")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "two: dim 8, blocks 1-1-1, bidirectional, intra and inter"
@@ -156,7 +169,7 @@ def test_the_command_draws_the_maps_of_each_network(folder):
     with Image.open(folder / "new" / "features.png") as picture:
         assert picture.format == "PNG" and picture.width > 1600 and picture.height > 800
         pixels = np.asarray(picture.convert("RGB"))
-    assert (np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]) == 255).all()   # nothing is cut off
+    assert (np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]) == 255).all()  # nothing is cut off
     assert [path.name for path in (folder / "new").iterdir()] == ["features.png"]
 
 
@@ -172,8 +185,10 @@ def test_without_weights_both_ways_of_scanning_are_shown_and_said_to_be_untraine
     path = folder / "features.png"
     assert main([f"{folder / 'image.png'}", "--size", "8", "--device", "cpu", "--output", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith(f"{scan}: dim 48, blocks 3-3-6, {scan}") and "UNTRAINED" in line
-               for line, scan in ((lines[0], "bidirectional"), (lines[2], "unidirectional")))
+    assert all(
+        line.startswith(f"{scan}: dim 48, blocks 3-3-6, {scan}") and "UNTRAINED" in line
+        for line, scan in ((lines[0], "bidirectional"), (lines[2], "unidirectional"))
+    )
     assert path.is_file()
 
 
@@ -198,8 +213,10 @@ def no_block(folder):
 
 def block_zero(folder):
     torch.save(tiny(blocks=(1, 2, 1)).state_dict(), folder / "deep.pth")
-    return (["--weights", f"deep={folder / 'deep.pth'}", "--level", "2", "--block", "0"],
-            ["--block 0: decoder level 2 of deep has blocks 1 to 2"])
+    return (
+        ["--weights", f"deep={folder / 'deep.pth'}", "--level", "2", "--block", "0"],
+        ["--block 0: decoder level 2 of deep has blocks 1 to 2"],
+    )
 
 
 def ss2d(folder):
@@ -226,8 +243,9 @@ def other_weights(folder):
 
 
 def infinite_weights(folder):
-    torch.save({name: torch.full_like(value, torch.inf) for name, value in tiny().state_dict().items()},
-               folder / "inf.pth")
+    torch.save(
+        {name: torch.full_like(value, torch.inf) for name, value in tiny().state_dict().items()}, folder / "inf.pth"
+    )
     return ["--weights", f"burst={folder / 'inf.pth'}"], ["inf.pth", "not finite"]
 
 
@@ -240,8 +258,22 @@ def not_png(folder):
     return ["--output", f"{folder / 'new' / 'features.jpg'}"], ["features.jpg", ".png"]
 
 
-@pytest.mark.parametrize("case", [no_level, no_block, block_zero, ss2d, small_image, corner_outside, missing_image,
-                                  other_weights, infinite_weights, bad_recipe, not_png])
+@pytest.mark.parametrize(
+    "case",
+    [
+        no_level,
+        no_block,
+        block_zero,
+        ss2d,
+        small_image,
+        corner_outside,
+        missing_image,
+        other_weights,
+        infinite_weights,
+        bad_recipe,
+        not_png,
+    ],
+)
 def test_bad_input_is_named_and_nothing_is_written(folder, capsys, case):
     more, expected = case(folder)
     with pytest.raises(SystemExit) as stop:

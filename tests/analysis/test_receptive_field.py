@@ -1,4 +1,5 @@
 """Effective receptive fields: gradients against finite differences, shares against exhaustive search, the command."""
+
 import itertools
 import subprocess
 import sys
@@ -78,17 +79,22 @@ def test_gradients_equal_finite_differences_of_the_output_less_the_input(variant
 
 
 CENTRE, SIDE = 8, 16
-NEAR = np.abs(np.arange(SIDE) - CENTRE) <= 1            # the 3x3 convolution in front of the scans
+NEAR = np.abs(np.arange(SIDE) - CENTRE) <= 1  # the 3x3 convolution in front of the scans
 BEFORE = np.arange(SIDE) <= CENTRE + 1
 ALL = np.ones(SIDE, bool)
 
 
-@pytest.mark.parametrize("module, reached", [
-    (IntraVSSM(4), np.outer(NEAR, BEFORE) | np.outer(BEFORE, NEAR)),
-    (IntraVSSM(4, Options(scan="bidirectional")), np.outer(NEAR, ALL) | np.outer(ALL, NEAR)),
-    (InterVSSM(4), np.outer(BEFORE, ALL) | np.outer(ALL, BEFORE)),
-    (InterVSSM(4, Options(scan="bidirectional")), np.outer(ALL, ALL)),
-    (SS2D(4), np.outer(ALL, ALL))], ids=["intra", "intra, both ways", "inter", "inter, both ways", "ss2d"])
+@pytest.mark.parametrize(
+    "module, reached",
+    [
+        (IntraVSSM(4), np.outer(NEAR, BEFORE) | np.outer(BEFORE, NEAR)),
+        (IntraVSSM(4, Options(scan="bidirectional")), np.outer(NEAR, ALL) | np.outer(ALL, NEAR)),
+        (InterVSSM(4), np.outer(BEFORE, ALL) | np.outer(ALL, BEFORE)),
+        (InterVSSM(4, Options(scan="bidirectional")), np.outer(ALL, ALL)),
+        (SS2D(4), np.outer(ALL, ALL)),
+    ],
+    ids=["intra", "intra, both ways", "inter", "inter, both ways", "ss2d"],
+)
 def test_a_module_reaches_the_slices_that_it_scans_and_no_other_pixel(module, reached):
     field = contributions(Around(module).double(), torch.rand(1, 3, SIDE, SIDE, dtype=torch.float64))
     np.testing.assert_array_equal(field.numpy() > 0, reached)
@@ -116,7 +122,7 @@ def test_shares_are_those_of_an_exhaustive_search(part, seed):
     fewest = min(kept.sum() for kept in subsets if field.ravel()[kept].sum() >= enough)
     assert fewest_pixels(field, part) == pytest.approx(fewest / 12)
     larger = np.random.default_rng(seed).random((9, 8))
-    squares = [larger[max(0, 4 - r):5 + r, max(0, 4 - r):5 + r] for r in range(6)]
+    squares = [larger[max(0, 4 - r) : 5 + r, max(0, 4 - r) : 5 + r] for r in range(6)]
     smallest = min(square.size for square in squares if square.sum() >= part * larger.sum())
     assert smallest_square(larger, part) == pytest.approx(smallest / 72)
 
@@ -128,7 +134,7 @@ def test_shares_of_known_fields():
     assert fewest_pixels(point, 0.99) == smallest_square(point, 0.99) == 0.01
     cross = np.zeros((11, 11))
     cross[5] = cross[:, 5] = 1.0
-    assert fewest_pixels(cross, 0.99) == pytest.approx(21 / 121)    # sparse, and yet it reaches the rim
+    assert fewest_pixels(cross, 0.99) == pytest.approx(21 / 121)  # sparse, and yet it reaches the rim
     assert smallest_square(cross, 0.99) == 1
 
 
@@ -142,7 +148,10 @@ def test_of_the_images_found_evenly_spaced_ones_are_used(tmp_path):
     single = save_noise(tmp_path / "one.png")
     found = find_images([tmp_path / "set"], 3)
     assert [path.relative_to(tmp_path / "set" / "test").as_posix() for path in found] == [
-        "blur/0.png", "blur/2.png", "blur/4.png"]
+        "blur/0.png",
+        "blur/2.png",
+        "blur/4.png",
+    ]
     assert find_images([single, tmp_path / "set" / "test"], 50)[0] == single
     assert len(find_images([single, tmp_path / "set" / "test"], 50)) == 7
 
@@ -157,7 +166,9 @@ def test_all_fields_share_one_scale_and_untrained_ones_say_so():
     draw(figure, [Subject("first", tiny(), untrained=True), Subject("second", tiny())], fields, 2)
     panels = [panel for panel in figure.axes if panel.get_images()]
     assert [panel.get_title().split("\n") for panel in panels] == [
-        ["first", "UNTRAINED: random initialisation"], ["second"]]
+        ["first", "UNTRAINED: random initialisation"],
+        ["second"],
+    ]
     scales = [panel.get_images()[0].get_clim() for panel in panels]
     assert scales[0] == scales[1] and scales[0][1] == pytest.approx((fields[1] / fields[1].mean()).max())
     for panel, field in zip(panels, fields, strict=True):
@@ -176,26 +187,41 @@ def folder(tmp_path):
 
 
 def arguments(folder, *more):
-    return [f"{folder / 'images'}", "--device", "cpu", "--size", "16", "--output", f"{folder / 'new' / 'field.png'}",
-            "--weights", f"XYScan={folder / 'xyscan.pth'}", f"SS2D={folder / 'ss2d.pth'}", *more]
+    return [
+        f"{folder / 'images'}",
+        "--device",
+        "cpu",
+        "--size",
+        "16",
+        "--output",
+        f"{folder / 'new' / 'field.png'}",
+        "--weights",
+        f"XYScan={folder / 'xyscan.pth'}",
+        f"SS2D={folder / 'ss2d.pth'}",
+        *more,
+    ]
 
 
 def test_the_command_draws_the_fields_and_prints_their_shares(folder):
-    done = subprocess.run([sys.executable, "-m", "analysis.receptive_field", *arguments(folder)], capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.receptive_field", *arguments(folder)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "XYScan: dim 8, blocks 1-1-1, unidirectional, intra and inter\n" in done.stdout
     assert "SS2D: dim 8, blocks 1-1-1, SS2D\n" in done.stdout and "UNTRAINED" not in done.stdout
     paths = [folder / "images" / f"{k}.png" for k in range(2)]
     (field,) = measure([Subject("a", tiny(vssm="ss2d").requires_grad_(False))], paths, 16, CPU)
     printed = [line.split()[3:] for line in done.stdout.splitlines() if line.startswith("SS2D  ")]
-    np.testing.assert_allclose(np.array(printed, float), [[100 * share(field, part) for part in PARTS]
-                                                          for share in (fewest_pixels, smallest_square)], atol=0.4)
+    np.testing.assert_allclose(
+        np.array(printed, float),
+        [[100 * share(field, part) for part in PARTS] for share in (fewest_pixels, smallest_square)],
+        atol=0.4,
+    )
     with Image.open(folder / "new" / "field.png") as picture:
         assert picture.format == "PNG" and picture.width > 1100 and picture.height > 700
         pixels = np.asarray(picture.convert("RGB"))
     rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    assert (rim == 255).all()       # nothing is cut off
+    assert (rim == 255).all()  # nothing is cut off
     assert [path.name for path in (folder / "new").iterdir()] == ["field.png"]
 
 
@@ -241,8 +267,9 @@ def zero_weights(folder):
 
 
 def infinite_weights(folder):
-    torch.save({name: torch.full_like(value, torch.inf) for name, value in tiny().state_dict().items()},
-               folder / "inf.pth")
+    torch.save(
+        {name: torch.full_like(value, torch.inf) for name, value in tiny().state_dict().items()}, folder / "inf.pth"
+    )
     return ["--weights", f"burst={folder / 'inf.pth'}"], ["inf.pth", "not finite"]
 
 
@@ -250,8 +277,10 @@ def not_png(folder):
     return ["--output", f"{folder / 'new' / 'field.pdf'}"], ["field.pdf", ".png"]
 
 
-@pytest.mark.parametrize("case", [small_image, no_images, damaged_image, missing_weights, other_weights, zero_weights,
-                                  infinite_weights, not_png])
+@pytest.mark.parametrize(
+    "case",
+    [small_image, no_images, damaged_image, missing_weights, other_weights, zero_weights, infinite_weights, not_png],
+)
 def test_bad_input_is_named_and_nothing_is_written(folder, capsys, case):
     more, expected = case(folder)
     with pytest.raises(SystemExit) as stop:
@@ -277,10 +306,17 @@ def test_without_matplotlib_the_message_says_what_to_install(folder, monkeypatch
     assert "pip install -e .[metrics]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more, expected", [
-    (["--size", "18"], "--size: a multiple of 8"), (["--size", "4"], "at least 8"), (["--count", "0"], "at least one"),
-    (["--weights", "x.pth"], "'x.pth' is not NAME=FILE"), (["--weights", "a=b", "a=c"], "a appears twice"),
-    (["--device", "abacus"], "--device")])
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        (["--size", "18"], "--size: a multiple of 8"),
+        (["--size", "4"], "at least 8"),
+        (["--count", "0"], "at least one"),
+        (["--weights", "x.pth"], "'x.pth' is not NAME=FILE"),
+        (["--weights", "a=b", "a=c"], "a appears twice"),
+        (["--device", "abacus"], "--device"),
+    ],
+)
 def test_arguments_that_make_no_sense_end_with_the_usage(folder, capsys, more, expected):
     with pytest.raises(SystemExit) as stop:
         main(arguments(folder, *more))

@@ -1,4 +1,5 @@
 """The paper's tables with every scores.json below results/, and the radar figure."""
+
 import json
 import re
 import sys
@@ -8,20 +9,28 @@ import pytest
 
 from analysis.radar import AXES, normalise, style
 from analysis.tables import find_records, main, make_tables
-from tests.engine.scoring.test_table import record
+from tests.engine.evaluate.test_table import record
 
-FULL = {"kid_over_blurred": 0.05, "fid_over_blurred": 0.1, "lpips_alex": 0.06, "niqe_matlab": 4.0, "psnr": 35.0,
-        "ssim_matlab_rgb": 0.98}
+FULL = {
+    "kid_over_blurred": 0.05,
+    "fid_over_blurred": 0.1,
+    "lpips_alex": 0.06,
+    "niqe_matlab": 4.0,
+    "psnr": 35.0,
+    "ssim_matlab_rgb": 0.98,
+}
 
 
 @pytest.fixture
 def results(tmp_path):
     """Two jobs on GoPro, one of them in both profiles, and a file that is none of ours."""
     for folder, content in (
-            ("a/images_scores", record(**FULL)), ("b/images_scores", record(images=7, psnr=40.0)),
-            ("a/images_scores_whang", record(profile="whang", psnr=35.0)),
-            ("a/images_rwbi_scores", record(dataset="rwbi", images=9, niqe_live=3.0)),
-            ("c/images_scores", record(psnr=1.0) | {"complete": False})):
+        ("a/images_scores", record(**FULL)),
+        ("b/images_scores", record(images=7, psnr=40.0)),
+        ("a/images_scores_whang", record(profile="whang", psnr=35.0)),
+        ("a/images_rwbi_scores", record(dataset="rwbi", images=9, niqe_live=3.0)),
+        ("c/images_scores", record(psnr=1.0) | {"complete": False}),
+    ):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "scores.json").write_text(json.dumps({"complete": True} | content))
     (tmp_path / "notes").mkdir()
@@ -38,16 +47,26 @@ def test_every_finished_record_is_found_and_the_others_are_named(results, capsys
 def test_profiles_never_share_a_table(results):
     tables = make_tables(find_records(results))
     assert [table.title for table in tables] == [
-        "Table 1. GoPro, profile paper", "Table 2. HIDE, profile paper", "Table 3. RWBI, profile paper",
-        "Table 4. RealBlur-J, profile paper", "Table 4. RealBlur-R, profile paper", "Table 1. GoPro, profile whang"]
+        "Table 1. GoPro, profile paper",
+        "Table 2. HIDE, profile paper",
+        "Table 3. RWBI, profile paper",
+        "Table 4. RealBlur-J, profile paper",
+        "Table 4. RealBlur-R, profile paper",
+        "Table 1. GoPro, profile whang",
+    ]
     own = [[line.label for line in table.lines if not line.label.endswith("(paper)")] for table in tables]
     assert own == [["a/images", "b/images"], [], ["a/images_rwbi"], [], [], ["a/images_scores_whang"]]
     assert not any(line.label.endswith("(paper)") for line in tables[-1].lines)
 
 
-@pytest.mark.parametrize("form, file, cell", [
-    ("text", "tables.txt", "*35.00*"), ("markdown", "tables.md", "**35.00**"),
-    ("latex", "tables.tex", r"\textbf{35.00}")])
+@pytest.mark.parametrize(
+    "form, file, cell",
+    [
+        ("text", "tables.txt", "*35.00*"),
+        ("markdown", "tables.md", "**35.00**"),
+        ("latex", "tables.tex", r"\textbf{35.00}"),
+    ],
+)
 def test_the_command_prints_and_writes_tables_and_draws(results, capsys, form, file, cell):
     assert main(["--results", str(results), "--format", form, "--output", str(results / "out")]) == 0
     printed = capsys.readouterr()
@@ -71,8 +90,9 @@ def test_without_matplotlib_the_tables_are_made_and_the_message_says_what_to_ins
 
 
 def test_the_radar_is_0_for_the_worst_and_1_for_the_best_on_every_axis():
-    drawn = normalise({"a": [0.1, 0.2, 0.3, 4.0, 0.9], "b": [0.2, 0.1, 0.2, 4.0, 0.8],
-                       "c": [0.15, 0.15, 0.1, 4.0, 0.7]})
+    drawn = normalise(
+        {"a": [0.1, 0.2, 0.3, 4.0, 0.9], "b": [0.2, 0.1, 0.2, 4.0, 0.8], "c": [0.15, 0.15, 0.1, 4.0, 0.7]}
+    )
     values = np.array(list(drawn.values()))
     assert AXES == ("KID", "FID", "LPIPS", "NIQE", "SSIM")
     np.testing.assert_allclose(values, [[1, 0, 0, 1, 1], [0, 1, 0.5, 1, 0.5], [0.5, 0.5, 1, 1, 0]], atol=1e-12)

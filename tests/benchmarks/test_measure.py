@@ -1,4 +1,5 @@
 """Time and memory are what the work took; a measurement that cannot end leaves a dash and harms nothing."""
+
 import os
 import signal
 import time
@@ -31,12 +32,12 @@ def end_itself() -> None:
 
 
 def test_time_is_the_median():
-    pauses = iter([0.0, 0.3, 0.02, 0.02])        # the first is the warm-up
+    pauses = iter([0.0, 0.3, 0.02, 0.02])  # the first is the warm-up
     assert 0.02 <= measure(lambda: time.sleep(next(pauses)), CPU, 3).seconds < 0.2
 
 
 def test_memory_is_what_the_work_adds():
-    memory = isolated(allocate, 2**25, device=CPU, limit=60)      # 128 MiB
+    memory = isolated(allocate, 2**25, device=CPU, limit=60)  # 128 MiB
     assert 2**27 <= memory < 2**27 + 2**24
 
 

@@ -1,4 +1,5 @@
 """Each benchmark runs as a process, on the smallest sizes, and prints a table of figures."""
+
 import os
 import re
 import subprocess
@@ -16,8 +17,13 @@ pytestmark = pytest.mark.slow
 
 
 def run(script: str, *arguments: str, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--device", "cpu"],
-                          capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -25,19 +31,22 @@ def run(script: str, *arguments: str, code: int = 0) -> str:
 def rows(output: str, *words: str) -> list[list[str]]:
     """The lines that begin with ``words``, as what follows them."""
     start = re.compile(r"\s*" + r",?\s+".join(map(re.escape, words)) + r"\s")
-    return [line[match.end():].split() for line in output.splitlines() if (match := start.match(line))]
+    return [line[match.end() :].split() for line in output.splitlines() if (match := start.match(line))]
 
 
 def test_network_compares_ours_with_the_twin():
-    output = run("network.py", *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
-                 *"--twin_backend reference --precision fp32 bf16".split())
+    output = run(
+        "network.py",
+        *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
+        *"--baseline_backend reference --precision fp32 bf16".split(),
+    )
     assert "inference 1 x 3 x 16 x 20" in output and "training step 1 x 3 x 16 x 20" in output
-    for words in (("twin", "reference", "fp32"), ("ours", "torch", "fp32"), ("ours", "torch", "bf16")):
+    for words in (("baseline", "reference", "fp32"), ("ours", "torch", "fp32"), ("ours", "torch", "bf16")):
         assert len(found := rows(output, *words)) == 2, output
-        for milliseconds, floor, memory, _, *ratios in found:
-            assert 0 <= float(floor) < float(milliseconds) and float(memory) > 0     # rounded, tiny networks
+        for milliseconds, roofline, memory, _, *ratios in found:
+            assert 0 <= float(roofline) < float(milliseconds) and float(memory) > 0  # rounded, tiny networks
             assert len(ratios) == 2 and all(re.fullmatch(RATIO, ratio) for ratio in ratios)
-    assert [row[4:] for row in rows(output, "twin", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
+    assert [row[4:] for row in rows(output, "baseline", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
 
 
 def test_network_refuses_a_size_that_the_twin_cannot_take():
@@ -45,11 +54,18 @@ def test_network_refuses_a_size_that_the_twin_cannot_take():
 
 
 def test_vssm_compares_both_modules():
-    output = run("vssm.py", *"--channels 8 --size 8 12 --repeats 1 --backend torch --twin_backend reference".split())
-    for title in ("Intra-VSSM, inference", "Intra-VSSM, forward+backward", "Inter-VSSM, inference",
-                  "Inter-VSSM, forward+backward"):
+    line = "--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference"
+    output = run("vssm.py", *line.split())
+    for title in (
+        "Intra-VSSM, inference",
+        "Intra-VSSM, forward+backward",
+        "Inter-VSSM, inference",
+        "Inter-VSSM, forward+backward",
+    ):
         assert title in output
-    assert len(rows(output, "twin", "reference", "fp32")) == len(found := rows(output, "ours", "torch", "fp32")) == 4
+    assert (
+        len(rows(output, "baseline", "reference", "fp32")) == len(found := rows(output, "ours", "torch", "fp32")) == 4
+    )
     assert all(re.fullmatch(RATIO, ratio) for row in found for ratio in row[4:])
 
 
@@ -60,8 +76,8 @@ def test_scan_measures_rows_and_columns():
         for name in ("forward", "forward+backward"):
             found = rows(output, "252 dim 2 level 3 " + line, name, "torch")
             assert len(found) == 1, output
-            milliseconds, floor, *_, times, mamba = found[0]
-            assert 0 < float(floor) < float(milliseconds)
+            milliseconds, roofline, *_, times, mamba = found[0]
+            assert 0 < float(roofline) < float(milliseconds)
             assert re.fullmatch(RATIO, times) and mamba == "-"
 
 
@@ -75,4 +91,7 @@ def test_tiling_compares_streamed_and_tiled_images_with_whole_ones(tmp_path):
     make_pairs(tmp_path, train=0, test=2, size=(40, 48))
     output = run("tiling.py", str(tmp_path / "test"), *"--dim 8 --size 40 48 --tile 24:8 --band 8 --repeats 1".split())
     assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("whole", "streamed", "tiles"))] == [
-        "whole", "streamed, bands of 8", "tiles of 24, overlap 8"]
+        "whole",
+        "streamed, bands of 8",
+        "tiles of 24, overlap 8",
+    ]

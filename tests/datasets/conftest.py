@@ -1,4 +1,5 @@
 """Small random images, written as files, for the tests of the data side."""
+
 from pathlib import Path
 
 import cv2

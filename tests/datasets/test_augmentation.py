@@ -1,4 +1,5 @@
 """Crop and augmentation: the same for both images, every variant reached, drawn from the generator alone."""
+
 import numpy as np
 import pytest
 

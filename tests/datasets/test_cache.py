@@ -1,4 +1,5 @@
 """The decoded cache: the same pixels as the files, built once by several processes, never half-built."""
+
 import itertools
 import json
 import os
@@ -77,8 +78,12 @@ def test_pickles_small_and_works_in_workers(pairs: list[Pair], tmp_path: Path) -
     assert np.array_equal(copy(pairs[2].sharp), read_rgb(pairs[2].sharp))
 
     def batches(read: object, workers: int) -> list[torch.Tensor]:
-        loader = DataLoader(PairedCrops(pairs, 16, seed=1, read=read), batch_sampler=BatchStream(5, 4, 1, 0, 4),
-                            num_workers=workers, multiprocessing_context="spawn" if workers else None)
+        loader = DataLoader(
+            PairedCrops(pairs, 16, seed=1, read=read),
+            batch_sampler=BatchStream(5, 4, 1, 0, 4),
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+        )
         return [torch.stack(batch) for batch in loader]
 
     for with_cache, from_files in zip(batches(read, 1), batches(read_rgb, 0), strict=True):
@@ -104,8 +109,10 @@ assert all((read(path) == read_rgb(path)).all() for pair in pairs for path in (p
 """)
     command = [sys.executable, str(script), str(tmp_path / "set"), str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    jobs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(2)]
+    jobs = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     outputs = [job.communicate(timeout=60) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], outputs
     assert sorted(output.count("decoded") for output, _ in outputs) == [0, 10]
@@ -160,10 +167,17 @@ def same_as_the_files(read: cache.CachedReader, pairs: list[Pair]) -> bool:
     return all(np.array_equal(read(path), read_rgb(path)) for pair in pairs for path in (pair.blurred, pair.sharp))
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: bytes(len(content)), lambda content: content[:len(content) // 2], lambda content: content + b"x",
-    lambda content: b"", lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
-], ids=["zeroed", "cut short", "longer", "empty", "one bit"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: bytes(len(content)),
+        lambda content: content[: len(content) // 2],
+        lambda content: content + b"x",
+        lambda content: b"",
+        lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    ],
+    ids=["zeroed", "cut short", "longer", "empty", "one bit"],
+)
 def test_wrong_pixels_are_built_again_with_one_line(pairs: list[Pair], tmp_path: Path, damage, caplog) -> None:
     file = cached_reader(pairs, tmp_path / "cache").file
     whole = file.read_bytes()
@@ -211,11 +225,20 @@ def edited(content: bytes) -> bytes:
     return json.dumps(index).encode()
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: b"", lambda content: content[:40], lambda content: b"\xff" + content,
-    lambda content: b"[" * 100_000, lambda content: b"{}", lambda content: b"[1]",
-    lambda content: b'{"checksum": 0, "places": 3}', edited,
-], ids=["empty", "cut short", "not UTF-8", "deep", "no keys", "list", "number", "edited"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:40],
+        lambda content: b"\xff" + content,
+        lambda content: b"[" * 100_000,
+        lambda content: b"{}",
+        lambda content: b"[1]",
+        lambda content: b'{"checksum": 0, "places": 3}',
+        edited,
+    ],
+    ids=["empty", "cut short", "not UTF-8", "deep", "no keys", "list", "number", "edited"],
+)
 def test_a_wrong_index_is_built_again_with_one_line(pairs: list[Pair], tmp_path: Path, damage, caplog) -> None:
     index = cached_reader(pairs, tmp_path / "cache").file.with_suffix(".json")
     whole = index.read_bytes()

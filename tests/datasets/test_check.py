@@ -1,4 +1,5 @@
 """`python -m datasets.check` on good, broken and mistaken data sets."""
+
 import shutil
 import subprocess
 import sys
@@ -17,14 +18,27 @@ from tests.datasets.conftest import save, textured, touch
 def shaken(root: Path, gamma: float, scene: str = "GOPR0001_11_00") -> Path:
     """Twelve pairs of 96 x 96 in GoPro's layout, frames averaged in value ** gamma."""
     save(root / "photos" / f"{scene}.png", textured(200, 240, 1))
-    synthesize_photos(root / "photos", root / "set", pairs_per_photo=12, size=96, strength=10, gamma=gamma, noise=0,
-                      test_every=0, seed=2)
+    synthesize_photos(
+        root / "photos",
+        root / "set",
+        pairs_per_photo=12,
+        size=96,
+        strength=10,
+        gamma=gamma,
+        noise=0,
+        test_every=0,
+        seed=2,
+    )
     return root / "set"
 
 
 def test_command_on_a_good_data_set(tmp_path: Path, repository: Path) -> None:
-    result = subprocess.run([sys.executable, "-m", "datasets.check", str(shaken(tmp_path, 1.0, "clip"))],
-                            cwd=repository, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "datasets.check", str(shaken(tmp_path, 1.0, "clip"))],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "12 pairs" in result.stdout and "equal sizes" in result.stdout and "no problems found" in result.stdout
     assert ": blur\n" in result.stdout
@@ -116,13 +130,16 @@ def test_broken_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert "1 of 12 blurred images have no sharp partner" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("paths,text", [
-    (["HIDE/test/test-close-ups/a.png", "HIDE/test/GT/a.png"], "HIDE test has 2025 pairs, 1 are found"),
-    (["x/test/testA/1fromGOPR0950.png", "x/test/testB/1fromGOPR0950.png"], "HIDE test has 2025 pairs"),
-    (["GoPro/train/blur/1.png", "GoPro/train/sharp/1.png"], "GoPro train has 2103 pairs"),
-    (["RealBlur_J/test/testA/blur_1.png", "RealBlur_J/test/testB/gt_1.png"], "RealBlur test has 980 pairs"),
-    (["RealBlur-R_x/s/blur/blur_1.png", "RealBlur-R_x/s/gt/gt_1.png"], "RealBlur-R; cannot tell from the pixels"),
-])
+@pytest.mark.parametrize(
+    "paths,text",
+    [
+        (["HIDE/test/test-close-ups/a.png", "HIDE/test/GT/a.png"], "HIDE test has 2025 pairs, 1 are found"),
+        (["x/test/testA/1fromGOPR0950.png", "x/test/testB/1fromGOPR0950.png"], "HIDE test has 2025 pairs"),
+        (["GoPro/train/blur/1.png", "GoPro/train/sharp/1.png"], "GoPro train has 2103 pairs"),
+        (["RealBlur_J/test/testA/blur_1.png", "RealBlur_J/test/testB/gt_1.png"], "RealBlur test has 980 pairs"),
+        (["RealBlur-R_x/s/blur/blur_1.png", "RealBlur-R_x/s/gt/gt_1.png"], "RealBlur-R; cannot tell from the pixels"),
+    ],
+)
 def test_data_sets_are_recognised(tmp_path: Path, paths: list[str], text: str, capsys: pytest.CaptureFixture) -> None:
     touch(tmp_path, *paths)
     assert main([str(tmp_path / Path(paths[0]).parts[0])]) == 1
@@ -133,7 +150,8 @@ def test_j_and_r_mixed_up_in_a_list(tmp_path: Path, capsys: pytest.CaptureFixtur
     touch(tmp_path, "RealBlur-R_x/s/blur/blur_1.png", "RealBlur-R_x/s/gt/gt_1.png")
     for variant in "JR":
         (tmp_path / f"RealBlur_{variant}_test_list.txt").write_text(
-            "RealBlur-R_x/s/gt/gt_1.png RealBlur-R_x/s/blur/blur_1.png\n")
+            "RealBlur-R_x/s/gt/gt_1.png RealBlur-R_x/s/blur/blur_1.png\n"
+        )
     assert main([str(tmp_path), "--split", "test"]) == 1
     output = capsys.readouterr().out
     assert "RealBlur-J, test" in output and "RealBlur-R, test" in output

@@ -1,4 +1,5 @@
 """Noise, JPEG artefacts and super-resolution made of sharp images: what they are, that they repeat, the command."""
+
 import io
 import subprocess
 import sys
@@ -46,22 +47,45 @@ def imresize(image: np.ndarray, extent: int) -> np.ndarray:
     centres = (np.arange(extent) + 0.5) * scale - 0.5
     taps = np.arange(-4 * int(stretch) - 4, 4 * int(stretch) + 5) + np.floor(centres).astype(int)[:, None]
     x = np.abs(taps - centres[:, None]) / stretch
-    weights = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1,
-                       np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+    weights = np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
     weights /= weights.sum(axis=1, keepdims=True)
     return np.einsum("ot,otwc->owc", weights, image[taps.clip(0, len(image) - 1)].astype(float))
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("noise:25", Degradation("noise", 25, 25)), ("noise:15-50", Degradation("noise", 15, 50)),
-    ("jpeg:10-40", Degradation("jpeg", 10, 40)), ("sr:4", Degradation("sr", 4, 4)),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("noise:25", Degradation("noise", 25, 25)),
+        ("noise:15-50", Degradation("noise", 15, 50)),
+        ("jpeg:10-40", Degradation("jpeg", 10, 40)),
+        ("sr:4", Degradation("sr", 4, 4)),
+    ],
+)
 def test_what_is_written_is_understood(text: str, expected: Degradation) -> None:
     assert parse_degradation(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "noise", "noise:", "noise:0", "noise:-5", "noise:2.5", "noise:50-15", "noise:256",
-                                  "jpeg:0-40", "jpeg:101", "sr:1", "sr:9", "sr:2-4", "blur:3", "noise:25 ", " sr:2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "noise",
+        "noise:",
+        "noise:0",
+        "noise:-5",
+        "noise:2.5",
+        "noise:50-15",
+        "noise:256",
+        "jpeg:0-40",
+        "jpeg:101",
+        "sr:1",
+        "sr:9",
+        "sr:2-4",
+        "blur:3",
+        "noise:25 ",
+        " sr:2",
+    ],
+)
 def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be noise:SIGMA"):
         parse_degradation(text)
@@ -111,7 +135,7 @@ def test_super_resolution_is_bicubic_down_and_up(factor: int, rng: np.random.Gen
     for width, height in (size, (72, 48)):
         expected = imresize(imresize(expected, height).swapaxes(0, 1), width).swapaxes(0, 1)
         expected = np.rint(expected).clip(0, 255)
-    inner = np.s_[4 * factor:-4 * factor, 4 * factor:-4 * factor]
+    inner = np.s_[4 * factor : -4 * factor, 4 * factor : -4 * factor]
     assert np.abs(degraded[inner] - expected[inner]).max() <= 2  # Pillow rounds between its two passes.
     assert np.abs(image[inner] - expected[inner]).mean() > 5
 
@@ -168,9 +192,16 @@ def test_crops_that_do_not_divide_name_the_file(photos: Path) -> None:
 
 
 def test_folders_of_sharp_images(photos: Path) -> None:
-    assert sharp_pairs(photos) == [Pair(name, photos / path, photos / path) for name, path in (
-        ("a", "a.png"), ("b.bmp", "b.bmp"), ("b.png", "b.png"), ("deep/a", "deep/a.png"),
-        ("deep/er/c", "deep/er/c.png"))]
+    assert sharp_pairs(photos) == [
+        Pair(name, photos / path, photos / path)
+        for name, path in (
+            ("a", "a.png"),
+            ("b.bmp", "b.bmp"),
+            ("b.png", "b.png"),
+            ("deep/a", "deep/a.png"),
+            ("deep/er/c", "deep/er/c.png"),
+        )
+    ]
     (photos / "deep").rename(photos / "HR")
     with pytest.raises(LayoutError, match="3 images outside of them, such as a.png"):
         sharp_pairs(photos)
@@ -191,9 +222,23 @@ def test_folders_of_sharp_images(photos: Path) -> None:
 @pytest.mark.parametrize("text", ["noise:15-50", "sr:4"])
 def test_the_command_writes_what_validation_sees(photos: Path, tmp_path: Path, repository: Path, text: str) -> None:
     for number, workers in enumerate("13"):
-        result = subprocess.run([sys.executable, "-m", "datasets.degradation", str(photos), str(tmp_path / workers),
-                                 "--degradation", text, "--workers", workers, *["--seed", "0"][:2 * number]],
-                                cwd=repository, capture_output=True, text=True)
+        result = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "datasets.degradation",
+                str(photos),
+                str(tmp_path / workers),
+                "--degradation",
+                text,
+                "--workers",
+                workers,
+                *["--seed", "0"][: 2 * number],
+            ],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+        )
         assert result.returncode == 0 and result.stdout == f"{tmp_path / workers}: 5 pairs for test\n", result.stderr
         assert "Degrading images: 100%" in result.stderr
         written = find_pairs(tmp_path / workers, "test")
@@ -214,8 +259,10 @@ def test_another_seed_makes_other_noise(photos: Path, tmp_path: Path) -> None:
 
 def test_bad_use_is_explained_and_leaves_nothing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
-    for arguments, message in [(["noise:x"], "--degradation must be noise:SIGMA"),
-                               (["sr:2", "--seed", "-1"], "--seed must not be negative")]:
+    for arguments, message in [
+        (["noise:x"], "--degradation must be noise:SIGMA"),
+        (["sr:2", "--seed", "-1"], "--seed must not be negative"),
+    ]:
         with pytest.raises(SystemExit, match="2"):
             main([str(photos), str(out), "--degradation", *arguments])
         assert message in capsys.readouterr().err

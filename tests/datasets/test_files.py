@@ -1,4 +1,5 @@
 """Atomic writes leave the old file or the new one; walks visit every folder once and read regular files alone."""
+
 import os
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_a_walk_visits_each_folder_once_and_passes_over_what_is_no_file(tmp_path
         (tmp_path / name).write_text("")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "b" / "again").symlink_to(tmp_path / "a")
-    (tmp_path / "0link").symlink_to(tmp_path / "a")     # sorted first, but the folder's own name wins
+    (tmp_path / "0link").symlink_to(tmp_path / "a")  # sorted first, but the folder's own name wins
     os.mkfifo(tmp_path / "a" / "pipe")
     found = [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path, skip=(tmp_path / "skipped",))]
     assert found == ["a/1", "a/b/2"]
@@ -91,8 +92,11 @@ def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     left = tmp_path / f".x.{HOST}-{ended.pid}-0123abcd.tmp"
-    others = [tmp_path / f".x.{HOST}-{os.getpid()}-0123abcd.tmp", tmp_path / ".mine.tmp",
-              tmp_path / f".x.elsewhere-{ended.pid}-0123abcd.tmp"]
+    others = [
+        tmp_path / f".x.{HOST}-{os.getpid()}-0123abcd.tmp",
+        tmp_path / ".mine.tmp",
+        tmp_path / f".x.elsewhere-{ended.pid}-0123abcd.tmp",
+    ]
     for path in (left, *others):
         path.write_text("half")
     write_atomic(tmp_path / "y", "whole")

@@ -1,4 +1,5 @@
 """Images read and written: against Pillow as the oracle, and damaged files of each kind."""
+
 import os
 import struct
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets.images import IMAGE_SUFFIXES, ImageError, read_rgb, read_size, write_png
-from engine.photograph import read_photograph
+from engine.predict.photo import read_photograph
 from tests.datasets.conftest import textured
 
 
@@ -54,7 +55,7 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str, lost: float) -> No
     """A copy that stopped. A TIFF's last bytes may be its directory, whose loss only the decoder is sure to see."""
     path = pillow_saved(tmp_path / f"a{suffix}", Image.fromarray(textured(64, 64, 3)))
     data = path.read_bytes()
-    path.write_bytes(data[:len(data) - (int(len(data) * lost) if lost < 1 else int(lost))])
+    path.write_bytes(data[: len(data) - (int(len(data) * lost) if lost < 1 else int(lost))])
     if not (suffix in (".tif", ".tiff") and lost >= 1):
         with pytest.raises(ImageError, match="a" + suffix):
             read_size(path)
@@ -121,7 +122,7 @@ def jpeg_with_junk(folder: Path, junk: bytes, **options) -> Path:
     path = pillow_saved(folder / "junk.jpg", Image.fromarray(textured(256, 256, 8)), quality=95, **options)
     data = path.read_bytes()
     middle = len(data) // 2
-    path.write_bytes(data[:middle] + junk + data[middle + len(junk):])
+    path.write_bytes(data[:middle] + junk + data[middle + len(junk) :])
     return path
 
 
@@ -132,8 +133,16 @@ def test_a_jpeg_with_foreign_bytes_inside_is_refused(tmp_path: Path, options: di
         read_rgb(path)
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True},
-                                     {"restart_marker_blocks": 3, "progressive": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"optimize": True},
+        {"restart_marker_blocks": 3, "progressive": True},
+    ],
+)
 def test_whole_jpegs_are_never_refused(tmp_path: Path, options: dict) -> None:
     for quality in (5, 75, 100):
         for seed in range(5):
@@ -165,9 +174,17 @@ def ftyp(*brands: bytes) -> bytes:
     return (8 + len(content)).to_bytes(4, "big") + b"ftyp" + content + bytes(100)
 
 
-@pytest.mark.parametrize("data, kind", [
-    (ftyp(b"heic", b"mif1", b"heic"), "HEIC"), (ftyp(b"mif1", b"heic"), "HEIC"), (ftyp(b"mif1", b"avif"), "AVIF"),
-    (ftyp(b"avif"), "AVIF"), (ftyp(b"isom", b"mp41"), "video"), (b"<html>", "no image")])
+@pytest.mark.parametrize(
+    "data, kind",
+    [
+        (ftyp(b"heic", b"mif1", b"heic"), "HEIC"),
+        (ftyp(b"mif1", b"heic"), "HEIC"),
+        (ftyp(b"mif1", b"avif"), "AVIF"),
+        (ftyp(b"avif"), "AVIF"),
+        (ftyp(b"isom", b"mp41"), "video"),
+        (b"<html>", "no image"),
+    ],
+)
 def test_files_of_other_kinds_are_named_by_their_content(tmp_path: Path, data: bytes, kind: str) -> None:
     (tmp_path / "a.jpg").write_bytes(data)
     for read in (read_rgb, read_size):

@@ -1,4 +1,5 @@
 """Every folder layout that people have, and the errors for those that are broken or unknown."""
+
 import os
 import time
 from pathlib import Path
@@ -10,17 +11,29 @@ from tests.datasets.conftest import touch
 
 
 def relative(pairs: list[Pair], root: Path) -> list[tuple[str, str, str | None]]:
-    return [(pair.name, pair.blurred.relative_to(root).as_posix(),
-             None if pair.sharp is None else pair.sharp.relative_to(root).as_posix()) for pair in pairs]
+    return [
+        (
+            pair.name,
+            pair.blurred.relative_to(root).as_posix(),
+            None if pair.sharp is None else pair.sharp.relative_to(root).as_posix(),
+        )
+        for pair in pairs
+    ]
 
 
 def test_gopro_as_downloaded(tmp_path: Path) -> None:
     for kind in ("blur", "blur_gamma", "sharp"):
-        touch(tmp_path, f"train/GOPR0372_07_00/{kind}/000047.png", f"train/GOPR0372_07_00/{kind}/000048.png",
-              f"train/GOPR0378_13_00/{kind}/000047.png", f"test/GOPR0384_11_00/{kind}/000001.png")
+        touch(
+            tmp_path,
+            f"train/GOPR0372_07_00/{kind}/000047.png",
+            f"train/GOPR0372_07_00/{kind}/000048.png",
+            f"train/GOPR0378_13_00/{kind}/000047.png",
+            f"test/GOPR0384_11_00/{kind}/000001.png",
+        )
     assert relative(find_pairs(tmp_path, "train"), tmp_path) == [
         (f"{scene}/{number}", f"train/{scene}/blur/{number}.png", f"train/{scene}/sharp/{number}.png")
-        for scene, number in [("GOPR0372_07_00", "000047"), ("GOPR0372_07_00", "000048"), ("GOPR0378_13_00", "000047")]]
+        for scene, number in [("GOPR0372_07_00", "000047"), ("GOPR0372_07_00", "000048"), ("GOPR0378_13_00", "000047")]
+    ]
     assert find_pairs(tmp_path, "test")[0].name == "GOPR0384_11_00/000001"
     # A split's folder, and one scene's, are found as well as the root.
     assert find_pairs(tmp_path / "train", "train") == find_pairs(tmp_path, "train") == find_pairs(tmp_path / "train")
@@ -32,7 +45,8 @@ def test_gopro_as_downloaded(tmp_path: Path) -> None:
 def test_sorted_by_kind(tmp_path: Path, blurred: str, sharp: str, inside: str) -> None:
     touch(tmp_path, f"test/{blurred}/{inside}000001.png", f"test/{sharp}/{inside}000001.png")
     assert relative(find_pairs(tmp_path, "test"), tmp_path) == [
-        (f"{inside}000001", f"test/{blurred}/{inside}000001.png", f"test/{sharp}/{inside}000001.png")]
+        (f"{inside}000001", f"test/{blurred}/{inside}000001.png", f"test/{sharp}/{inside}000001.png")
+    ]
     assert find_pairs(tmp_path) == find_pairs(tmp_path / "test") == find_pairs(tmp_path, "test")
 
 
@@ -48,12 +62,21 @@ def test_a_b_folders_of_both_splits_side_by_side(tmp_path: Path) -> None:
 def test_hide(tmp_path: Path, gt: str) -> None:
     folder = gt.removesuffix("/nested")
     close, long = ("/test-close-ups", "/test-long-shot") if gt != folder else ("", "")
-    touch(tmp_path, "test/test-close-ups/1fromGOPR0950.png", "test/test-long-shot/100fromGOPR1029.png",
-          f"{folder}{close}/1fromGOPR0950.png", f"{folder}{long}/100fromGOPR1029.png")
-    expected = [("test-close-ups/1fromGOPR0950", "test/test-close-ups/1fromGOPR0950.png",
-                 f"{folder}{close}/1fromGOPR0950.png"),
-                ("test-long-shot/100fromGOPR1029", "test/test-long-shot/100fromGOPR1029.png",
-                 f"{folder}{long}/100fromGOPR1029.png")]
+    touch(
+        tmp_path,
+        "test/test-close-ups/1fromGOPR0950.png",
+        "test/test-long-shot/100fromGOPR1029.png",
+        f"{folder}{close}/1fromGOPR0950.png",
+        f"{folder}{long}/100fromGOPR1029.png",
+    )
+    expected = [
+        ("test-close-ups/1fromGOPR0950", "test/test-close-ups/1fromGOPR0950.png", f"{folder}{close}/1fromGOPR0950.png"),
+        (
+            "test-long-shot/100fromGOPR1029",
+            "test/test-long-shot/100fromGOPR1029.png",
+            f"{folder}{long}/100fromGOPR1029.png",
+        ),
+    ]
     assert relative(find_pairs(tmp_path, "test"), tmp_path) == expected
     assert relative(find_pairs(tmp_path / "test"), tmp_path) == expected
 
@@ -62,7 +85,8 @@ def test_hide_shares_gt_between_splits(tmp_path: Path) -> None:
     touch(tmp_path, "train/a.png", "test/test-close-ups/b.png", "GT/a.png", "GT/b.png")
     assert relative(find_pairs(tmp_path, "train"), tmp_path) == [("a", "train/a.png", "GT/a.png")]
     assert relative(find_pairs(tmp_path, "test"), tmp_path) == [
-        ("test-close-ups/b", "test/test-close-ups/b.png", "GT/b.png")]
+        ("test-close-ups/b", "test/test-close-ups/b.png", "GT/b.png")
+    ]
 
 
 def realblur(root: Path, *variants: str) -> None:
@@ -84,8 +108,13 @@ def test_realblur_lists(tmp_path: Path) -> None:
     realblur(tmp_path, "J")
     pairs = find_pairs(tmp_path, "test")
     assert relative(pairs, tmp_path) == [
-        (f"scene003/blur_{number}", f"RealBlur-J_ECC/scene003/blur/blur_{number}.png",
-         f"RealBlur-J_ECC/scene003/gt/gt_{number}.png") for number in (1, 10, 2)]
+        (
+            f"scene003/blur_{number}",
+            f"RealBlur-J_ECC/scene003/blur/blur_{number}.png",
+            f"RealBlur-J_ECC/scene003/gt/gt_{number}.png",
+        )
+        for number in (1, 10, 2)
+    ]
     assert [pair.name for pair in find_pairs(tmp_path, "train")][:2] == ["scene001/blur_1", "scene001/blur_10"]
     assert len(find_pairs(tmp_path, "train")) == 6
 
@@ -119,14 +148,16 @@ def test_realblur_scenes_without_lists(tmp_path: Path) -> None:
     assert len(pairs) == 9
     assert relative(pairs[:2], tmp_path / "RealBlur-R_ECC") == [
         ("scene001/blur_1", "scene001/blur/blur_1.png", "scene001/gt/gt_1.png"),
-        ("scene001/blur_10", "scene001/blur/blur_10.png", "scene001/gt/gt_10.png")]
+        ("scene001/blur_10", "scene001/blur/blur_10.png", "scene001/gt/gt_10.png"),
+    ]
     assert find_pairs(tmp_path / "RealBlur-R_ECC") == pairs
 
 
 def test_realblur_a_b_with_its_names(tmp_path: Path) -> None:
     touch(tmp_path, *(f"test/testA/blur_{n}.png" for n in (1, 2, 10)), *(f"test/testB/gt_{n}.png" for n in (1, 2, 10)))
     assert relative(find_pairs(tmp_path, "test"), tmp_path) == [
-        (f"blur_{n}", f"test/testA/blur_{n}.png", f"test/testB/gt_{n}.png") for n in (1, 10, 2)]
+        (f"blur_{n}", f"test/testA/blur_{n}.png", f"test/testB/gt_{n}.png") for n in (1, 10, 2)
+    ]
 
 
 def test_blurred_only(tmp_path: Path) -> None:
@@ -136,7 +167,10 @@ def test_blurred_only(tmp_path: Path) -> None:
         assert relative(find_pairs(tmp_path / source), tmp_path / "RWBI/test/testA") == expected
     touch(tmp_path, "mine/2019/a.PNG", "mine/b.jpeg", "mine/b.webp", "mine/._b.webp", "mine/__MACOSX/b.webp")
     assert relative(find_pairs(tmp_path / "mine"), tmp_path / "mine") == [
-        ("2019/a", "2019/a.PNG", None), ("b.jpeg", "b.jpeg", None), ("b.webp", "b.webp", None)]
+        ("2019/a", "2019/a.PNG", None),
+        ("b.jpeg", "b.jpeg", None),
+        ("b.webp", "b.webp", None),
+    ]
 
 
 def test_two_folders(tmp_path: Path) -> None:
@@ -190,8 +224,9 @@ def test_split_is_asked_for(tmp_path: Path) -> None:
         find_pairs(tmp_path, "val")
 
 
-@pytest.mark.parametrize("paths", [["input/1.png", "target/1.png"], ["train/a/blur_gamma/1.png", "train/a/sharp/1.png"],
-                                   ["notes.txt"], []])
+@pytest.mark.parametrize(
+    "paths", [["input/1.png", "target/1.png"], ["train/a/blur_gamma/1.png", "train/a/sharp/1.png"], ["notes.txt"], []]
+)
 def test_unknown_layout_lists_what_was_looked_for_and_found(tmp_path: Path, paths: list[str]) -> None:
     touch(tmp_path, *(path for path in paths if path.endswith("png")))
     for path in paths:
@@ -212,8 +247,13 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_archive_unpacked_into_a_folder_of_its_own(tmp_path: Path) -> None:
-    touch(tmp_path, "GOPRO_Large/train/s/blur/1.png", "GOPRO_Large/train/s/sharp/1.png",
-          "GOPRO_Large/test/s/blur/2.png", "GOPRO_Large/test/s/sharp/2.png")
+    touch(
+        tmp_path,
+        "GOPRO_Large/train/s/blur/1.png",
+        "GOPRO_Large/train/s/sharp/1.png",
+        "GOPRO_Large/test/s/blur/2.png",
+        "GOPRO_Large/test/s/sharp/2.png",
+    )
     assert [pair.name for pair in find_pairs(tmp_path, "test")] == ["s/2"]
 
 
@@ -257,7 +297,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
     touch(tmp_path, "a/1.png", "b/2.png")
     there = Path.iterdir
 
-    def forbidden(folder: Path):        # root may read everything
+    def forbidden(folder: Path):  # root may read everything
         if folder.name == "b":
             raise PermissionError(13, "Permission denied", str(folder))
         return there(folder)

@@ -1,4 +1,5 @@
-"""Pairs as tensors: reproducible crops, whole images, and the check of headers before a run."""
+"""Pairs as tensors: reproducible crops, full images, and the check of headers before a run."""
+
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -37,8 +38,11 @@ def test_crops_are_augmented_windows_of_both_images(pairs: list[Pair]) -> None:
                 assert image.shape == (3, 12, 12) and image.dtype == torch.uint8 and image.is_contiguous()
             assert torch.equal(blurred + 1, sharp)
             # Somewhere in the image, in one of the eight orientations.
-            variants = [np.rot90(flipped, turns, (1, 2)) for flipped in (blurred.numpy(), blurred.numpy()[:, ::-1])
-                        for turns in range(4)]
+            variants = [
+                np.rot90(flipped, turns, (1, 2))
+                for flipped in (blurred.numpy(), blurred.numpy()[:, ::-1])
+                for turns in range(4)
+            ]
             windows = np.lib.stride_tricks.sliding_window_view(whole[index], (3, 12, 12))[0]
             assert any(np.any(np.all(windows == variant, axis=(2, 3, 4))) for variant in variants)
 

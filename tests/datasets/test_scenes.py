@@ -1,4 +1,5 @@
 """What the data of XYScanNet-T's last stage is made with: moving objects, levelled tiles, no test scene, one script."""
+
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from datasets.tiles import cut_tiles
 SCRIPT = "configs/xyscannet_t/scenes.sh"
 APT_GET = """#!/bin/sh
 mkdir -p pack/DEBIAN
-printf 'Package: stand-in\\nVersion: 1\\nArchitecture: all\\nMaintainer: a <a@b.c>\\nDescription: a\\n' > pack/DEBIAN/control
+printf '%s\\n' 'Package: stand-in' 'Version: 1' 'Architecture: all' 'Maintainer: a <a@b.c>' 'Description: a' \\
+    > pack/DEBIAN/control
 while read -r package path; do
     mkdir -p "pack/usr/share/photos/$(dirname "$path")"; cp "$PHOTO" "pack/usr/share/photos/$path"
 done < "$PHOTOS"
@@ -34,8 +36,8 @@ def texture(seed: int, height: int = 160, width: int = 200) -> np.ndarray:
 def test_objects_are_in_both_images_and_move_by_themselves():
     photo, other = (texture(seed).astype(np.float32) / 255 for seed in (0, 1))
     still, alone = (shaken_pair(photo, 96, 0, np.random.default_rng(2), others) for others in ((other,), ()))
-    assert np.abs(still[0] - still[1]).max() < 1e-3         # nothing moves: both images are the same
-    assert np.abs(still[1] - alone[1]).max() > 0.1          # and show the object
+    assert np.abs(still[0] - still[1]).max() < 1e-3  # nothing moves: both images are the same
+    assert np.abs(still[1] - alone[1]).max() > 0.1  # and show the object
     blurred, sharp = shaken_pair(photo, 96, 12, np.random.default_rng(2), (other, other))
     assert np.abs(blurred - sharp).max() > 0.1 and blurred.shape == sharp.shape == (96, 96, 3)
 
@@ -43,8 +45,12 @@ def test_objects_are_in_both_images_and_move_by_themselves():
 def test_objects_are_pieces_of_photographs_of_the_same_split(tmp_path):
     for seed in range(3):
         write_png(tmp_path / "photos" / f"{seed}.png", texture(seed))
-    made = [synthesize_photos(tmp_path / "photos", tmp_path / name, pairs_per_photo=2, size=64, objects=objects,
-                              test_photos=["2"]) for name, objects in (("none", 0), ("some", 2), ("again", 2))]
+    made = [
+        synthesize_photos(
+            tmp_path / "photos", tmp_path / name, pairs_per_photo=2, size=64, objects=objects, test_photos=["2"]
+        )
+        for name, objects in (("none", 0), ("some", 2), ("again", 2))
+    ]
     assert made == [{"train": 4, "test": 2}] * 3
 
     def images(name: str, split: str) -> np.ndarray:
@@ -52,7 +58,7 @@ def test_objects_are_pieces_of_photographs_of_the_same_split(tmp_path):
 
     assert np.array_equal(images("some", "train"), images("again", "train"))
     assert not np.array_equal(images("some", "train"), images("none", "train"))
-    assert np.array_equal(images("some", "test"), images("none", "test"))     # alone in its split
+    assert np.array_equal(images("some", "test"), images("none", "test"))  # alone in its split
 
 
 def test_levelled_tiles_are_as_bright_as_the_sharp_ones(tmp_path):
@@ -79,9 +85,15 @@ def test_a_test_scene_to_train_on_is_refused_by_its_name(tmp_path, scene, capsys
 
 def sources(folder: Path) -> None:
     """One or two images of each kind that the script looks for."""
-    names = {"GoPro/train/GOPR0372_07_00/{}": ["000047"], "GoPro_averaged/{}": ["GOPR0374_11_00_815_avg10"],
-             "REDS/000/{}": ["1"], "REDS/001/{}": ["1"], "REDS/003/{}": ["1"], "REDS/020/{}": ["1"],
-             "GoPro_train_blur/{}": ["00018", "00131", "00443", "00825"]}
+    names = {
+        "GoPro/train/GOPR0372_07_00/{}": ["000047"],
+        "GoPro_averaged/{}": ["GOPR0374_11_00_815_avg10"],
+        "REDS/000/{}": ["1"],
+        "REDS/001/{}": ["1"],
+        "REDS/003/{}": ["1"],
+        "REDS/020/{}": ["1"],
+        "GoPro_train_blur/{}": ["00018", "00131", "00443", "00825"],
+    }
     for place, images in names.items():
         for kind in ("blur", "teacher" if "train_blur" in place else "sharp"):
             for name in images:
@@ -99,15 +111,37 @@ def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
     (tmp_path / "bin" / "apt-get").chmod(0o755)
     photos = repository / "configs" / "xyscannet_t" / "photos.txt"
     few = repository / SCRIPT
-    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(repository), "PHOTOS": str(photos),
-                                "PHOTO": str(tmp_path / "photo.png"), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    done = subprocess.run([str(few), str(tmp_path / "data")], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                          timeout=600)
+    environment = os.environ | {
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(repository),
+        "PHOTOS": str(photos),
+        "PHOTO": str(tmp_path / "photo.png"),
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        [str(few), str(tmp_path / "data")], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    train, val = (find_pairs(tmp_path / "datasets" / "xyscannet_t" / f"scenes_{split}", name)
-                  for split, name in (("train", "train"), ("val", "test")))
+    train, val = (
+        find_pairs(tmp_path / "datasets" / "xyscannet_t" / f"scenes_{split}", name)
+        for split, name in (("train", "train"), ("val", "test"))
+    )
     parts = {pair.name.split("/")[0].split("-")[0] for pair in train}
-    assert parts == {"real", "halfreal", "reds", "halfreds", "clip", "linearclip", "taught", "halftaught", "averaged",
-                     "closeby", "streets", "linearstreets", "places", "linearplaces"}
+    assert parts == {
+        "real",
+        "halfreal",
+        "reds",
+        "halfreds",
+        "clip",
+        "linearclip",
+        "taught",
+        "halftaught",
+        "averaged",
+        "closeby",
+        "streets",
+        "linearstreets",
+        "places",
+        "linearplaces",
+    }
     assert {pair.name.split("_")[0] for pair in val} == {"00131", "00443", "00825", "REDS"}
     assert not any(name in str(pair.blurred.resolve()) for pair in train for name in ("00131", "00443", "00825"))

@@ -1,4 +1,5 @@
 """The stream of batches: every image once an epoch, and one global batch however it is split and wherever it starts."""
+
 from collections import Counter
 
 import numpy as np

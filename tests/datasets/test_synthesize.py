@@ -1,4 +1,5 @@
 """The command that makes pairs, run as users run it: layout, determinism, held-out photographs, errors."""
+
 import os
 import subprocess
 import sys
@@ -32,9 +33,27 @@ def test_command_makes_gopro_layout_the_same_for_any_number_of_workers(photos: P
     for workers in ("1", "3"):
         out = photos.parent / f"out{workers}"
         result = subprocess.run(
-            [sys.executable, "-m", "datasets.synthesize", str(photos), str(out), "--pairs_per_photo", "3",
-             "--size", "48", "--strength", "6", "--seed", "5", "--workers", workers],
-            cwd=repository, capture_output=True, text=True)
+            [
+                sys.executable,
+                "-m",
+                "datasets.synthesize",
+                str(photos),
+                str(out),
+                "--pairs_per_photo",
+                "3",
+                "--size",
+                "48",
+                "--strength",
+                "6",
+                "--seed",
+                "5",
+                "--workers",
+                workers,
+            ],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+        )
         assert result.returncode == 0, result.stderr
         assert result.stdout == f"{out}: 12 pairs for train, 3 for test\n" and "15/15" in result.stderr
         made.append(contents(out))
@@ -44,7 +63,7 @@ def test_command_makes_gopro_layout_the_same_for_any_number_of_workers(photos: P
     assert len(pairs) == 12
     assert {read_size(path) for pair in pairs for path in (pair.blurred, pair.sharp)} == {(48, 48)}
     blurred, sharp = read_rgb(pairs[0].blurred).astype(float), read_rgb(pairs[0].sharp).astype(float)
-    assert np.mean(np.diff(blurred, axis=1)**2) < np.mean(np.diff(sharp, axis=1)**2)
+    assert np.mean(np.diff(blurred, axis=1) ** 2) < np.mean(np.diff(sharp, axis=1) ** 2)
 
 
 def test_seed_and_name_decide_each_photographs_pairs(photos: Path, tmp_path: Path) -> None:
@@ -120,7 +139,7 @@ def clip(tmp_path: Path) -> Path:
     """60 frames of a texture that moves by two pixels a frame."""
     wide = textured(40, 200, 1)
     for number in range(60):
-        save(tmp_path / "clips" / "first" / f"{number:06d}.png", wide[:, 2 * number:2 * number + 64])
+        save(tmp_path / "clips" / "first" / f"{number:06d}.png", wide[:, 2 * number : 2 * number + 64])
     return tmp_path / "clips" / "first"
 
 
@@ -135,7 +154,7 @@ def test_frames_are_averaged_about_the_sharp_one(clip: Path, tmp_path: Path, gam
         centre = int(Path(pair.name).name)
         count = 2 * (centre - end) + 1  # Windows follow one another without gap or overlap.
         lengths.add(count)
-        expected = np.mean([(frame / 255)**gamma for frame in frames[end:end + count]], axis=0)**(1 / gamma) * 255
+        expected = np.mean([(frame / 255) ** gamma for frame in frames[end : end + count]], axis=0) ** (1 / gamma) * 255
         assert np.array_equal(read_rgb(pair.sharp), frames[centre])
         assert np.abs(read_rgb(pair.blurred) - expected).max() <= 0.51
         end += count
@@ -151,8 +170,11 @@ def test_overlapping_averages_lie_about_every_nth_frame(clip: Path, tmp_path: Pa
     for pair in pairs:
         centre, blurred = int(Path(pair.name).name), read_rgb(pair.blurred)
         assert np.array_equal(read_rgb(pair.sharp), frames[centre])
-        lengths |= {count for count in range(3, 10, 2)
-                    if np.abs(frames[centre - count // 2:centre + count // 2 + 1].mean(0) - blurred).max() <= 0.51}
+        lengths |= {
+            count
+            for count in range(3, 10, 2)
+            if np.abs(frames[centre - count // 2 : centre + count // 2 + 1].mean(0) - blurred).max() <= 0.51
+        }
     assert lengths == {5, 7, 9}
 
 
@@ -170,8 +192,12 @@ def test_a_video_file_is_read_by_the_command(clip: Path, tmp_path: Path, reposit
     for number in range(22):
         video.write(cv2.imread(str(clip / f"{number:06d}.png")))
     video.release()
-    result = subprocess.run([sys.executable, "-m", "datasets.synthesize", str(tmp_path / "fast.avi"),
-                             str(tmp_path / "out"), "--most", "7"], cwd=repository, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "datasets.synthesize", str(tmp_path / "fast.avi"), str(tmp_path / "out"), "--most", "7"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+    )
     assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'out'}: 3 pairs for train, 0 for test\n")
     pairs = find_pairs(tmp_path / "out")
     assert [pair.name for pair in pairs] == ["fast/000003", "fast/000010", "fast/000017"]
@@ -205,8 +231,9 @@ def test_two_photographs_that_would_share_a_name_are_an_error(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_an_error_ends_the_threads_and_leaves_nothing(photos: Path, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_ends_the_threads_and_leaves_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thread that goes on writing after the folder was removed would make it again."""
     write = synthesize.write_png
 

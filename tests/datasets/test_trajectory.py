@@ -1,4 +1,5 @@
 """Camera shake: the length asked for, the middle at rest and at the centre of mass, true rotations."""
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation

@@ -1,4 +1,5 @@
 """The script that makes XYScanNet-T's data, on images that stand in for the real ones."""
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """What several tests of the engine share."""
+
 import pytest
 import torch
 

@@ -1,9 +1,10 @@
 """Configurations: typed, strict, with errors that name file and key; the schedule they describe."""
+
 import pytest
 import yaml
 
 from engine.config import ConfigError, load_config, model_options, save_config
-from engine.schedule import cosine
+from engine.train.schedule import cosine
 from tests.workplace import make_config
 
 
@@ -28,22 +29,25 @@ def test_text_that_is_a_number_is_a_number(place):
     assert load_config("text", 1).optim.lr == 1e-4
 
 
-@pytest.mark.parametrize("section, key, value, words", [
-    ("model", "dims", 48, "config_stage1.yaml: model.dims: unknown key; did you mean dim?"),
-    ("model", "dim", "48", "model.dim: must be a whole number, not '48'"),
-    ("model", "dim", 47, "model.dim: must be even, at least 2, not 47"),
-    ("model", "dim", True, "model.dim: must be a whole number, not True"),
-    ("model", "num_blocks", [3, 3], "model.num_blocks: must be a list of 3"),
-    ("model", "kl_gate", "pixel", "model.kl_gate: must be one of elementwise, image, batch, not 'pixel'"),
-    ("data", "patch_size", 8, "data.patch_size: must be at least 16, not 8"),
-    ("data", "train", 3, "data.train: must be text or a list of 2, not 3"),
-    ("optim", "lr", "fast", "optim.lr: must be a number, not 'fast'"),
-    ("optim", "lr", 1e-9, "optim.lr: needs 0 <= min_lr <= lr"),
-    ("optim", "lr", -1.0, "optim.lr: needs 0 <= min_lr <= lr"),
-    ("train", "iterations", 5, "train.epochs: give either epochs or iterations"),
-    ("train", "ema_decay", 1.0, "train.ema_decay: must be in [0, 1)"),
-    ("sheduler", "x", 1, "sheduler: unknown key"),
-])
+@pytest.mark.parametrize(
+    "section, key, value, words",
+    [
+        ("model", "dims", 48, "config_stage1.yaml: model.dims: unknown key; did you mean dim?"),
+        ("model", "dim", "48", "model.dim: must be a whole number, not '48'"),
+        ("model", "dim", 47, "model.dim: must be even, at least 2, not 47"),
+        ("model", "dim", True, "model.dim: must be a whole number, not True"),
+        ("model", "num_blocks", [3, 3], "model.num_blocks: must be a list of 3"),
+        ("model", "kl_gate", "pixel", "model.kl_gate: must be one of elementwise, image, batch, not 'pixel'"),
+        ("data", "patch_size", 8, "data.patch_size: must be at least 16, not 8"),
+        ("data", "train", 3, "data.train: must be text or a list of 2, not 3"),
+        ("optim", "lr", "fast", "optim.lr: must be a number, not 'fast'"),
+        ("optim", "lr", 1e-9, "optim.lr: needs 0 <= min_lr <= lr"),
+        ("optim", "lr", -1.0, "optim.lr: needs 0 <= min_lr <= lr"),
+        ("train", "iterations", 5, "train.epochs: give either epochs or iterations"),
+        ("train", "ema_decay", 1.0, "train.ema_decay: must be in [0, 1)"),
+        ("sheduler", "x", 1, "sheduler: unknown key"),
+    ],
+)
 def test_mistakes_name_file_and_key(place, section, key, value, words):
     make_config(place, "wrong", **{section: {key: value}})
     with pytest.raises(ConfigError) as error:
@@ -51,12 +55,15 @@ def test_mistakes_name_file_and_key(place, section, key, value, words):
     assert words in str(error.value) and "configs/wrong/config_stage1.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize("override, words", [
-    ("epochs=3", "'epochs=3' is not of the form section.key=value"),
-    ("trian.epochs=3", "no section 'trian'; did you mean train?"),
-    ("train.epochs=many", "command line: train.epochs: must be whole number or nothing"),
-    ("train.epochs=0", "command line: train.epochs: must be at least 1, not 0"),
-])
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("epochs=3", "'epochs=3' is not of the form section.key=value"),
+        ("trian.epochs=3", "no section 'trian'; did you mean train?"),
+        ("train.epochs=many", "command line: train.epochs: must be whole number or nothing"),
+        ("train.epochs=0", "command line: train.epochs: must be at least 1, not 0"),
+    ],
+)
 def test_mistakes_on_the_command_line_are_called_so(place, override, words):
     with pytest.raises(ConfigError) as error:
         load_config("tiny", 1, [override])
@@ -87,14 +94,18 @@ def test_options_of_a_trained_network_come_from_the_record_nearest_to_its_weight
     elsewhere = place / "elsewhere" / "some.pth"
     assert model_options(elsewhere, "nothing") == {}
     make_config(place, "tiny", stage=2, model={"slices": "intra"})
-    assert model_options(elsewhere, "tiny")["slices"] == "intra"                # the recipe
+    assert model_options(elsewhere, "tiny")["slices"] == "intra"  # the recipe
     record = place / "results" / "tiny" / "config_stage2.yaml"
     save_config(load_config("tiny", 2, ["model.kl_gate=batch"]), record)
-    assert model_options(elsewhere, "tiny")["kl_gate"] == "batch"               # what the job was trained with
+    assert model_options(elsewhere, "tiny")["kl_gate"] == "batch"  # what the job was trained with
     own = place / "results" / "other" / "models" / "best_XYScanNet_stage1.pth"
     save_config(load_config("tiny", 1, ["model.scan=bidirectional"]), own.parent.parent / "config_stage1.yaml")
-    assert model_options(own, "tiny") == {"kl_gate": "image", "scan_backend": "auto", "scan": "bidirectional",
-                                          "slices": "intra_inter"}              # these weights' own, whatever the job
+    assert model_options(own, "tiny") == {
+        "kl_gate": "image",
+        "scan_backend": "auto",
+        "scan": "bidirectional",
+        "slices": "intra_inter",
+    }  # these weights' own, whatever the job
 
 
 def test_variants_that_cannot_be_are_refused(place):
@@ -104,22 +115,35 @@ def test_variants_that_cannot_be_are_refused(place):
         load_config("tiny", 1, ["model.fusion=mean"])
 
 
-@pytest.mark.parametrize("epoch, expected", [
-    (0, 2.2e-4), (1, 2.19999966e-4), (1000, 1.87796390e-4), (2000, 1.1005e-4), (3999, 1.00033914e-7), (4000, 1e-7)])
+@pytest.mark.parametrize(
+    "epoch, expected",
+    [(0, 2.2e-4), (1, 2.19999966e-4), (1000, 1.87796390e-4), (2000, 1.1005e-4), (3999, 1.00033914e-7), (4000, 1e-7)],
+)
 def test_schedule_is_the_released_one(epoch, expected):
     assert cosine(epoch, 4000, 2.2e-4, 1e-7) == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize("override", ["data.train=[a", "data.train=!!python/object:os.system {}",
-                                      "data.train=" + "[" * 3000, "optim.lr=.inf", "optim.lr=.nan", "data.train.x=1",
-                                      "job_name.x=1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.train=[a",
+        "data.train=!!python/object:os.system {}",
+        "data.train=" + "[" * 3000,
+        "optim.lr=.inf",
+        "optim.lr=.nan",
+        "data.train.x=1",
+        "job_name.x=1",
+    ],
+)
 def test_overrides_that_cannot_be_are_refused(place, override):
     with pytest.raises(ConfigError, match=override.partition("=")[0].split(".")[0]):
         load_config("tiny", 1, [override])
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: " + b"[" * 3000, b"model: !!python/object:os.system {}",
-                                     b"data: 3\ntrain: {epochs: 1}"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00", b"a: " + b"[" * 3000, b"model: !!python/object:os.system {}", b"data: 3\ntrain: {epochs: 1}"],
+)
 def test_files_that_are_no_recipe_are_named(place, content):
     path = place / "configs" / "tiny" / "config_stage1.yaml"
     path.write_bytes(content)

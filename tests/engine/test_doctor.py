@@ -1,4 +1,5 @@
 """The doctor names what is here."""
+
 import shutil
 
 from engine import doctor

@@ -1,4 +1,5 @@
 """Two runs over the same results: the second is told of the first, and the lock goes with its holder."""
+
 import logging
 import os
 import signal
@@ -11,15 +12,18 @@ from engine import lock
 from engine.lock import BusyError, alone
 from tests.workplace import ROOT, command, make_config, make_pairs, run
 
-HOLD = "import sys, time, pathlib; from engine.lock import alone\n" \
-       "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = (
+    "import sys, time, pathlib; from engine.lock import alone\n"
+    "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+)
 
 
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of tmp_path / results / tiny."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "results" / "tiny")], cwd=ROOT,
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "results" / "tiny")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -47,8 +51,9 @@ def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, pro
     """Also where it is one of several processes, which all end."""
     make_pairs(tmp_path / "datasets" / "GoPro")
     make_config(tmp_path)
-    out = run(tmp_path, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", processes=processes,
-              code=code)
+    out = run(
+        tmp_path, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", processes=processes, code=code
+    )
     assert out.count(f"process {holder.pid} on ") == 1 and "engine/lock.py" not in out
     assert not (tmp_path / "results" / "tiny" / "models").exists()
 
@@ -57,6 +62,12 @@ def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, pro
 def test_two_trainings_started_at_once_are_one(tmp_path):
     make_pairs(tmp_path / "datasets" / "GoPro")
     make_config(tmp_path)
-    both = [subprocess.Popen(command("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu",
-                                     "train.epochs=60"), cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(2)]
+    both = [
+        subprocess.Popen(
+            command("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", "train.epochs=60"),
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
     assert sorted(process.wait(120) for process in both) == [0, 2]

@@ -1,4 +1,5 @@
 """What is free, what is used, what is needed."""
+
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from engine.memory import (
     peak_memory,
     streaming_cost,
 )
-from engine.streaming import stream
+from engine.predict.streaming import stream
 from models import XYScanNet
 
 CPU = torch.device("cpu")

@@ -1,4 +1,5 @@
 """The picture of blurred, restored and sharp: what is enlarged, and rows without a sharp image."""
+
 import os
 
 import numpy as np
@@ -29,9 +30,9 @@ def test_a_row_without_a_sharp_image_has_two_panels_of_three(tmp_path):
     picture = np.asarray(Image.open(path))
     rows = np.split(picture, 2)
     columns = 8, 16 + PANEL, 24 + 2 * PANEL
-    framed = [[(row[:, left:left + PANEL] == ORANGE).all(axis=2).any() for left in columns] for row in rows]
+    framed = [[(row[:, left : left + PANEL] == ORANGE).all(axis=2).any() for left in columns] for row in rows]
     assert framed == [[True] * 3, [True, True, False]]
-    assert (rows[1][:, 20 + 2 * PANEL:] == 255).all()
+    assert (rows[1][:, 20 + 2 * PANEL :] == 255).all()
 
 
 def test_a_picture_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):

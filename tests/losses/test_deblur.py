@@ -1,4 +1,5 @@
 """The losses: the released implementation's values, their definitions, and what must never happen."""
+
 import json
 import math
 from pathlib import Path
@@ -21,8 +22,9 @@ def features():
     layers = vgg19_layers()
     state = fill({f"features.{name}": value for name, value in layers.state_dict().items()}, PARITY["vgg_seed"])
     gain = {"weight": math.sqrt(2), "bias": 1}
-    layers.load_state_dict({name.removeprefix("features."): value * gain[name.rsplit(".")[-1]]
-                            for name, value in state.items()})
+    layers.load_state_dict(
+        {name.removeprefix("features."): value * gain[name.rsplit(".")[-1]] for name, value in state.items()}
+    )
     return layers
 
 
@@ -35,7 +37,7 @@ def parity_images(case):
         blurred[0, :, :32], blurred[1, :, :, :24] = sharp[0, :, :32], sharp[1, :, :, :24]
     else:
         half = shape[2] // 2, shape[3] // 2
-        blurred[:, :, :half[0], :half[1]] = sharp[:, :, :half[0], :half[1]]
+        blurred[:, :, : half[0], : half[1]] = sharp[:, :, : half[0], : half[1]]
     restored = sharp + (0.02 if weak else 0.2) * image(shape, seed + 2)
     return restored.requires_grad_(), sharp, blurred
 
@@ -46,7 +48,8 @@ def test_values_and_gradient_are_the_released_ones(case, features):
     total, terms = DeblurLoss(features=features)(restored, sharp, blurred)
     total.backward()
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
-        {name: case[name] for name in ("charbonnier", "edge", "contrast")}, rel=1e-6)
+        {name: case[name] for name in ("charbonnier", "edge", "contrast")}, rel=1e-6
+    )
     assert total.item() == pytest.approx(case["total"], rel=1e-6)
     assert restored.grad.norm().item() == pytest.approx(case["grad_norm"], rel=1e-5)
 
@@ -70,7 +73,7 @@ def test_laplacian_is_the_pyramids():
     kept[1::2], kept[:, 1::2] = 0, 0
     expected = x[0, 0].numpy() - smooth(4 * kept)
     torch.testing.assert_close(laplacian(x)[0, 0], torch.from_numpy(expected))
-    assert laplacian(torch.ones(1, 3, 8, 8))[..., 2:-2, 2:-2].abs().max() < 1e-6     # a flat image has no edges inside
+    assert laplacian(torch.ones(1, 3, 8, 8))[..., 2:-2, 2:-2].abs().max() < 1e-6  # a flat image has no edges inside
 
 
 def test_edge_of_equal_images_is_the_charbonnier_floor():
@@ -110,10 +113,10 @@ def test_shares_of_a_batch_average_to_the_batchs_loss(features):
     restored = sharp + 0.1 * image((4, 3, 32, 32), 5)
     loss = DeblurLoss(contrast_weight=1, features=features)
     whole, _ = loss(restored, sharp, blurred)
-    mean_sum = sum(loss.mask_sum(sharp[k:k + 2], blurred[k:k + 2]) for k in (0, 2)) / 2
-    shares = [loss(restored[k:k + 2], sharp[k:k + 2], blurred[k:k + 2], mean_sum)[0] for k in (0, 2)]
+    mean_sum = sum(loss.mask_sum(sharp[k : k + 2], blurred[k : k + 2]) for k in (0, 2)) / 2
+    shares = [loss(restored[k : k + 2], sharp[k : k + 2], blurred[k : k + 2], mean_sum)[0] for k in (0, 2)]
     assert (sum(shares) / 2).item() == pytest.approx(whole.item(), rel=1e-6)
-    naive = sum(loss(restored[k:k + 2], sharp[k:k + 2], blurred[k:k + 2])[0] for k in (0, 2)) / 2
+    naive = sum(loss(restored[k : k + 2], sharp[k : k + 2], blurred[k : k + 2])[0] for k in (0, 2)) / 2
     assert abs(naive.item() - whole.item()) > 1e-5
 
 
@@ -152,23 +155,41 @@ def one_bit(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda path, state: path.write_bytes(b""),
-    lambda path, state: path.write_bytes(path.read_bytes()[:5000]),
-    lambda path, state: path.write_bytes(b"<html>404</html>"),
-    lambda path, state: one_bit(path),
-    lambda path, state: (path.unlink(), path.mkdir()),
-    lambda path, state: torch.save([1], path),
-    lambda path, state: torch.save({"features.0.weight": 3}, path),
-    lambda path, state: torch.save({**state, "code": Code()}, path),
-    lambda path, state: torch.save({name: value for name, value in state.items() if "10" not in name}, path),
-    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(3)}, path),
-    lambda path, state: torch.save({**state, "features.0.bias": torch.full((64,), math.nan)}, path),
-    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64, dtype=torch.int32)}, path),
-    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64).to_sparse()}, path),
-    lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64, device="meta")}, path),
-], ids=["empty", "cut short", "html", "one bit", "folder", "list", "numbers", "code", "incomplete", "shape", "nan",
-        "int", "sparse", "meta"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path, state: path.write_bytes(b""),
+        lambda path, state: path.write_bytes(path.read_bytes()[:5000]),
+        lambda path, state: path.write_bytes(b"<html>404</html>"),
+        lambda path, state: one_bit(path),
+        lambda path, state: (path.unlink(), path.mkdir()),
+        lambda path, state: torch.save([1], path),
+        lambda path, state: torch.save({"features.0.weight": 3}, path),
+        lambda path, state: torch.save({**state, "code": Code()}, path),
+        lambda path, state: torch.save({name: value for name, value in state.items() if "10" not in name}, path),
+        lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(3)}, path),
+        lambda path, state: torch.save({**state, "features.0.bias": torch.full((64,), math.nan)}, path),
+        lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64, dtype=torch.int32)}, path),
+        lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64).to_sparse()}, path),
+        lambda path, state: torch.save({**state, "features.0.bias": torch.zeros(64, device="meta")}, path),
+    ],
+    ids=[
+        "empty",
+        "cut short",
+        "html",
+        "one bit",
+        "folder",
+        "list",
+        "numbers",
+        "code",
+        "incomplete",
+        "shape",
+        "nan",
+        "int",
+        "sparse",
+        "meta",
+    ],
+)
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_a_wrong_vgg_file_is_named_in_one_line_with_a_way_out(tmp_path, features, spoil):
     path = tmp_path / "vgg19.pth"
@@ -201,6 +222,7 @@ def test_missing_vgg_weights_name_both_ways_out(tmp_path, monkeypatch):
 
     def offline(*args, **kwargs):
         raise OSError("no network")
+
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(FileNotFoundError, match=r"vgg19-dcbb9e9d\.pth.*download.*no network.*loss\.contrast_weight=0"):
         vgg19_features(tmp_path / "missing.pth")
@@ -208,10 +230,12 @@ def test_missing_vgg_weights_name_both_ways_out(tmp_path, monkeypatch):
 
 def test_vgg_weights_are_torchvisions():
     from torchvision.models import VGG19_Weights
+
     assert contrast.VGG19_URL == VGG19_Weights.IMAGENET1K_V1.url
 
 
 def test_vgg_layers_are_torchvisions():
     from torchvision.models.vgg import cfgs, make_layers
+
     theirs = make_layers(cfgs["E"], batch_norm=False)[:12]
     assert str(theirs) == str(vgg19_layers())

@@ -1,4 +1,5 @@
 """The golden pairs of images and what they score, for the tests of this folder."""
+
 import json
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """RealBlur's aligned scores against those of its protocol run with OpenCV 4, and what alignment must do."""
+
 import math
 
 import cv2
@@ -10,8 +11,13 @@ from tests.metrics.images import GOLDEN, PAIRS, blurred, golden_pair, noise
 
 
 def moved(image: np.ndarray, x: float, y: float) -> np.ndarray:
-    return cv2.warpAffine(image, np.float32([[1, 0, x], [0, 1, y]]), image.shape[1::-1], flags=cv2.INTER_CUBIC,
-                          borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        image,
+        np.float32([[1, 0, x], [0, 1, y]]),
+        image.shape[1::-1],
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REFLECT,
+    )
 
 
 @pytest.mark.parametrize("name", PAIRS)

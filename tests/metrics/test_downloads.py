@@ -1,4 +1,5 @@
 """Weights are fetched once, checked, and asked for clearly where they cannot be had; a local server is the network."""
+
 import functools
 import hashlib
 import http.server
@@ -53,7 +54,7 @@ def weights(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_fetched_once(weights: Weights, server: Server, tmp_path: Path, capfd):
     path = fetch(weights)
     assert path == tmp_path / "cache" / "net.pth" and path.read_bytes() == CONTENT
-    assert "100%" in capfd.readouterr().err    # the progress bar
+    assert "100%" in capfd.readouterr().err  # the progress bar
     assert fetch(weights) == path and len(server.requests) == 1
     assert [file.name for file in path.parent.iterdir()] == ["net.pth"]
 
@@ -82,8 +83,14 @@ def test_offline_says_all_that_is_needed(weights: Weights, server: Server):
     offline = replace(weights, url=weights.url.replace("net.pth", "gone.pth"))
     with pytest.raises(DownloadError) as caught:
         fetch(offline)
-    for words in (offline.file, offline.url, offline.sha256, str(cache_folder() / offline.file), "needed for lpips_net",
-                  "psnr, ssim_matlab_rgb, ssim_per_channel, psnr_ssim_aligned, niqe_live and stlpips_alex need no"):
+    for words in (
+        offline.file,
+        offline.url,
+        offline.sha256,
+        str(cache_folder() / offline.file),
+        "needed for lpips_net",
+        "psnr, ssim_matlab_rgb, ssim_per_channel, psnr_ssim_aligned, niqe_live and stlpips_alex need no",
+    ):
         assert words in str(caught.value)
 
 
@@ -96,12 +103,14 @@ def test_the_cache_lies_in_the_project_unless_told_otherwise(monkeypatch: pytest
 @pytest.mark.parametrize("known", [ALEXNET, VGG16, INCEPTION], ids=lambda weights: weights.file)
 def test_the_files_are_pinned(known: Weights):
     assert len(known.sha256) == 64 and known.url.startswith("https://") and known.url.endswith("/" + known.file)
-    if "-" in known.file and known.file.endswith(".pth"):      # torchvision's names end with the checksum's beginning
+    if "-" in known.file and known.file.endswith(".pth"):  # torchvision's names end with the checksum's beginning
         assert known.sha256.startswith(known.file.removesuffix(".pth").rsplit("-", 1)[1])
 
 
 def test_importing_the_metrics_loads_no_optional_package():
-    code = ("import sys, metrics, metrics.fid, metrics.lpips, metrics.stlpips\n"
-            "print(sorted({'lpips', 'cleanfid', 'stlpips_pytorch', 'scipy', 'torchvision'} & set(sys.modules)))")
+    code = (
+        "import sys, metrics, metrics.fid, metrics.lpips, metrics.stlpips\n"
+        "print(sorted({'lpips', 'cleanfid', 'stlpips_pytorch', 'scipy', 'torchvision'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
 """Distances of features against clean-fid's values and SciPy's, and reading with a stand-in for Inception-v3."""
+
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,7 @@ from tests.metrics.images import OTHERS, blurred, golden_pair, noise
 
 def golden_features() -> tuple[np.ndarray, np.ndarray]:
     i, j = np.arange(64)[:, None], np.arange(16)[None]
-    return (np.abs(np.sin(0.37 * i * (j + 1) + j)),
-            1.1 * np.abs(np.sin(0.37 * i * (j + 1) + 1.3 * j + 0.2)) + 0.05)
+    return (np.abs(np.sin(0.37 * i * (j + 1) + j)), 1.1 * np.abs(np.sin(0.37 * i * (j + 1) + 1.3 * j + 0.2)) + 0.05)
 
 
 def normal(count: int, width: int, seed: int, offset: float = 0.0) -> np.ndarray:
@@ -67,7 +67,7 @@ def test_frechet_of_a_shift_is_its_square():
 def test_identity_symmetry_and_order():
     x, near, far = normal(60, 8, 1), normal(60, 8, 2, 0.2), normal(60, 8, 3, 1.0)
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
-    assert kernel_distance(x, x) < 0.0      # shared images: below the zero of independent sets
+    assert kernel_distance(x, x) < 0.0  # shared images: below the zero of independent sets
     assert frechet_distance(x, far) == pytest.approx(frechet_distance(far, x), rel=1e-9)
     for distance in (frechet_distance, kernel_distance):
         assert distance(x, near) < distance(x, far)
@@ -122,7 +122,7 @@ def write_images(folder: Path, count: int = 5, sigma: float = 0.0, size: tuple[i
 
 def test_features_of_a_folder_are_those_of_its_paths_in_order(tmp_path):
     paths = write_images(tmp_path / "a", count=3)
-    write_images(tmp_path / "a" / "below", count=2)     # a folder in the folder: another set of images
+    write_images(tmp_path / "a" / "below", count=2)  # a folder in the folder: another set of images
     extractor = Colours()
     features = inception_features(tmp_path / "a", "cpu", extractor)
     assert features.shape == (3, 6) and features.dtype == np.float32 and extractor.batches == [(3, 3, 299, 299)]
@@ -175,7 +175,7 @@ def test_the_network_is_loaded_once_from_the_cache_for_fid_and_kid(tmp_path, mon
     monkeypatch.setattr(metrics.fid, "INCEPTION", replace(INCEPTION, sha256=checksum))
     inception.cache_clear()
     fid, kid = FID("cpu"), KID(torch.device("cpu"))
-    inception.cache_clear()     # the stand-in must not outlive this test
+    inception.cache_clear()  # the stand-in must not outlive this test
     assert fid.extractor is kid.extractor and (fid.name, kid.name) == ("fid", "kid")
     assert fid.backbone == {"file": INCEPTION.file, "sha256": checksum, "package": "clean-fid 0.1.35"}
     (path,) = write_images(tmp_path / "a", count=1)

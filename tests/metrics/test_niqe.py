@@ -1,4 +1,5 @@
 """NIQE against the LIVE release's scores (run in Octave), its resizing against other code, and models from files."""
+
 import hashlib
 import math
 import time
@@ -54,6 +55,7 @@ def test_the_shipped_model_is_the_release_s_and_its_notice_goes_with_it():
 
 def matlab_imresize(values: np.ndarray) -> np.ndarray:
     """imresize(x, 0.5) along the first axis as MathWorks describes it, pixel by pixel."""
+
     def cubic(x):
         x = abs(x)
         return 1.5 * x**3 - 2.5 * x**2 + 1 if x <= 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x <= 2 else 0.0
@@ -105,8 +107,13 @@ def test_a_matlab_model_is_read_and_used(tmp_path: Path):
 def test_a_missing_model_says_how_to_come_by_it(tmp_path: Path):
     with pytest.raises(DownloadError) as caught:
         niqe(data.chelsea(), tmp_path / "niqe_matlab.mat")
-    for words in (str(tmp_path / "niqe_matlab.mat"), "model = niqeModel;", "mu_prisparam = model.Mean;",
-                  "save('niqe_matlab.mat', ", "https://huggingface.co/"):
+    for words in (
+        str(tmp_path / "niqe_matlab.mat"),
+        "model = niqeModel;",
+        "mu_prisparam = model.Mean;",
+        "save('niqe_matlab.mat', ",
+        "https://huggingface.co/",
+    ):
         assert words in str(caught.value)
 
 

@@ -1,4 +1,5 @@
 """The paper's figures, as printed beside what is measured."""
+
 import math
 
 import pytest

@@ -1,4 +1,5 @@
 """PSNR against Octave's values, scikit-image's function, and what any PSNR must do."""
+
 import hashlib
 import math
 

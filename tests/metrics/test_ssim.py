@@ -1,4 +1,5 @@
 """SSIM against Octave's values, a brute-force volume in SciPy, scikit-image's map, and what any SSIM must do."""
+
 import time
 
 import cv2
@@ -35,8 +36,15 @@ def brute_force_volume(x: np.ndarray, y: np.ndarray) -> float:
 def scikit_image_per_channel(x: np.ndarray, y: np.ndarray) -> float:
     """scikit-image reflects at the borders; on images padded by replication its map, cropped, is MATLAB's."""
     padded = [np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="edge") for image in (x, y)]
-    _, full = structural_similarity(*padded, channel_axis=2, gaussian_weights=True, sigma=1.5, data_range=255,
-                                    use_sample_covariance=False, full=True)
+    _, full = structural_similarity(
+        *padded,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        data_range=255,
+        use_sample_covariance=False,
+        full=True,
+    )
     return float(full[5:-5, 5:-5].mean())
 
 
@@ -106,6 +114,7 @@ def test_why_matlab_says_0_9845_of_peppers():
     """MathWorks' staff find ssim(A, ref) = 0.9845 for A = imgaussfilt(ref, 1.5, "FilterSize", 11, "Padding",
     "replicate") of peppers.png, where a colour at a time gives 0.917 (MATLAB Answers 2142916). The picture is
     MathWorks'; one with as much texture and as saturated colours shows the same two figures, and where they part."""
+
     def scores(sharp):
         soft = cv2.GaussianBlur(sharp, (11, 11), 1.5, borderType=cv2.BORDER_REPLICATE)
         return ssim_matlab_rgb(soft, sharp), ssim_per_channel(soft, sharp), brute_force_volume(soft, sharp)

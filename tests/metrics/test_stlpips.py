@@ -1,4 +1,5 @@
 """ST-LPIPS against the published package's scores on three pairs, and the tolerance that gives it its name."""
+
 import importlib.util
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """KLFF: the three readings of its gate, against PyTorch's own kl_div; its size as the paper counts it."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ def test_resizing_and_convolution_commute():
     klff = KLFF(8, (4, 16)).double()
     current, larger, smaller = features()
     x = klff.conv(current)
-    others = [klff.conv_n1(F.interpolate(larger, scale_factor=0.5, mode="nearest")),
-              klff.conv_n2(F.interpolate(smaller, scale_factor=2, mode="nearest"))]
+    others = [
+        klff.conv_n1(F.interpolate(larger, scale_factor=0.5, mode="nearest")),
+        klff.conv_n2(F.interpolate(smaller, scale_factor=2, mode="nearest")),
+    ]
     expected = klff.fuse_out1(torch.cat([x, sum(klff.gate(x, other) * other for other in others)], dim=1))
     torch.testing.assert_close(klff(current, larger, smaller), expected)
 
@@ -28,8 +31,11 @@ def test_resizing_and_convolution_commute():
 def test_gate_is_the_sigmoid_of_the_divergence(kl_gate):
     current, other = torch.randn(2, 3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     kl = F.kl_div(other.sigmoid().log(), current.sigmoid(), reduction="none")
-    expected = {"elementwise": kl, "image": kl.mean((1, 2, 3), keepdim=True),
-                "batch": kl.mean((0, 1, 2, 3), keepdim=True)}[kl_gate].sigmoid()
+    expected = {
+        "elementwise": kl,
+        "image": kl.mean((1, 2, 3), keepdim=True),
+        "batch": kl.mean((0, 1, 2, 3), keepdim=True),
+    }[kl_gate].sigmoid()
     torch.testing.assert_close(KLFF(4, (4, 4), Options(kl_gate)).gate(current, other), expected)
 
 
@@ -42,8 +48,10 @@ def test_only_the_batch_gate_depends_on_the_neighbours(kl_gate, depends):
 
 
 def test_all_gates_agree_for_constant_features():
-    gates = [KLFF(4, (4, 4), Options(gate)).gate(torch.full((1, 4, 3, 3), 0.3), torch.full((1, 4, 3, 3), -0.2))
-             for gate in ("elementwise", "image", "batch")]
+    gates = [
+        KLFF(4, (4, 4), Options(gate)).gate(torch.full((1, 4, 3, 3), 0.3), torch.full((1, 4, 3, 3), -0.2))
+        for gate in ("elementwise", "image", "batch")
+    ]
     assert all(torch.allclose(gate.expand(1, 4, 3, 3), gates[0]) for gate in gates)
 
 

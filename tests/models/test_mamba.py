@@ -1,4 +1,5 @@
 """S6 against Mamba's formulas written with PyTorch's own layers."""
+
 import math
 
 import pytest
@@ -17,10 +18,17 @@ def s6():
 
 def by_the_formulas(s6: S6, u: torch.Tensor) -> torch.Tensor:
     x, z = s6.in_proj(u).chunk(2, dim=-1)
-    x = F.silu(s6.conv1d(x.transpose(1, 2))[..., :u.shape[1]])
+    x = F.silu(s6.conv1d(x.transpose(1, 2))[..., : u.shape[1]])
     dt, B, C = s6.x_proj(x.transpose(1, 2)).split([s6.dt_rank, s6.d_state, s6.d_state], dim=-1)
-    y = selective_scan(x, F.softplus(s6.dt_proj(dt)).transpose(1, 2), -torch.exp(s6.A_log),
-                       B.transpose(1, 2), C.transpose(1, 2), s6.D, backend="reference")
+    y = selective_scan(
+        x,
+        F.softplus(s6.dt_proj(dt)).transpose(1, 2),
+        -torch.exp(s6.A_log),
+        B.transpose(1, 2),
+        C.transpose(1, 2),
+        s6.D,
+        backend="reference",
+    )
     return s6.out_proj(y.transpose(1, 2) * F.silu(z))
 
 
@@ -55,4 +63,4 @@ def test_initialisation_is_mambas():
     # Log-uniform in [0.001, 0.1]: the mean of log dt is that of the bounds, within four standard errors.
     expected, spread = math.log(1e-2), math.log(100) / math.sqrt(12 * 128)
     assert abs(dt.log().mean().item() - expected) < 4 * spread
-    assert s6.dt_proj.weight.abs().max() <= 4 ** -0.5
+    assert s6.dt_proj.weight.abs().max() <= 4**-0.5

@@ -1,17 +1,24 @@
 """The ablations' variants: sizes as the paper gives them, and what each of them computes."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.streaming import stream
+from engine.predict.streaming import stream
 from models import WeightsError, XYScanNet, load_network, xyscannet_s
 from models.mamba import S6
 from models.ops.selective_scan import selective_scan
 from models.ss2d import SS2D
 from models.vssm import InterVSSM, IntraVSSM
 
-VARIANTS = [{"vssm": "ss2d"}, {"scan": "bidirectional"}, {"slices": "intra"}, {"slices": "inter"}, {"fusion": "aff"},
-            {"fusion": "none"}]
+VARIANTS = [
+    {"vssm": "ss2d"},
+    {"scan": "bidirectional"},
+    {"slices": "intra"},
+    {"slices": "inter"},
+    {"fusion": "aff"},
+    {"fusion": "none"},
+]
 
 
 def small(**variant) -> XYScanNet:
@@ -27,9 +34,17 @@ def parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("variant, count", [
-    ({"vssm": "ss2d"}, 7_406_496), ({"fusion": "aff"}, 7_301_952 - 71_424 + 152_352), ({"fusion": "none"}, 7_230_528),
-    ({"scan": "bidirectional"}, 7_301_952), ({"slices": "intra"}, 7_301_952), ({"slices": "inter"}, 7_301_952)])
+@pytest.mark.parametrize(
+    "variant, count",
+    [
+        ({"vssm": "ss2d"}, 7_406_496),
+        ({"fusion": "aff"}, 7_301_952 - 71_424 + 152_352),
+        ({"fusion": "none"}, 7_230_528),
+        ({"scan": "bidirectional"}, 7_301_952),
+        ({"slices": "intra"}, 7_301_952),
+        ({"slices": "inter"}, 7_301_952),
+    ],
+)
 def test_parameter_counts(variant, count):
     """7.41 M with SS2D (Table 5); 71.43 K in KLFF and 152.35 K in AFF (Table 8)."""
     with torch.device("meta"):
@@ -39,8 +54,14 @@ def test_parameter_counts(variant, count):
 
 def test_fusion_modules_have_the_papers_sizes():
     with torch.device("meta"):
-        sizes = [sum(parameters(module) for name, module in xyscannet_s(fusion=fusion).named_children()
-                     if name.startswith("clff")) for fusion in ("klff", "aff", "none")]
+        sizes = [
+            sum(
+                parameters(module)
+                for name, module in xyscannet_s(fusion=fusion).named_children()
+                if name.startswith("clff")
+            )
+            for fusion in ("klff", "aff", "none")
+        ]
     assert sizes == [71_424, 152_352, 0]
 
 
@@ -52,7 +73,7 @@ def test_a_variant_restores_any_size_learns_everywhere_and_is_not_the_network(va
     restored.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
     assert not torch.allclose(restored, small()(image))
-    assert torch.allclose(network(image[1:]), restored[1:], atol=1e-12)     # no image depends on its neighbour
+    assert torch.allclose(network(image[1:]), restored[1:], atol=1e-12)  # no image depends on its neighbour
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -88,8 +109,18 @@ def test_ss2d_scans_four_routes_through_the_flattened_map():
     for route, order in zip(module.routes, (by_rows, by_columns, by_rows[::-1], by_columns[::-1]), strict=True):
         sequence = torch.stack([x[0, i, j] for i, j in order], dim=1)[None]
         dt, B, C = (route.x_proj.weight @ sequence[0])[None].split([1, 16, 16], dim=1)
-        y = selective_scan(sequence, route.dt_proj.weight @ dt, -route.A_log.exp(), B, C, route.D, None,
-                           route.dt_proj.bias, delta_softplus=True, backend="reference")
+        y = selective_scan(
+            sequence,
+            route.dt_proj.weight @ dt,
+            -route.A_log.exp(),
+            B,
+            C,
+            route.D,
+            None,
+            route.dt_proj.bias,
+            delta_softplus=True,
+            backend="reference",
+        )
         for step, (i, j) in enumerate(order):
             expected[0, i, j] += y[0, :, step]
     assert torch.allclose(module.scan(x), expected, atol=1e-12)
@@ -108,8 +139,10 @@ def test_ss2d_is_gated_and_normalised():
 
 def test_aff_is_two_convolutions_over_all_levels():
     network = small(fusion="aff")
-    aff, (low, middle, high) = network.clff_level2, (torch.randn(1, c, s, s, dtype=torch.float64)
-                                                     for c, s in ((8, 8), (16, 4), (32, 2)))
+    aff, (low, middle, high) = (
+        network.clff_level2,
+        (torch.randn(1, c, s, s, dtype=torch.float64) for c, s in ((8, 8), (16, 4), (32, 2))),
+    )
     joined = torch.cat([middle, low[..., ::2, ::2], high.repeat_interleave(2, 2).repeat_interleave(2, 3)], dim=1)
     assert torch.allclose(aff(middle, low, high), aff.conv2(aff.conv1(joined).relu()), atol=1e-12)
 
@@ -130,10 +163,14 @@ def test_weights_of_another_variant_are_refused(tmp_path):
         load_network(tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize("variant, message", [
-    ({"vssm": "mamba"}, "vssm 'mamba' is unknown; choose one of xyscan, .*ss2d"),
-    ({"fusion": "cat"}, "choose one of klff, aff, none"),
-    ({"vssm": "ss2d", "scan": "bidirectional"}, "scans of its own")])
+@pytest.mark.parametrize(
+    "variant, message",
+    [
+        ({"vssm": "mamba"}, "vssm 'mamba' is unknown; choose one of xyscan, .*ss2d"),
+        ({"fusion": "cat"}, "choose one of klff, aff, none"),
+        ({"vssm": "ss2d", "scan": "bidirectional"}, "scans of its own"),
+    ],
+)
 def test_what_cannot_be_is_refused(variant, message):
     with pytest.raises(ValueError, match=message):
         XYScanNet(8, (1, 1, 1), **variant)

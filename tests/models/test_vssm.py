@@ -1,4 +1,5 @@
 """Intra- and Inter-VSSM against the paper's equations written with the module's own layers, one after the other."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,6 @@ def test_residual_stays_in_its_own_precision_under_autocast():
     block = DecoderBlock(8, IntraVSSM(8), InterVSSM(8))
     for module in (block.intra, block.inter, block.ffn1, block.ffn2):
         torch.nn.init.zeros_((module.proj_out if hasattr(module, "proj_out") else module.project_out).weight)
-    X = torch.full((1, 8, 6, 4), 1 + 2**-12)                # more bits than bfloat16 has
+    X = torch.full((1, 8, 6, 4), 1 + 2**-12)  # more bits than bfloat16 has
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(block(X), X, rtol=0, atol=0)

@@ -1,4 +1,5 @@
 """Weights files in every form users hold; clear words about the wrong ones."""
+
 import os
 import pickle
 import zipfile
@@ -56,9 +57,12 @@ def test_wrong_file_names_the_first_missing_unexpected_and_wrongly_shaped_keys(t
     state["head.bias"] = torch.zeros(3)
     state["patch_embed.proj.weight"] = torch.zeros(9, 3, 3, 3)
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"1 missing, the first output\.weight; 1 unexpected, the first head\.bias; "
-                                           r"1 of the wrong shape, the first patch_embed\.proj\.weight: "
-                                           r"\(9, 3, 3, 3\) in the file, \(8, 3, 3, 3\) in the network"):
+    with pytest.raises(
+        WeightsError,
+        match=r"1 missing, the first output\.weight; 1 unexpected, the first head\.bias; "
+        r"1 of the wrong shape, the first patch_embed\.proj\.weight: "
+        r"\(9, 3, 3, 3\) in the file, \(8, 3, 3, 3\) in the network",
+    ):
         load_weights(XYScanNet(8, (1, 2, 1)), tmp_path / "w.pth")
 
 
@@ -140,20 +144,31 @@ def test_the_format_before_zip_loads_and_is_refused_when_cut_short(tmp_path, net
 def test_other_floats_load(tmp_path, network, dtype):
     torch.save({name: value.to(dtype) for name, value in network.state_dict().items()}, tmp_path / "w.pth")
     loaded = load_network(tmp_path / "w.pth")
-    assert all(torch.equal(value, network.state_dict()[name].to(dtype).float())
-               for name, value in loaded.state_dict().items())
+    assert all(
+        torch.equal(value, network.state_dict()[name].to(dtype).float()) for name, value in loaded.state_dict().items()
+    )
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda value: value.index_fill(0, torch.tensor([1]), float("nan")),
-    lambda value: value.index_fill(0, torch.tensor([0]), float("inf")),
-    lambda value: value.half().index_fill(0, torch.tensor([0]), float("-inf")),
-    lambda value: value.double().index_fill(0, torch.tensor([0]), 1e300),     # finite, but not in the network's float32
-    lambda value: value.int(), lambda value: value.bool(), lambda value: value.to(torch.complex64),
-    lambda value: value.to(torch.float8_e4m3fn), lambda value: value.to_sparse(), lambda value: value.to("meta"),
-    lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
-], ids=["nan", "inf", "-inf in half", "overflow", "int", "bool", "complex", "float8", "sparse", "meta", "quantised"])
-@pytest.mark.filterwarnings("ignore")      # of quantisation, sparse tensors
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda value: value.index_fill(0, torch.tensor([1]), float("nan")),
+        lambda value: value.index_fill(0, torch.tensor([0]), float("inf")),
+        lambda value: value.half().index_fill(0, torch.tensor([0]), float("-inf")),
+        lambda value: value.double().index_fill(
+            0, torch.tensor([0]), 1e300
+        ),  # finite, but not in the network's float32
+        lambda value: value.int(),
+        lambda value: value.bool(),
+        lambda value: value.to(torch.complex64),
+        lambda value: value.to(torch.float8_e4m3fn),
+        lambda value: value.to_sparse(),
+        lambda value: value.to("meta"),
+        lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    ],
+    ids=["nan", "inf", "-inf in half", "overflow", "int", "bool", "complex", "float8", "sparse", "meta", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore")  # of quantisation, sparse tensors
 def test_tensors_that_cannot_be_weights_are_named(tmp_path, network, spoil):
     state = network.state_dict()
     state["output.weight"] = spoil(state["output.weight"])
@@ -164,22 +179,27 @@ def test_tensors_that_cannot_be_weights_are_named(tmp_path, network, spoil):
         assert caught.value.reason.startswith("output.weight ") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [
-    {"patch_embed.proj.weight": torch.zeros(9, 3, 3, 3)},
-    {"patch_embed.proj.weight": torch.tensor(1.0)},
-    {"patch_embed.proj.weight": torch.zeros(0, 3, 3, 3)},
-    {"output.weight": torch.tensor(1.0)},
-    {7: torch.zeros(1)},
-    {"module.output.weight": torch.zeros(3, 8, 3, 3)},
-], ids=["odd dim", "rank 0 embedding", "no channels", "rank 0", "integer key", "name twice"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"patch_embed.proj.weight": torch.zeros(9, 3, 3, 3)},
+        {"patch_embed.proj.weight": torch.tensor(1.0)},
+        {"patch_embed.proj.weight": torch.zeros(0, 3, 3, 3)},
+        {"output.weight": torch.tensor(1.0)},
+        {7: torch.zeros(1)},
+        {"module.output.weight": torch.zeros(3, 8, 3, 3)},
+    ],
+    ids=["odd dim", "rank 0 embedding", "no channels", "rank 0", "integer key", "name twice"],
+)
 def test_state_dicts_of_no_network(tmp_path, network, change):
     torch.save({**network.state_dict(), **change}, tmp_path / "w.pth")
     with pytest.raises(WeightsError):
         load_network(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("embedding", [torch.zeros(200_000, 3, 3, 3), torch.zeros(1).expand(200_000, 3, 3, 3)],
-                         ids=["stored", "expanded"])
+@pytest.mark.parametrize(
+    "embedding", [torch.zeros(200_000, 3, 3, 3), torch.zeros(1).expand(200_000, 3, 3, 3)], ids=["stored", "expanded"]
+)
 def test_a_claim_of_a_huge_network_allocates_none(tmp_path, network, embedding, monkeypatch):
     """320 GB would be needed: nothing but the form without memory may be built of it."""
     built = []
@@ -188,6 +208,7 @@ def test_a_claim_of_a_huge_network_allocates_none(tmp_path, network, embedding, 
     def watched(self, *arguments, **options):
         built.append(torch.empty(0).device.type)
         original(self, *arguments, **options)
+
     torch.save({**network.state_dict(), "patch_embed.proj.weight": embedding}, tmp_path / "w.pth")
     monkeypatch.setattr(XYScanNet, "__init__", watched)
     with pytest.raises(WeightsError):
@@ -207,8 +228,12 @@ def test_an_archive_that_unpacks_to_more_than_its_size(tmp_path):
 def test_each_way_of_being_no_file_has_its_own_reason(tmp_path, network):
     whole = tmp_path / "whole.pth"
     torch.save(network.state_dict(), whole)
-    contents = {"empty": b"", "cut": whole.read_bytes()[:-200], "text": b"not weights",
-                "pickle": pickle.dumps({1: 2}, protocol=2)}
+    contents = {
+        "empty": b"",
+        "cut": whole.read_bytes()[:-200],
+        "text": b"not weights",
+        "pickle": pickle.dumps({1: 2}, protocol=2),
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
@@ -231,6 +256,7 @@ def test_too_little_memory_is_not_called_damage(tmp_path, network, monkeypatch):
 
     def fail(*arguments, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(RuntimeError):
         read_weights(tmp_path / "w.pth")

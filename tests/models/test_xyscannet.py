@@ -1,4 +1,5 @@
 """The whole network: the released implementation's numbers, sizes, independence of images, gradients."""
+
 import json
 from pathlib import Path
 
@@ -62,8 +63,10 @@ def test_names_and_their_order_are_the_released_ones():
     assert names == list(case["grad_norms"])
 
 
-@pytest.mark.parametrize("build, count", [(xyscannet_t, 1_266_112), (xyscannet_s, 7_301_952), (xyscannet, 16_155_072),
-                                          (xyscannetp, 63_514_368)])
+@pytest.mark.parametrize(
+    "build, count",
+    [(xyscannet_t, 1_266_112), (xyscannet_s, 7_301_952), (xyscannet, 16_155_072), (xyscannetp, 63_514_368)],
+)
 def test_parameter_counts(build, count):
     with torch.device("meta"):
         network = build()
@@ -96,8 +99,8 @@ def test_unshuffled_squares_of_pixels_are_twelve_channels_of_a_network_at_half_t
     inner.load_state_dict(network.state_dict())
     image = torch.rand(2, 3, 24, 40, dtype=torch.float64) - 0.5
     squares = image.unflatten(2, (12, 2)).unflatten(4, (20, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-    added = inner.residual(squares)                                                                 # (2, 12, 12, 20)
-    added = added.unflatten(1, (3, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)     # (2, 3, 24, 40)
+    added = inner.residual(squares)  # (2, 12, 12, 20)
+    added = added.unflatten(1, (3, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)  # (2, 3, 24, 40)
     torch.testing.assert_close(network(image), image + added)
 
 
@@ -109,7 +112,7 @@ def test_any_size_of_image_unshuffled(size):
     padded = np.pad(image.numpy(), ((0, 0), (0, 0), (0, -size[0] % 8), (0, -size[1] % 8)), mode="reflect")
     out = network(image)
     assert out.shape == image.shape and torch.isfinite(out).all()
-    torch.testing.assert_close(out, network(torch.from_numpy(padded))[..., :size[0], :size[1]])
+    torch.testing.assert_close(out, network(torch.from_numpy(padded))[..., : size[0], : size[1]])
 
 
 def test_an_image_does_not_depend_on_its_neighbours(small):

@@ -4,6 +4,7 @@ The shared library lies in ``$XDG_CACHE_HOME/xyscannet`` (``~/.cache/xyscannet``
 into it (the sources, the compiler, its flags, and the processor) and a checksum of itself: one that was cut short or
 altered is never loaded, which would end the process without a word, but compiled again.
 """
+
 import ctypes
 import functools
 import hashlib
@@ -41,7 +42,7 @@ def compiled(source: str, *macros: str) -> ctypes.CDLL:
         name = f"{Path(source).stem}-{_key(compiler, source, arguments)}"
         try:
             return ctypes.CDLL(str(_find(name) or _compile(compiler, source, arguments, name)))
-        except (BuildError, OSError) as error:      # OSError: what it needs to run, such as an OpenMP, is not here
+        except (BuildError, OSError) as error:  # OSError: what it needs to run, such as an OpenMP, is not here
             failure = error
     raise BuildError(str(failure))
 
@@ -75,8 +76,10 @@ def _compile(compiler: list[str], source: str, arguments: list[str], name: str) 
     """
     with tempfile.TemporaryDirectory(dir=_cache()) as folder:
         built, linked = Path(folder) / "built.o", Path(folder) / "linked.so"
-        for command in ([*compiler, *arguments, "-c", str(SOURCES / source), "-o", str(built)],
-                        [*compiler, "-shared", str(built), "-o", str(linked)]):
+        for command in (
+            [*compiler, *arguments, "-c", str(SOURCES / source), "-o", str(built)],
+            [*compiler, "-shared", str(built), "-o", str(linked)],
+        ):
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             except (OSError, subprocess.TimeoutExpired) as error:
@@ -85,7 +88,7 @@ def _compile(compiler: list[str], source: str, arguments: list[str], name: str) 
                 reasons = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
                 raise BuildError(f"{compiler[0]} failed: {reasons[0] if reasons else done.returncode}")
         path = _cache() / f"{name}-{_checksum(linked)}.so"
-        with open(linked, "rb+") as file:       # on disk before it has its name: a power cut leaves no half of it
+        with open(linked, "rb+") as file:  # on disk before it has its name: a power cut leaves no half of it
             os.fsync(file.fileno())
         os.replace(linked, path)
     return path

@@ -1,4 +1,5 @@
 """Tensors as the C kernels see them: where they lie, by address and strides."""
+
 import ctypes
 
 import torch
@@ -10,14 +11,18 @@ class View(ctypes.Structure):
     Holds an address, not the tensor: the caller keeps it alive.
     """
 
-    _fields_ = [("data", ctypes.c_void_p), ("batch0", ctypes.c_int64), ("batch1", ctypes.c_int64),
-                ("step", ctypes.c_int64)]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("batch0", ctypes.c_int64),
+        ("batch1", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+    ]
 
     @classmethod
     def of(cls, tensor: torch.Tensor | None) -> "View":
         if tensor is None:
             return cls()
-        batch0, batch1, _, step = (0, 0, 0, 0)[tensor.dim():] + tensor.stride()
+        batch0, batch1, _, step = (0, 0, 0, 0)[tensor.dim() :] + tensor.stride()
         return cls(tensor.data_ptr(), batch0, batch1, step)
 
 
@@ -30,7 +35,7 @@ def lying_well(tensor: torch.Tensor) -> torch.Tensor:
 
 def sizes(tensor: torch.Tensor) -> tuple[int, int, int, int]:
     """(batch0, batch1, channels, steps) of (*batch, channels, steps)."""
-    return (1, 1, 1, 1)[tensor.dim():] + tuple(tensor.shape)
+    return (1, 1, 1, 1)[tensor.dim() :] + tuple(tensor.shape)
 
 
 def address(tensor: torch.Tensor | None) -> int | None:

@@ -1,12 +1,13 @@
 """One function, several engines: the selective scan of S6 with a choice of backend.
 
-    reference   plain PyTorch, step by step: to read, and to bind the others to
-    torch       vectorised PyTorch, any device, memory linear in the length
-    cpu         C, compiled at first use where there is a compiler; float32 inside
-    triton      Triton, which comes with PyTorch for CUDA, compiled at first use
-    mamba_ssm   mamba-ssm's CUDA kernel, where it is installed
-    auto        the fastest of those that can run on the input's device and dtype
+reference   plain PyTorch, step by step: to read, and to bind the others to
+torch       vectorised PyTorch, any device, memory linear in the length
+cpu         C, compiled at first use where there is a compiler; float32 inside
+triton      Triton, which comes with PyTorch for CUDA, compiled at first use
+mamba_ssm   mamba-ssm's CUDA kernel, where it is installed
+auto        the fastest of those that can run on the input's device and dtype
 """
+
 import functools
 import logging
 
@@ -22,12 +23,19 @@ from .triton_kernel import selective_scan_triton
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = {"reference": selective_scan_reference, "torch": selective_scan_chunked, "cpu": selective_scan_cpu,
-            "triton": selective_scan_triton, "mamba_ssm": selective_scan_mamba}
+BACKENDS = {
+    "reference": selective_scan_reference,
+    "torch": selective_scan_chunked,
+    "cpu": selective_scan_cpu,
+    "triton": selective_scan_triton,
+    "mamba_ssm": selective_scan_mamba,
+}
 # Where each kernel runs, why it may be missing, and what to do then; the first that can run is what "auto" takes.
-NATIVE = {"cpu": ("cpu", cpu.why_missing, "install a C compiler, or use torch"),
-          "mamba_ssm": ("cuda", mamba_kernel.why_missing, f"install it with {mamba_kernel.INSTALL}"),
-          "triton": ("cuda", triton_kernel.why_missing, "use torch")}
+NATIVE = {
+    "cpu": ("cpu", cpu.why_missing, "install a C compiler, or use torch"),
+    "mamba_ssm": ("cuda", mamba_kernel.why_missing, f"install it with {mamba_kernel.INSTALL}"),
+    "triton": ("cuda", triton_kernel.why_missing, "use torch"),
+}
 
 
 class BackendError(ValueError):
@@ -58,9 +66,18 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
 
 
 @library.custom_op("xyscannet::selective_scan", mutates_args=())
-def _opaque_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
-                 D: torch.Tensor | None, z: torch.Tensor | None, delta_bias: torch.Tensor | None,
-                 delta_softplus: bool, backend: str) -> torch.Tensor:
+def _opaque_scan(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    delta_softplus: bool,
+    backend: str,
+) -> torch.Tensor:
     """The scan as torch.compile sees it: one operation without an inside, for inference."""
     y = selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend)
     return y if y.stride() == torch.empty_like(u, device="meta").stride() else torch.empty_like(u).copy_(y)
@@ -117,12 +134,15 @@ def _say_once(message: str) -> None:
 
 def _check_shapes(u, delta, A, B, C) -> None:
     if u.dim() < 3 or delta.shape != u.shape:
-        raise ValueError("u and delta must both be (*batch, channels, length), "
-                         f"got {tuple(u.shape)}, {tuple(delta.shape)}")
+        raise ValueError(
+            f"u and delta must both be (*batch, channels, length), got {tuple(u.shape)}, {tuple(delta.shape)}"
+        )
     if A.shape[0] != u.shape[-2] or A.is_complex():
-        raise ValueError(f"A must be real, (channels, states) with {u.shape[-2]} channels, "
-                         f"got {tuple(A.shape)}, {A.dtype}")
+        raise ValueError(
+            f"A must be real, (channels, states) with {u.shape[-2]} channels, got {tuple(A.shape)}, {A.dtype}"
+        )
     expected = (*u.shape[:-2], A.shape[1], u.shape[-1])
     if B.shape != expected or C.shape != expected:
-        raise ValueError(f"B and C must be (*batch, states, length) = {expected}, "
-                         f"got {tuple(B.shape)}, {tuple(C.shape)}")
+        raise ValueError(
+            f"B and C must be (*batch, states, length) = {expected}, got {tuple(B.shape)}, {tuple(C.shape)}"
+        )

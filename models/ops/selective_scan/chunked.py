@@ -8,13 +8,14 @@ Time comes first and channels last inside, (l, b, n, d), so that a step is one c
 loop of every product runs over channels. Sequences are taken in groups, so that the work of a chunk stays in cache.
 Symbols as in reference.py.
 """
+
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
-CHUNK = 8                 # steps between two kept states
-GROUP_ELEMENTS = 2**16    # states of one step of one group of sequences on a CPU: what a core's cache holds
+CHUNK = 8  # steps between two kept states
+GROUP_ELEMENTS = 2**16  # states of one step of one group of sequences on a CPU: what a core's cache holds
 
 
 def selective_scan_chunked(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
@@ -27,8 +28,8 @@ def selective_scan_chunked(u, delta, A, B, C, D=None, z=None, delta_bias=None, d
         delta = F.softplus(delta)
 
     time_first = [t.movedim(-1, 0).reshape(t.shape[-1], -1, t.shape[-2]).contiguous() for t in (u, delta, B, C)]
-    y = _Recurrence.apply(*time_first[:2], A, *time_first[2:])                     # (l, b, d)
-    y = y.reshape(u.shape[-1], *u.shape[:-1]).movedim(0, -1)                       # (*batch, d, l)
+    y = _Recurrence.apply(*time_first[:2], A, *time_first[2:])  # (l, b, d)
+    y = y.reshape(u.shape[-1], *u.shape[:-1]).movedim(0, -1)  # (*batch, d, l)
 
     if D is not None:
         y = y + D[:, None] * u
@@ -69,7 +70,7 @@ class _Recurrence(torch.autograd.Function):
         grad_A = torch.zeros_like(A_nd)
         for group in _groups(u.shape[1], A.numel(), u.device):
             work = _Work(u, group, A_nd)
-            carry = torch.zeros_like(starts[0, group])     # exp(delta_{t+1} A) * dL/dh_{t+1}, from the chunk after
+            carry = torch.zeros_like(starts[0, group])  # exp(delta_{t+1} A) * dL/dh_{t+1}, from the chunk after
             for k, steps in reversed(list(enumerate(_chunks(u.shape[0])))):
                 at = (steps, group)
                 h_start = starts[k, group]
@@ -82,7 +83,7 @@ class _Recurrence(torch.autograd.Function):
                     grad_h[t] += carry
                     torch.mul(grad_h[t], decay[t], out=carry)
 
-                grad_input = _sum_states(grad_h, B[at])                            # of delta_t u_t
+                grad_input = _sum_states(grad_h, B[at])  # of delta_t u_t
                 grad_B[at] = torch.matmul(grad_h, (delta[at] * u[at]).unsqueeze(-1)).squeeze(-1)
                 grad_u[at] = grad_input * delta[at]
 
@@ -105,7 +106,7 @@ class _Work:
 
     def states(self, u, delta, B, h_start):
         """exp(delta_t A) and h_t for a chunk's steps, (l, b, n, d) each; valid until the next call."""
-        decay, h = self.decay[:len(u)], self.h[:len(u)]
+        decay, h = self.decay[: len(u)], self.h[: len(u)]
         torch.mul(delta.unsqueeze(-2), self.A, out=decay).exp_()
         torch.mul(B.unsqueeze(-1), (delta * u).unsqueeze(-2), out=h)
         for t in range(len(u)):

@@ -3,6 +3,7 @@
 float32. Reads and writes channels-last tensors where they lie. Of the states only one in CHUNK is kept for the
 backward pass. The same call on the same number of threads gives the same bits.
 """
+
 import ctypes
 import functools
 
@@ -34,20 +35,26 @@ def why_missing() -> str | None:
 
 class _Parameters(ctypes.Structure):
     """scan.c's Scan."""
-    _fields_ = [*((name, View) for name in ("u", "delta", "z", "B", "C", "y")),
-                *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "starts")),
-                *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
-                ("softplus", ctypes.c_int32), ("threads", ctypes.c_int32)]
+
+    _fields_ = [
+        *((name, View) for name in ("u", "delta", "z", "B", "C", "y")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "starts")),
+        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
+        ("softplus", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    ]
 
 
 class _Gradients(ctypes.Structure):
     """scan.c's Grad."""
-    _fields_ = [*((name, View) for name in ("y", "u", "delta", "z", "B", "C")),
-                *((name, ctypes.c_void_p) for name in ("A", "D", "bias"))]
+
+    _fields_ = [
+        *((name, View) for name in ("y", "u", "delta", "z", "B", "C")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias")),
+    ]
 
 
 class _Scan(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, z, bias, softplus):
         A, D, bias = (t.contiguous() for t in (A, D, bias))
@@ -74,20 +81,47 @@ class _Scan(torch.autograd.Function):
         blocks, states, lanes = starts.shape[-3:]
         of_A = u.new_zeros(threads, blocks, states, lanes)
         of_D, of_bias = u.new_zeros(threads, blocks, lanes), u.new_zeros(threads, blocks, lanes)
-        _check(library.scan_backward(
-            _parameters(u, delta, A, B, C, D, z, bias, ctx.softplus, None, starts),
-            ctypes.byref(_Gradients(y=View.of(grad_y), A=address(of_A), D=address(of_D), bias=address(of_bias),
-                                    **{name: View.of(grad) for name, grad in grads.items()}))))
-        of_A = of_A.sum(0).transpose(1, 2).reshape(-1, states)[:len(A)]
-        of_D, of_bias = (t.sum(0).flatten()[:len(A)] for t in (of_D, of_bias))
+        _check(
+            library.scan_backward(
+                _parameters(u, delta, A, B, C, D, z, bias, ctx.softplus, None, starts),
+                ctypes.byref(
+                    _Gradients(
+                        y=View.of(grad_y),
+                        A=address(of_A),
+                        D=address(of_D),
+                        bias=address(of_bias),
+                        **{name: View.of(grad) for name, grad in grads.items()},
+                    )
+                ),
+            )
+        )
+        of_A = of_A.sum(0).transpose(1, 2).reshape(-1, states)[: len(A)]
+        of_D, of_bias = (t.sum(0).flatten()[: len(A)] for t in (of_D, of_bias))
         return grads["u"], grads["delta"], of_A, grads["B"], grads["C"], of_D, grads["z"], of_bias, None
 
 
 def _parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts):
     batch0, batch1, channels, length = sizes(u)
-    return ctypes.byref(_Parameters(
-        View.of(u), View.of(delta), View.of(z), View.of(B), View.of(C), View.of(y), address(A), address(D),
-        address(bias), address(starts), batch0, batch1, length, channels, softplus, torch.get_num_threads()))
+    return ctypes.byref(
+        _Parameters(
+            View.of(u),
+            View.of(delta),
+            View.of(z),
+            View.of(B),
+            View.of(C),
+            View.of(y),
+            address(A),
+            address(D),
+            address(bias),
+            address(starts),
+            batch0,
+            batch1,
+            length,
+            channels,
+            softplus,
+            torch.get_num_threads(),
+        )
+    )
 
 
 def _prepare(tensor: torch.Tensor) -> torch.Tensor:

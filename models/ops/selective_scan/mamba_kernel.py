@@ -1,4 +1,5 @@
 """mamba-ssm's CUDA kernels behind our signature, imported only when they are asked for (extra ``cuda``)."""
+
 import functools
 import importlib
 
@@ -14,7 +15,7 @@ def why_missing() -> str | None:
         return "no CUDA device"
     try:
         _interface()
-    except Exception as error:      # a wheel built for another torch or CUDA fails in many ways: ImportError, OSError…
+    except Exception as error:  # a wheel built for another torch or CUDA fails in many ways: ImportError, OSError…
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
 

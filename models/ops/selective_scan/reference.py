@@ -6,6 +6,7 @@ Symbols, as in Mamba (Gu & Dao 2023, Sections 3.2 and 3.5; Algorithm 2), where S
     A       (d, n)      state matrix, real, < 0     B, C  (b, n, l)  input and output matrices, one a step
     D       (d,)        skip connection             z     (b, d, l)  gate
 """
+
 import torch
 import torch.nn.functional as F
 
@@ -19,13 +20,13 @@ def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None,
     if delta_softplus:
         delta = F.softplus(delta)
 
-    h = u.new_zeros(*u.shape[:-2], *A.shape)                                       # (b, d, n)
+    h = u.new_zeros(*u.shape[:-2], *A.shape)  # (b, d, n)
     y = []
     for t in range(u.shape[-1]):
-        decay = torch.exp(delta[..., t, None] * A)                                 # (b, d, n)
+        decay = torch.exp(delta[..., t, None] * A)  # (b, d, n)
         h = decay * h + (delta[..., t] * u[..., t])[..., None] * B[..., None, :, t]
-        y.append((h * C[..., None, :, t]).sum(-1))                                 # (b, d)
-    y = torch.stack(y, dim=-1)                                                     # (b, d, l)
+        y.append((h * C[..., None, :, t]).sum(-1))  # (b, d)
+    y = torch.stack(y, dim=-1)  # (b, d, l)
 
     if D is not None:
         y = y + D[:, None] * u

@@ -1,9 +1,10 @@
 """The selective scan on a GPU through Triton: compiled at first use, no compiler to install.
 
 Reads and writes channels-last tensors where they lie; float32 states, inputs in float32, bfloat16 or float16. Of the
-states one in CHUNK steps is kept for backward. The same call on the same device gives the same bits.
+states one in ``tuning.Numbers.chunk`` steps is kept for backward. The same call on the same device gives the same bits.
 The kernels are in triton_scan.py, imported when they are first needed: Triton is not there on every machine.
 """
+
 import functools
 import importlib
 import os
@@ -11,11 +12,11 @@ import os
 import torch
 from torch.autograd.function import once_differentiable
 
-MAX_STATES = 16                 # triton_scan.STATES
+from ..tuning import numbers
+
+MAX_STATES = 16  # triton_scan.STATES
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-COMPILE = {"enable_fp_fusion": True}        # multiply-adds, whatever Triton's default
-FORWARD_REGISTERS = 128         # a thread; without this bound some versions of Triton take more for nothing
-BACKWARD_PROGRAMS = 2048        # bounds the memory they put states and sums in; about twice what a large GPU holds
+COMPILE = {"enable_fp_fusion": True}  # multiply-adds, whatever Triton's default
 
 
 def selective_scan_triton(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
@@ -50,7 +51,7 @@ def interpreted() -> bool:
 def _import_error() -> str | None:
     try:
         importlib.import_module("triton")
-    except Exception as error:      # a Triton that does not fit torch or the system fails in many ways
+    except Exception as error:  # a Triton that does not fit torch or the system fails in many ways
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return None
 
@@ -78,35 +79,56 @@ def row_strides(*tensors: torch.Tensor) -> list[int]:
     return [tensor.stride(dim) for tensor in tensors for dim in (0, 1, 3)]
 
 
-def forward_lanes(pairs: int) -> int:
+def forward_lanes(pairs: int, most: int) -> int:
     """(sequence, channel) pairs a program takes, one a thread: few where there are few, so that they spread out."""
-    return 128 if pairs >= 2 ** 15 else 32
+    return most if pairs >= 2**15 else 32
 
 
-def backward_workers(sequences: int, blocks: int) -> int:
-    """Programs that share the sequences of a block of channels: as many as BACKWARD_PROGRAMS allows, evenly loaded."""
-    rounds = -(-sequences * blocks // BACKWARD_PROGRAMS)
+def backward_workers(sequences: int, blocks: int, programs: int) -> int:
+    """Programs that share the sequences of a block of channels, evenly loaded: of all blocks at most ``programs``."""
+    rounds = max(-(-sequences * blocks // programs), 1)  # an empty batch has none
     return -(-sequences // rounds)
 
 
 class _Scan(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, z, bias, softplus, grad_enabled):
         from . import triton_scan
+
         outer, inner, channels, length = u.shape
         pairs = outer * inner * channels
         keep = grad_enabled and any(ctx.needs_input_grad)
-        kept = u.new_empty(-(-length // triton_scan.CHUNK.value) if keep else 0, A.shape[1], pairs, dtype=torch.float32)
-        y, lanes = empty_rows(u), forward_lanes(pairs)
+        tuned = numbers(u.device)
+        kept = u.new_empty(-(-length // tuned.chunk) if keep else 0, A.shape[1], pairs, dtype=torch.float32)
+        y, lanes = empty_rows(u), forward_lanes(pairs, tuned.forward_lanes)
         A32, D32, bias32 = (_float32(t) for t in (A, D, bias))
-        gate = u if z is None else z                    # where there is none, its pointer is not followed
+        gate = u if z is None else z  # where there is none, its pointer is not followed
         with torch.cuda.device_of(u):
             triton_scan.forward[(-(-pairs // lanes),)](
-                u, delta, A32, B, C, D32, gate, bias32, y, kept, pairs, channels, inner, length,
-                *row_strides(u, delta, B, C, gate, y), LANES=lanes, KEEP=keep, num_warps=lanes // 32,
-                maxnreg=FORWARD_REGISTERS, **_variant(A, D, z, bias, softplus), **COMPILE)
-        ctx.softplus = softplus
+                u,
+                delta,
+                A32,
+                B,
+                C,
+                D32,
+                gate,
+                bias32,
+                y,
+                kept,
+                pairs,
+                channels,
+                inner,
+                length,
+                *row_strides(u, delta, B, C, gate, y),
+                LANES=lanes,
+                CHUNK=tuned.chunk,
+                KEEP=keep,
+                num_warps=lanes // 32,
+                maxnreg=tuned.forward_registers,
+                **_variant(A, D, z, bias, softplus),
+                **COMPILE,
+            )
+        ctx.softplus, ctx.tuned = softplus, tuned
         ctx.save_for_backward(u, delta, A, B, C, D, z, bias, kept)
         return y
 
@@ -114,13 +136,14 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         from . import triton_scan
+
         u, delta, A, B, C, D, z, bias, kept = ctx.saved_tensors
         outer, inner, channels, length = u.shape
         warp, states, twice = triton_scan.WARP.value, A.shape[1], 2 * MAX_STATES
         blocks = -(-channels // warp)
-        workers = backward_workers(outer * inner, blocks)
+        workers = backward_workers(outer * inner, blocks, ctx.tuned.backward_programs)
         new = functools.partial(u.new_empty, dtype=torch.float32)
-        spans = new(blocks * workers, triton_scan.CHUNK.value // triton_scan.SPAN.value, MAX_STATES, warp)
+        spans = new(blocks * workers, ctx.tuned.chunk // triton_scan.SPAN.value, MAX_STATES, warp)
         dBC, dA = new(blocks, outer, inner, length, twice), new(workers, channels, states)
         dD, dbias = new(workers, channels), new(workers, channels)
         du, ddelta, dz = (None if t is None else empty_rows(t) for t in (u, delta, z))
@@ -128,9 +151,34 @@ class _Scan(torch.autograd.Function):
         A32, D32, bias32 = (_float32(t) for t in (A, D, bias))
         with torch.cuda.device_of(u):
             triton_scan.backward[(blocks * workers,)](
-                u, delta, A32, B, C, D32, gate, bias32, dy, kept, spans, du, ddelta, dgate, dBC, dA, dD, dbias,
-                outer * inner, channels, inner, length, *row_strides(u, delta, B, C, gate, dy, du, ddelta, dgate),
-                num_warps=1, **_variant(A, D, z, bias, ctx.softplus), **COMPILE)
+                u,
+                delta,
+                A32,
+                B,
+                C,
+                D32,
+                gate,
+                bias32,
+                dy,
+                kept,
+                spans,
+                du,
+                ddelta,
+                dgate,
+                dBC,
+                dA,
+                dD,
+                dbias,
+                outer * inner,
+                channels,
+                inner,
+                length,
+                *row_strides(u, delta, B, C, gate, dy, du, ddelta, dgate),
+                CHUNK=ctx.tuned.chunk,
+                num_warps=1,
+                **_variant(A, D, z, bias, ctx.softplus),
+                **COMPILE,
+            )
         dB, dC = dBC.sum(0).transpose(2, 3).split(MAX_STATES, dim=2)
         dB, dC = dB[:, :, :states].to(B.dtype), dC[:, :, :states].to(C.dtype)
         dA, dD, dbias = (None if t is None else d_t.sum(0).to(t.dtype) for t, d_t in ((A, dA), (D, dD), (bias, dbias)))
@@ -143,5 +191,10 @@ def _float32(vector: torch.Tensor | None) -> torch.Tensor | None:
 
 def _variant(A, D, z, bias, softplus: bool) -> dict:
     """What a kernel is compiled for."""
-    return {"N": A.shape[1], "HAS_D": D is not None, "HAS_Z": z is not None,
-            "HAS_BIAS": bias is not None, "SOFTPLUS": bool(softplus)}
+    return {
+        "N": A.shape[1],
+        "HAS_D": D is not None,
+        "HAS_Z": z is not None,
+        "HAS_BIAS": bias is not None,
+        "SOFTPLUS": bool(softplus),
+    }

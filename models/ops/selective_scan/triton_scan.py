@@ -6,15 +6,15 @@ waits at a barrier. Each tensor is read where it lies, by its strides; the chann
 numbered over two batch dimensions, the inner one of size ``inner``; offsets that grow with the picture are 64-bit.
 Written for Triton 3.0 and later: no tuple is carried through a loop.
 """
+
 import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
-STATES = tl.constexpr(16)       # rows of a tile; A, B and C are filled up with zeros
-WARP = tl.constexpr(32)         # lanes of a program of backward: their sums need no barrier
-CHUNK = tl.constexpr(32)        # steps between two states kept for backward: 64 / CHUNK bytes a step and channel
-SPAN = tl.constexpr(2)          # steps whose states backward holds in registers, written out there; divides CHUNK
+STATES = tl.constexpr(16)  # rows of a tile; A, B and C are filled up with zeros
+WARP = tl.constexpr(32)  # lanes of a program of backward: their sums need no barrier
+SPAN = tl.constexpr(2)  # steps whose states backward holds in registers, written out there; divides a chunk
 
 
 def _sizes(names: str, tensors: str) -> list[str]:
@@ -79,11 +79,48 @@ def _step_size(raw, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_sizes("lanes channels inner length", "u delta B C z y"))
-def forward(u, delta, A, B, C, D, z, bias, y, kept, lanes, channels, inner, length,
-            u_outer, u_inner, u_time, delta_outer, delta_inner, delta_time, B_outer, B_inner, B_time,
-            C_outer, C_inner, C_time, z_outer, z_inner, z_time, y_outer, y_inner, y_time,
-            N: tl.constexpr, LANES: tl.constexpr, KEEP: tl.constexpr,
-            HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr):
+def forward(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    bias,
+    y,
+    kept,
+    lanes,
+    channels,
+    inner,
+    length,
+    u_outer,
+    u_inner,
+    u_time,
+    delta_outer,
+    delta_inner,
+    delta_time,
+    B_outer,
+    B_inner,
+    B_time,
+    C_outer,
+    C_inner,
+    C_time,
+    z_outer,
+    z_inner,
+    z_time,
+    y_outer,
+    y_inner,
+    y_time,
+    N: tl.constexpr,
+    LANES: tl.constexpr,
+    CHUNK: tl.constexpr,
+    KEEP: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
     """y, and where KEEP the state before every CHUNK steps, kept (chunks, N, lanes).
 
     Lanes are (sequence, channel) pairs, so that any number of channels fills them. Those beyond the last pair repeat
@@ -117,7 +154,7 @@ def forward(u, delta, A, B, C, D, z, bias, y, kept, lanes, channels, inner, leng
         for t in range(start, tl.minimum(start + CHUNK, length)):
             u_t, raw = u_next.to(tl.float32), delta_next.to(tl.float32) + shift
             B_t, C_t = B_next.to(tl.float32), C_next.to(tl.float32)
-            more = (t + 1 < length).to(tl.int32)                # the last step loads itself once more
+            more = (t + 1 < length).to(tl.int32)  # the last step loads itself once more
             u_at += more * u_time
             delta_at += more * delta_time
             B_at += more * B_time
@@ -180,16 +217,49 @@ def _sum_lanes(x, y):
 
 
 @triton.jit
-def _undo(before, after, g, dA, dD, dbias, rates, skip, u_t, raw, step, t, length, n, lane, channel, channels,
-          B_at, C_at, z_at, dy_at, du_at, ddelta_at, dz_at, dBC_at,
-          B_time, C_time, z_time, dy_time, du_time, ddelta_time, dz_time,
-          N: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr):
+def _undo(
+    before,
+    after,
+    g,
+    dA,
+    dD,
+    dbias,
+    rates,
+    skip,
+    u_t,
+    raw,
+    step,
+    t,
+    length,
+    n,
+    lane,
+    channel,
+    channels,
+    B_at,
+    C_at,
+    z_at,
+    dy_at,
+    du_at,
+    ddelta_at,
+    dz_at,
+    dBC_at,
+    B_time,
+    C_time,
+    z_time,
+    dy_time,
+    du_time,
+    ddelta_time,
+    dz_time,
+    N: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
     """The gradients of step t, from the states before and after it and from g, the gradient of the one after.
 
     Returns g of the state before, and the sums dA, dD and dbias with the step's share.
     """
     at = tl.minimum(t, length - 1).to(tl.int64)
-    real = lane < tl.where(t < length, channels, 0)             # lanes beyond the channels and steps beyond the end
+    real = lane < tl.where(t < length, channels, 0)  # lanes beyond the channels and steps beyond the end
     C_t = _column_at(C_at, t, length, C_time, n, N)
     dy = tl.load(_tile(dy_at + at * dy_time, channel), mask=real, other=0.0).to(tl.float32)
     if HAS_Z:
@@ -208,7 +278,7 @@ def _undo(before, after, g, dA, dD, dbias, rates, skip, u_t, raw, step, t, lengt
     tl.store(dBC_at + at * (2 * STATES) + m, _sum_lanes(g * x, dy * after), mask=inside)
     dx = tl.sum(g * B_t, axis=0)[None, :]
     g *= tl.exp2(rates * step)
-    ddecay = g * before                                           # of the exponent delta A
+    ddecay = g * before  # of the exponent delta A
     draw = u_t * dx + tl.sum(ddecay * rates, axis=0)[None, :] * LN2
     if SOFTPLUS:
         draw *= _sigmoid(raw)
@@ -218,12 +288,63 @@ def _undo(before, after, g, dA, dD, dbias, rates, skip, u_t, raw, step, t, lengt
 
 
 @triton.jit(do_not_specialize=_sizes("sequences channels inner length", "u delta B C z dy du ddelta dz"))
-def backward(u, delta, A, B, C, D, z, bias, dy, kept, spans, du, ddelta, dz, dBC, dA, dD, dbias,
-             sequences, channels, inner, length,
-             u_outer, u_inner, u_time, delta_outer, delta_inner, delta_time, B_outer, B_inner, B_time,
-             C_outer, C_inner, C_time, z_outer, z_inner, z_time, dy_outer, dy_inner, dy_time,
-             du_outer, du_inner, du_time, ddelta_outer, ddelta_inner, ddelta_time, dz_outer, dz_inner, dz_time,
-             N: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr):
+def backward(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    bias,
+    dy,
+    kept,
+    spans,
+    du,
+    ddelta,
+    dz,
+    dBC,
+    dA,
+    dD,
+    dbias,
+    sequences,
+    channels,
+    inner,
+    length,
+    u_outer,
+    u_inner,
+    u_time,
+    delta_outer,
+    delta_inner,
+    delta_time,
+    B_outer,
+    B_inner,
+    B_time,
+    C_outer,
+    C_inner,
+    C_time,
+    z_outer,
+    z_inner,
+    z_time,
+    dy_outer,
+    dy_inner,
+    dy_time,
+    du_outer,
+    du_inner,
+    du_time,
+    ddelta_outer,
+    ddelta_inner,
+    ddelta_time,
+    dz_outer,
+    dz_inner,
+    dz_time,
+    N: tl.constexpr,
+    CHUNK: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
     """All gradients. A program takes a block of channels, and one sequence after another of its share.
 
     The caller is left sums to do, so that no atomics are needed and results repeat to the bit: over blocks of channels
@@ -271,7 +392,7 @@ def backward(u, delta, A, B, C, D, z, bias, dy, kept, spans, du, ddelta, dz, dBC
                     u_t, raw, step = _inputs(u_at, delta_at, channel, shift, now, length, u_time, delta_time, SOFTPLUS)
                     h = _advance(h, _column_at(B_at, now, length, B_time, n, N), rates, u_t, step)
             tl.store(_tile(spans + (count - 1) * STATES * WARP, n * WARP), h)
-            tl.debug_barrier()                                  # what a thread stored another may load
+            tl.debug_barrier()  # what a thread stored another may load
             for j in range(0, count):
                 i = count - 1 - j
                 t = start + i * SPAN
@@ -281,13 +402,79 @@ def backward(u, delta, A, B, C, D, z, bias, dy, kept, spans, du, ddelta, dz, dBC
                 h1 = _advance(h0, _column_at(B_at, t, length, B_time, n, N), rates, u0, step0)
                 h2 = _advance(h1, _column_at(B_at, t + 1, length, B_time, n, N), rates, u1, step1)
                 g, dA_sum, dD_sum, dbias_sum = _undo(
-                    h1, h2, g, dA_sum, dD_sum, dbias_sum, rates, skip, u1, raw1, step1, t + 1, length, n,
-                    lane, channel, channels, B_at, C_at, z_at, dy_at, du_at, ddelta_at, dz_at, dBC_at,
-                    B_time, C_time, z_time, dy_time, du_time, ddelta_time, dz_time, N, HAS_Z, SOFTPLUS)
+                    h1,
+                    h2,
+                    g,
+                    dA_sum,
+                    dD_sum,
+                    dbias_sum,
+                    rates,
+                    skip,
+                    u1,
+                    raw1,
+                    step1,
+                    t + 1,
+                    length,
+                    n,
+                    lane,
+                    channel,
+                    channels,
+                    B_at,
+                    C_at,
+                    z_at,
+                    dy_at,
+                    du_at,
+                    ddelta_at,
+                    dz_at,
+                    dBC_at,
+                    B_time,
+                    C_time,
+                    z_time,
+                    dy_time,
+                    du_time,
+                    ddelta_time,
+                    dz_time,
+                    N,
+                    HAS_Z,
+                    SOFTPLUS,
+                )
                 g, dA_sum, dD_sum, dbias_sum = _undo(
-                    h0, h1, g, dA_sum, dD_sum, dbias_sum, rates, skip, u0, raw0, step0, t, length, n,
-                    lane, channel, channels, B_at, C_at, z_at, dy_at, du_at, ddelta_at, dz_at, dBC_at,
-                    B_time, C_time, z_time, dy_time, du_time, ddelta_time, dz_time, N, HAS_Z, SOFTPLUS)
+                    h0,
+                    h1,
+                    g,
+                    dA_sum,
+                    dD_sum,
+                    dbias_sum,
+                    rates,
+                    skip,
+                    u0,
+                    raw0,
+                    step0,
+                    t,
+                    length,
+                    n,
+                    lane,
+                    channel,
+                    channels,
+                    B_at,
+                    C_at,
+                    z_at,
+                    dy_at,
+                    du_at,
+                    ddelta_at,
+                    dz_at,
+                    dBC_at,
+                    B_time,
+                    C_time,
+                    z_time,
+                    dy_time,
+                    du_time,
+                    ddelta_time,
+                    dz_time,
+                    N,
+                    HAS_Z,
+                    SOFTPLUS,
+                )
             tl.debug_barrier()
 
     place = worker * channels + channel

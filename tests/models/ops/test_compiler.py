@@ -1,4 +1,5 @@
 """C at first use: built once, found again, and a clear word where it cannot be."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,14 @@ print(resolve_backend("auto", torch.device("cpu")), cpu.why_missing())
 
 
 def run(tmp_path, **environment):
-    done = subprocess.run([sys.executable, "-c", SCAN], cwd=ROOT, capture_output=True, text=True, check=True,
-                          env={"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1",
-                               **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", SCAN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment},
+    )
     return done.stdout.strip()
 
 
@@ -41,9 +47,15 @@ def test_is_built_once_and_found_again(tmp_path):
 
 
 @pytest.mark.skipif(not can_compile(), reason="no C compiler")
-@pytest.mark.parametrize("damage", [lambda content: content[:len(content) // 2], lambda content: b"",
-                                    lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]],
-                         ids=["cut short", "empty", "one bit"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+    ],
+    ids=["cut short", "empty", "one bit"],
+)
 def test_a_damaged_library_is_compiled_again(tmp_path, damage):
     """Loading half a library ends the process with SIGBUS, which `run` would report as an error."""
     run(tmp_path)

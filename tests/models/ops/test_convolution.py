@@ -1,4 +1,5 @@
 """The native depth-wise gate and the causal convolution against PyTorch's own layers, values and gradients."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,8 @@ def test_causal_convolution(shape, dim, backend):
     torch.manual_seed(0)
     conv = torch.nn.Conv1d(shape[-1], shape[-1], 4, padding=3, groups=shape[-1])
     xz = torch.randn(*shape[:-1], 2 * shape[-1], requires_grad=True)
-    x = xz[..., :shape[-1]].movedim(dim, -1)
-    expected = F.silu(conv(x.flatten(0, 1))[..., :x.shape[-1]]).unflatten(0, x.shape[:2])
+    x = xz[..., : shape[-1]].movedim(dim, -1)
+    expected = F.silu(conv(x.flatten(0, 1))[..., : x.shape[-1]]).unflatten(0, x.shape[:2])
     ours = causal_conv_silu(x, conv.weight.squeeze(1), conv.bias, backend)
     assert backend != "cpu" or ours.movedim(-1, dim).is_contiguous()
     assert_same(ours, expected, (xz, conv.weight, conv.bias), 1e-5)

@@ -1,4 +1,5 @@
 """Every backend is bound to the reference, values and gradients; the reference to the recurrence done by hand."""
+
 import math
 import sys
 import types
@@ -50,8 +51,15 @@ def test_reference_is_the_recurrence_done_by_hand():
         h = math.exp(d[t] * a) * h + d[t] * b[t] * u[t]
         expected.append(c[t] * h + D * u[t])
     as_row = [torch.tensor(v, dtype=torch.float64).reshape(1, 1, 3) for v in (u, d, b, c)]
-    y = selective_scan(as_row[0], as_row[1], torch.tensor([[a]]).double(), as_row[2], as_row[3],
-                       torch.tensor([D]).double(), backend="reference")
+    y = selective_scan(
+        as_row[0],
+        as_row[1],
+        torch.tensor([[a]]).double(),
+        as_row[2],
+        as_row[3],
+        torch.tensor([D]).double(),
+        backend="reference",
+    )
     torch.testing.assert_close(y.flatten(), torch.tensor(expected, dtype=torch.float64))
 
 
@@ -81,8 +89,9 @@ def test_torch_backend_takes_sequences_in_groups(monkeypatch):
 def test_torch_backend_without_the_optional_arguments():
     u, delta, A, B, C, *_ = make_inputs(length=11)
     delta = delta.abs()
-    torch.testing.assert_close(selective_scan(u, delta, A, B, C, backend="torch"),
-                               selective_scan(u, delta, A, B, C, backend="reference"))
+    torch.testing.assert_close(
+        selective_scan(u, delta, A, B, C, backend="torch"), selective_scan(u, delta, A, B, C, backend="reference")
+    )
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -104,7 +113,7 @@ def test_half_precision_keeps_its_state_in_float32():
     y = selective_scan(*half, delta_softplus=True, backend="torch")
     exact = selective_scan(*[t.float() for t in half], delta_softplus=True, backend="reference")
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), exact, rtol=1e-2, atol=1e-2)       # the output's own rounding and no more
+    torch.testing.assert_close(y.float(), exact, rtol=1e-2, atol=1e-2)  # the output's own rounding and no more
 
 
 def test_memory_kept_for_backward_is_a_fraction_of_all_states():
@@ -175,8 +184,10 @@ def test_cpu_backend_is_exact_at_the_ends_of_its_functions():
         inputs = [t.requires_grad_() for t in (u, delta, A, B, C, D, z + gate, torch.full_like(D, bias))]
         assert_same(inputs, "cpu", 2e-5)
         # Relative to the value, not to one: nothing of a small step is lost.
-        y, y_reference = (selective_scan(u, delta, A, B, C, None, None, inputs[-1], True, backend).detach()
-                          for backend in ("cpu", "reference"))
+        y, y_reference = (
+            selective_scan(u, delta, A, B, C, None, None, inputs[-1], True, backend).detach()
+            for backend in ("cpu", "reference")
+        )
         torch.testing.assert_close(y, y_reference, rtol=1e-4, atol=1e-6 * y_reference.abs().max().item())
 
 
@@ -226,16 +237,20 @@ def test_shapes_that_do_not_fit_are_refused():
 
 def test_mamba_kernel_is_called_with_its_own_signature(monkeypatch):
     """A stand-in with mamba-ssm's parameter order, computing by our reference."""
-    def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
-                          return_last_state=False):
+
+    def selective_scan_fn(
+        u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False
+    ):
         assert all(t.is_contiguous() for t in (u, delta, B, C, z)) and not return_last_state
         return BACKENDS["reference"](u, delta, A, B, C, D, z, delta_bias, delta_softplus)
 
     stand_in = types.SimpleNamespace(selective_scan_fn=selective_scan_fn)
     monkeypatch.setattr(mamba_kernel, "_interface", lambda: stand_in)
     inputs = make_inputs(length=6)
-    torch.testing.assert_close(BACKENDS["mamba_ssm"](*inputs, delta_softplus=True),
-                               selective_scan(*inputs, delta_softplus=True, backend="reference"))
+    torch.testing.assert_close(
+        BACKENDS["mamba_ssm"](*inputs, delta_softplus=True),
+        selective_scan(*inputs, delta_softplus=True, backend="reference"),
+    )
 
 
 def test_nothing_of_ours_imports_mamba_ssm_by_itself():
@@ -246,8 +261,11 @@ def test_nothing_of_ours_imports_mamba_ssm_by_itself():
 @pytest.mark.skipif(bool(mamba_kernel.why_missing()), reason=f"mamba_ssm: {mamba_kernel.why_missing()}")
 @pytest.mark.parametrize("length", LENGTHS)
 def test_mamba_kernel_on_a_gpu(length):
-    assert_same(make_inputs(batch=3, channels=8, states=16, length=length, dtype=torch.float32, device="cuda"),
-                "mamba_ssm", 1e-4)
+    assert_same(
+        make_inputs(batch=3, channels=8, states=16, length=length, dtype=torch.float32, device="cuda"),
+        "mamba_ssm",
+        1e-4,
+    )
 
 
 @pytest.mark.gpu

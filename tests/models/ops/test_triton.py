@@ -1,4 +1,5 @@
 """The Triton scan and convolution: against the reference (triton_cases.py), compiled without a GPU, and on one."""
+
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import sass
 from models.ops.selective_scan import triton_kernel
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -15,13 +17,26 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).parents[3]
 compiled = pytest.mark.skipif(triton_kernel.interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def run_cases(interpret: str) -> None:
-    process = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu or not gpu",
-                              "tests/models/ops/triton_cases.py"], cwd=ROOT, text=True, capture_output=True,
-                             env={**os.environ, "TRITON_INTERPRET": interpret})
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "gpu or not gpu",
+            "tests/models/ops/triton_cases.py",
+        ],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "TRITON_INTERPRET": interpret},
+    )
     if "only 0-dimensional arrays can be converted" in process.stdout:
         pytest.skip("this Triton's interpreter cannot count loops with this NumPy (2.4 made an error of its way)")
     assert process.returncode == 0 and " passed" in process.stdout, process.stdout + process.stderr
@@ -38,69 +53,52 @@ def test_cases_on_a_gpu():
     run_cases("0")
 
 
-def compile_for(capability: int, folder: Path, kernel, pointers: dict[str, str], constants: dict, **options):
-    """The kernel compiled for a GPU that need not be there, and the bytes a thread spills from registers to memory."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    types = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
-    aligned = {(k,): [["tt.divisibility", 16]] for k, name in enumerate(kernel.arg_names) if name in pointers}
-    binary = triton.compile(ASTSource(kernel, types, constants, aligned), target=GPUTarget("cuda", capability, 32),
-                            options={**triton_kernel.COMPILE, **options})
-    (folder / "kernel.cubin").write_bytes(binary.asm["cubin"])
-    usage = subprocess.check_output([CUOBJDUMP, "-res-usage", folder / "kernel.cubin"], text=True)
-    stack, local = re.search(r"REG:\d+ STACK:(\d+) .*LOCAL:(\d+)", usage).groups()
-    return binary, int(stack) + int(local)
-
-
-def scan_pointers(dtype: str) -> dict[str, str]:
-    return {**dict.fromkeys("u delta B C z y dy du ddelta dz".split(), f"*{dtype}"),
-            **dict.fromkeys("A D bias kept spans dBC dA dD dbias".split(), "*fp32")}
-
-
-variants = pytest.mark.parametrize("capability, dtype", [(80, "fp32"), (80, "bf16"), (90, "fp32"), (90, "bf16")])
-modern = pytest.mark.skipif(not CUOBJDUMP.exists() or not hasattr(triton, "knobs"),
-                            reason="needs Triton 3.4 or later with NVIDIA's tools")
-EVERYTHING = {"HAS_D": True, "HAS_Z": True, "HAS_BIAS": True, "SOFTPLUS": True}
+variants = pytest.mark.parametrize(
+    "capability, dtype", [(80, "fp32"), (80, "bf16"), (90, "fp32"), (90, "bf16"), (100, "fp32")]
+)
+modern = pytest.mark.skipif(
+    not hasattr(triton, "knobs") or not sass.cuobjdump().exists(), reason="needs Triton 3.4 with NVIDIA's tools"
+)
 
 
 @compiled
 @modern
 @variants
-@pytest.mark.parametrize("lanes", [32, 128])
-def test_the_forward_scan_compiles_without_spills_and_barriers(capability, dtype, lanes, tmp_path):
-    from models.ops.selective_scan import triton_scan
-    binary, spilled = compile_for(capability, tmp_path, triton_scan.forward, scan_pointers(dtype),
-                                  {"N": 16, "LANES": lanes, "KEEP": True, **EVERYTHING},
-                                  num_warps=lanes // 32, maxnreg=triton_kernel.FORWARD_REGISTERS)
-    assert spilled == 0
-    assert binary.metadata.shared == 0 and not re.search(r"bar\.sync|shfl", binary.asm["ptx"])
-    assert not re.search(r"(ld|st)\.global\S*\.v[248]", binary.asm["ptx"])     # neighbouring lanes may be rows apart
+@pytest.mark.parametrize("lanes, keep", [(32, False), (128, True)])
+def test_the_forward_scan_compiles_to_few_instructions(capability, dtype, lanes, keep):
+    """16 states need 16 powers of two and 48 products and sums, softplus and SiLU their own; the rest is bounded."""
+    kernel = sass.forward(capability, dtype, lanes, keep)
+    assert kernel.spilled == kernel.shared == 0 and kernel.registers <= sass.NUMBERS.forward_registers
+    assert not re.search(r"bar\.sync|shfl", kernel.ptx)
+    assert not re.search(r"(ld|st)\.global\S*\.v[248]", kernel.ptx)  # neighbouring lanes may be rows apart
+    assert 16 + 3 <= kernel.count("MUFU") <= 16 + 4
+    assert kernel.count("STG") <= 1 + 16 * keep / sass.NUMBERS.chunk + 0.1
+    assert kernel.instructions <= (300 if dtype == "fp32" else 335)
 
 
 @compiled
 @modern
 @variants
-def test_the_backward_scan_compiles_without_spills(capability, dtype, tmp_path):
-    from models.ops.selective_scan import triton_scan
-    binary, spilled = compile_for(capability, tmp_path, triton_scan.backward, scan_pointers(dtype),
-                                  {"N": 16, **EVERYTHING}, num_warps=1)
-    assert spilled == 0
-    assert binary.metadata.shared == 0                          # B's and C's sums are passed on between registers
-    steps = triton_scan.SPAN.value
-    assert binary.asm["ptx"].count("shfl.sync.bfly") == steps * (32 + 16 + 8 + 4 + 2)
+def test_the_backward_scan_compiles_to_few_instructions(capability, dtype):
+    kernel = sass.backward(capability, dtype)
+    assert kernel.spilled == kernel.shared == 0  # B's and C's sums are passed on between registers
+    assert kernel.count("SHFL") == 32 + 16 + 8 + 4 + 2
+    assert kernel.count("BAR") <= 3 / sass.NUMBERS.chunk
+    assert kernel.count("MUFU") <= 45
+    assert kernel.instructions <= (900 if dtype == "fp32" else 980)
 
 
 @compiled
 @modern
 @variants
-def test_the_convolution_compiles_without_spills(capability, dtype, tmp_path):
+def test_the_convolution_compiles_without_spills(capability, dtype):
     from models.ops import causal_conv_triton
+
     pointers = {**dict.fromkeys("x y dy dx".split(), f"*{dtype}"), **dict.fromkeys("weight bias sums".split(), "*fp32")}
-    time, columns = causal_conv_triton.tile_shape(144)
+    time, columns = causal_conv_triton.tile_shape(144, sass.NUMBERS.conv_tile)
+    constants, options = {"TIME": time, "CHANNELS": columns}, {"num_warps": sass.NUMBERS.conv_warps}
     for kernel in (causal_conv_triton._forward, causal_conv_triton._backward):
-        _, spilled = compile_for(capability, tmp_path, kernel, pointers, {"TIME": time, "CHANNELS": columns},
-                                num_warps=causal_conv_triton.WARPS)
-        assert spilled == 0
+        assert sass.compile_kernel(kernel, pointers, constants, capability, options).spilled == 0
 
 
 def test_why_missing_names_what_is_missing(monkeypatch):
@@ -119,18 +117,21 @@ def test_why_missing_names_what_is_missing(monkeypatch):
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("channels, shape", [(48, (2, 252, 252)), (144, (1, 180, 320)), (576, (1, 45, 80)),
-                                             (144, (8, 1, 1280))])
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    "channels, shape", [(48, (2, 252, 252)), (144, (1, 180, 320)), (576, (1, 45, 80)), (144, (8, 1, 1280))]
+)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
 def test_real_shapes_on_a_gpu(channels, shape, dtype, tolerance):
     """Rows and columns as the network has them, values and gradients, twice the same bits."""
     from models.ops.selective_scan.chunked import selective_scan_chunked
 
     from .triton_cases import assert_near, network_inputs, weighted
+
     batch, height, width = shape
     for columns in (False, True):
-        leaves, inputs = network_inputs((batch, width if columns else height), height if columns else width, channels,
-                                        dtype=dtype, columns=columns)
+        leaves, inputs = network_inputs(
+            (batch, width if columns else height), height if columns else width, channels, dtype=dtype, columns=columns
+        )
         inputs = [t.detach().requires_grad_() for t in inputs]
         results = []
         for scan in (triton_kernel.selective_scan_triton, triton_kernel.selective_scan_triton, selective_scan_chunked):
@@ -139,3 +140,25 @@ def test_real_shapes_on_a_gpu(channels, shape, dtype, tolerance):
         for first, second, reference in zip(*results, strict=True):
             assert torch.equal(first, second)
             assert_near(first, reference, tolerance)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_more_elements_than_32_bits_count():
+    """The last sequence of 2^31 + 2^21 elements, alone and among the others."""
+    sequences, length, channels = 1025, 1024, 2048
+    if torch.cuda.mem_get_info()[0] < 30 * 2**30:
+        pytest.skip("needs 30 GiB of free memory on the device")
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def draw(width: int) -> torch.Tensor:
+        values = torch.randn(sequences, length, width, generator=generator, dtype=torch.bfloat16, device="cuda")
+        return values.transpose(1, 2)
+
+    u, delta, z, B, C = draw(channels), draw(channels), draw(channels), draw(16), draw(16)
+    A = -torch.arange(1.0, 17, device="cuda").repeat(channels, 1)
+    with torch.no_grad():
+        y = triton_kernel.selective_scan_triton(u, delta, A, B, C, None, z, delta_softplus=True)[-1:].clone()
+        alone = (t[-1:].clone() for t in (u, delta, z, B, C))
+        u, delta, z, B, C = alone
+        assert torch.equal(y, triton_kernel.selective_scan_triton(u, delta, A, B, C, None, z, delta_softplus=True))

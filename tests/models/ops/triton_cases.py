@@ -3,6 +3,7 @@
 With TRITON_INTERPRET=1, which counts only if set before Triton is imported, on the CPU and so with tiny sizes;
 otherwise on the GPU.
 """
+
 import os
 
 import pytest
@@ -11,15 +12,16 @@ import torch.nn.functional as F
 
 from models.ops import causal_conv_triton
 from models.ops.causal_conv_triton import causal_conv_silu_triton
-from models.ops.selective_scan import triton_kernel, triton_scan
+from models.ops.selective_scan import triton_kernel
 from models.ops.selective_scan.reference import selective_scan_reference
 from models.ops.selective_scan.triton_kernel import selective_scan_triton
+from models.ops.tuning import Numbers
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
-CHUNK = triton_scan.CHUNK.value
+CHUNK = Numbers().chunk
 
 
-def draw(*shape, dtype=torch.float32, seed=[0]):                                   # noqa: B006 (a running seed)
+def draw(*shape, dtype=torch.float32, seed=[0]):  # noqa: B006 (a running seed)
     seed[0] += 1
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed[0]))
     return values.to(DEVICE, dtype).requires_grad_()
@@ -76,18 +78,38 @@ def test_fewer_states(states):
 
 def test_wide_programs(monkeypatch):
     """Lanes of several sequences in one program, and more lanes than there are (sequence, channel) pairs."""
-    monkeypatch.setattr(triton_kernel, "forward_lanes", lambda pairs: 128)
+    monkeypatch.setattr(triton_kernel, "forward_lanes", lambda pairs, most: most)
     assert_agree(*network_inputs((2, 3), 3, 24))
 
 
 def test_sequences_shared_among_few_programs(monkeypatch):
-    monkeypatch.setattr(triton_kernel, "BACKWARD_PROGRAMS", 4)
+    monkeypatch.setattr(triton_kernel, "numbers", lambda device: Numbers(backward_programs=4))
     assert_agree(*network_inputs((5,), 3, 40))
+
+
+@pytest.mark.parametrize("chunk", [2, 8])
+def test_other_numbers_give_the_same_result(monkeypatch, chunk):
+    """What a search for the fastest may choose; 19 steps end within a chunk."""
+    other = Numbers(forward_lanes=32, chunk=chunk, backward_programs=3, conv_tile=256, conv_warps=4)
+    for module in (triton_kernel, causal_conv_triton):
+        monkeypatch.setattr(module, "numbers", lambda device: other)
+    assert_agree(*network_inputs((3,), 19, 20))
+    x, weight, bias = draw(2, 70, 20).transpose(1, 2), draw(20, 4), draw(20)
+    assert_near(causal_conv_silu_triton(x, weight, bias), convolution(x, weight, bias), 1e-5)
 
 
 def test_many_batch_dimensions():
     leaves, inputs = network_inputs((2, 1, 2, 2), 3, 4)
     assert assert_agree(leaves, inputs).shape == (2, 1, 2, 2, 4, 3)
+
+
+def test_an_empty_batch():
+    leaves, inputs = network_inputs((0, 3), 4, 8)
+    y = selective_scan_triton(*inputs, delta_softplus=True)
+    assert y.shape == (0, 3, 8, 4)
+    gradients = torch.autograd.grad(y.sum(), leaves)
+    assert [g.shape for g in gradients] == [leaf.shape for leaf in leaves] and not any(g.any() for g in gradients)
+    assert causal_conv_silu_triton(inputs[0].detach(), draw(8, 4), draw(8)).shape == (0, 3, 8, 4)
 
 
 def test_time_innermost_in_memory():
@@ -122,7 +144,7 @@ def test_half_precision(dtype):
 def test_half_precision_keeps_its_state_in_float32():
     _, inputs = network_inputs((1,), CHUNK + 5, 8, dtype=torch.bfloat16)
     exact = selective_scan_reference(*[t.float() for t in inputs], delta_softplus=True)
-    assert_near(selective_scan_triton(*inputs, delta_softplus=True).float(), exact, 2 ** -8)     # y's own rounding
+    assert_near(selective_scan_triton(*inputs, delta_softplus=True).float(), exact, 2**-8)  # y's own rounding
 
 
 def test_steps_small_and_large():
@@ -175,8 +197,9 @@ def convolution(x, weight, bias):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("batch, length, channels", [((3,), 1, 7), ((1, 2), 2, 8), ((2, 1), 150, 24),
-                                                     ((2, 1, 2), 5, 32)])
+@pytest.mark.parametrize(
+    "batch, length, channels", [((3,), 1, 7), ((1, 2), 2, 8), ((2, 1), 150, 24), ((2, 1, 2), 5, 32)]
+)
 @pytest.mark.parametrize("columns", [False, True])
 def test_causal_convolution(batch, length, channels, columns, dtype, tolerance):
     (xz, *_), (x, *_) = network_inputs(batch, length, channels, dtype=dtype, columns=columns)
@@ -192,14 +215,14 @@ def test_causal_convolution(batch, length, channels, columns, dtype, tolerance):
 
 @pytest.mark.parametrize("channels", [1, 7, 8, 48, 72, 96, 144, 192, 288, 576])
 def test_convolution_tiles_have_no_idle_lane(channels):
-    time, columns = causal_conv_triton.tile_shape(channels)
-    assert channels % columns == 0 and time * columns == causal_conv_triton.TILE
-    assert columns * 4 >= 32 or channels % 8                   # a whole sector of memory where the channels allow it
+    time, columns = causal_conv_triton.tile_shape(channels, 1024)
+    assert channels % columns == 0 and time * columns == 1024
+    assert columns * 4 >= 32 or channels % 8  # a whole sector of memory where the channels allow it
 
 
 @pytest.mark.parametrize("sequences, blocks", [(1, 1), (720, 5), (4032, 5), (1280, 18), (3, 5000)])
 def test_backward_workers_share_evenly(sequences, blocks):
-    workers = triton_kernel.backward_workers(sequences, blocks)
+    workers = triton_kernel.backward_workers(sequences, blocks, 2048)
     rounds = -(-sequences // workers)
-    assert workers * blocks <= max(triton_kernel.BACKWARD_PROGRAMS, blocks)
+    assert workers * blocks <= max(2048, blocks)
     assert workers * rounds - sequences < workers and -(-sequences // rounds) == workers

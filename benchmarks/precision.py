@@ -1,0 +1,104 @@
+"""What bfloat16 costs in quality: PSNR of real images restored in bf16 and in fp32, by the shipped weights.
+
+    python benchmarks/precision.py                                      photographs blurred by a synthetic shake
+    python benchmarks/precision.py datasets/GoPro/test --weights FILE --images 7
+
+Where sharp images are there, the PSNR of both precisions and their difference in dB; always the PSNR of the bf16 result
+against the fp32 one, over 8-bit values. The time is that of one image, the second of two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
+
+from benchmarks import measure  # noqa: E402
+from datasets.images import read_rgb  # noqa: E402
+from datasets.layouts import Pair, find_pairs  # noqa: E402
+from datasets.synthesize import synthesize_photos  # noqa: E402
+from engine import distributed  # noqa: E402
+from engine.config import shipped_weights  # noqa: E402
+from engine.demo import HELD_OUT, SAMPLES  # noqa: E402
+from engine.predict.inference import images_to_tensor, tensor_to_images  # noqa: E402
+from metrics import psnr  # noqa: E402
+from models import load_network  # noqa: E402
+
+COLUMNS = [
+    ("image", -40),
+    ("fp32 dB", 10),
+    ("bf16 dB", 10),
+    ("change", 10),
+    ("bf16 of fp32", 14),
+    ("fp32 s", 9),
+    ("bf16 s", 9),
+]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = distributed.device(arguments.device)
+    network = load_network(arguments.weights).to(device).eval()
+    print(f"{arguments.weights}, {distributed.describe(device)}, torch {torch.__version__}")
+    measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.images_of is None:
+            synthesize_photos(SAMPLES, Path(folder), test_photos=HELD_OUT, pairs_per_photo=1, seed=0)
+        compare(network, find_pairs(arguments.images_of or folder, "test")[: arguments.images], arguments.size, device)
+
+
+def compare(network: torch.nn.Module, pairs: list[Pair], size: int | None, device: torch.device) -> None:
+    """Print a line for each image."""
+    for pair in pairs:
+        blurred = middle(read_rgb(pair.blurred), size)
+        sharp = None if pair.sharp is None else middle(read_rgb(pair.sharp), size)
+        images = images_to_tensor([blurred]).to(device)
+        (fp32, slow), (bf16, fast) = (restore(network, images, bf16) for bf16 in (False, True))
+        scores = [psnr(fp32, sharp), psnr(bf16, sharp)] if sharp is not None else []
+        quality = [f"{score:.3f}" for score in scores] or ["-", "-"]
+        change = f"{scores[1] - scores[0]:+.4f}" if scores else "-"
+        measure.print_row(
+            COLUMNS, [pair.name, *quality, change, f"{psnr(bf16, fp32):.1f}", f"{slow:.3f}", f"{fast:.3f}"]
+        )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "images_of",
+        nargs="?",
+        metavar="FOLDER",
+        help="a data set or a folder of blurred images (default: the sample photographs held out, shaken)",
+    )
+    parser.add_argument(
+        "--weights", type=Path, default=shipped_weights("xyscannet_t"), metavar="FILE", help="default: the shipped ones"
+    )
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N (default %(default)s)")
+    parser.add_argument("--size", type=int, metavar="N", help="only the middle N x N pixels, a multiple of 8")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
+    return parser.parse_args()
+
+
+def middle(image, size: int | None):
+    """The middle of (H, W, 3), with sides of ``size`` or the next multiples of 8 below the image's own."""
+    height, width = (min(size or side, side // 8 * 8) for side in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+@torch.inference_mode()
+def restore(network: torch.nn.Module, images: torch.Tensor, bf16: bool):
+    """(the image, seconds) in one of the two precisions."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        result = measure.measure(lambda: network(images), images.device, 1)
+        restored = network(images)
+    return tensor_to_images(restored.float())[0], result.seconds
+
+
+if __name__ == "__main__":
+    main()

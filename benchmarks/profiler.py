@@ -1,0 +1,70 @@
+"""The costliest operations of a forward pass or a training step, by torch.profiler.
+
+    python benchmarks/profiler.py --case 256 --dim 48
+    python benchmarks/profiler.py --case train252x2 --dim 144 --precision bf16 --device cuda
+
+Times are an operation's own, without what it calls; on a GPU they are its kernels'. The share is of the sum of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
+
+from benchmarks import measure  # noqa: E402
+from benchmarks.candidates import PRECISIONS, Candidate  # noqa: E402
+from benchmarks.network import CASES, inference, shape, training_step  # noqa: E402
+from engine import distributed  # noqa: E402
+
+COLUMNS = [("operation", -60), ("calls", 8), ("ms", 10), ("share", 8)]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = distributed.device(arguments.device)
+    case = CASES[arguments.case]
+    candidate = Candidate("ours", "auto", arguments.precision)
+    network = candidate.build(arguments.dim, tuple(arguments.num_blocks), device)
+    make = training_step if case.training else inference
+    work = make(network, torch.rand(shape(case), device=device) - 0.5, candidate)
+    work()  # compiles what is compiled
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler otherwise greets every run on the terminal
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as recorded:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    events = sorted(recorded.key_averages(), key=lambda event: getattr(event, own), reverse=True)
+    total = sum(getattr(event, own) for event in events)
+    what = "training step" if case.training else "inference"
+    print(
+        f"{what} {' x '.join(map(str, shape(case)))}, dim {arguments.dim}, {arguments.precision}, "
+        f"{distributed.describe(device)}, torch {torch.__version__}: {total / 1e3:.1f} ms"
+    )
+    measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
+    for event in events[: arguments.rows]:
+        spent = getattr(event, own)
+        measure.print_row(COLUMNS, [event.key[:58], str(event.count), f"{spent / 1e3:.2f}", f"{spent / total:.1%}"])
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=CASES, default="256", metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--dim", type=int, default=48, help="channels: 48 S, 72 mid, 144 P (default %(default)s)")
+    parser.add_argument("--num_blocks", type=int, nargs=3, default=[3, 3, 6], metavar="N")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--rows", type=int, default=10, metavar="N", help="of the table (default %(default)s)")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

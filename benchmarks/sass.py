@@ -1,0 +1,223 @@
+"""What the Triton kernels compile to for a GPU that need not be there, and how fast that lets them be.
+
+    python benchmarks/sass.py                       sm_80, sm_90 and sm_100, fp32 and bf16
+    python benchmarks/sass.py --capability 90 --list
+
+Triton's own assembler and disassembler are used; nothing runs. Counts are of one step of the recurrence, by a thread,
+which is one channel of one sequence: instructions in the loops (a loop over SPAN steps divided by SPAN, what is done
+once a chunk by the chunk's steps). `issue`, `MUFU` and `bytes` are the least times in ms that the instruction slots,
+the special-function units and memory allow for the largest scan of XYScanNet-P at 720p (144 channels, rows), at the
+clock and bandwidth that the data sheets give. It is a model, not a measurement: latency is taken as hidden.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
+
+from benchmarks import measure  # noqa: E402
+from benchmarks.roofline import Work, scan_work  # noqa: E402
+from models.ops.selective_scan import triton_kernel  # noqa: E402
+from models.ops.tuning import Numbers  # noqa: E402
+
+NUMBERS = Numbers()
+CHANNELS, TOKENS, STATES = 144, 720 * 1280, 16
+EVERYTHING = {"HAS_D": True, "HAS_Z": True, "HAS_BIAS": True, "SOFTPLUS": True}
+BYTES = {"fp32": 4, "bf16": 2}
+COLUMNS = [
+    *(("kernel", -9), ("GPU", -6), ("dtype", -6), ("registers", 10), ("spilled", 8), ("barriers", 9)),
+    *(("instructions", 13), ("MUFU", 6), ("FP32", 6), ("loads", 6), ("stores", 7)),
+    *(("issue ms", 9), ("MUFU ms", 8), ("bytes ms", 9)),
+]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """From NVIDIA's data sheets: multiprocessors, boost clock in Hz, memory in bytes a second."""
+
+    name: str
+    multiprocessors: int
+    clock: float
+    memory: float
+    schedulers: int = 4  # each issues one instruction of a warp a cycle
+    special: int = 16  # MUFU results a multiprocessor and cycle
+
+
+GPUS = {
+    80: Gpu("A100", 108, 1.410e9, 2.039e12),
+    90: Gpu("H100", 132, 1.830e9, 3.352e12),
+    100: Gpu("B200", 148, 1.965e9, 8.0e12),
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel: what a thread of it holds, and how many instructions of each kind a step of the recurrence takes."""
+
+    registers: int
+    spilled: int  # bytes
+    shared: int  # bytes
+    ptx: str
+    per_step: dict[str, float]
+
+    @property
+    def instructions(self) -> float:
+        return sum(self.per_step.values())
+
+    def count(self, *kinds: str) -> float:
+        """Instructions a step whose name is one of ``kinds`` or begins with one and a dot."""
+        return sum(n for name, n in self.per_step.items() if name.partition(".")[0] in kinds)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
+    for capability in arguments.capability:
+        for dtype in BYTES:
+            for name, compiled in (("forward", forward(capability, dtype)), ("backward", backward(capability, dtype))):
+                print_row(name, capability, dtype, compiled)
+                if arguments.list:
+                    for kind, count in sorted(compiled.per_step.items(), key=lambda item: -item[1]):
+                        print(f"    {count:8.2f}  {kind}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capability", type=int, nargs="+", choices=GPUS, default=list(GPUS), metavar="N")
+    parser.add_argument("--list", action="store_true", help="every kind of instruction")
+    parser.add_argument("--device", help="taken for benchmarks.report's sake; nothing runs on it")
+    return parser.parse_args()
+
+
+def print_row(name: str, capability: int, dtype: str, compiled: Compiled) -> None:
+    gpu, work = GPUS[capability], scan_work(CHANNELS, TOKENS, STATES, name == "backward")
+    times = [f"{seconds * 1e3:.2f}" for seconds in least_seconds(compiled, gpu, work, BYTES[dtype])]
+    counts = [("MUFU",), ("FFMA", "FMUL", "FADD", "FSEL", "FSETP", "FMNMX"), ("LDG",), ("STG",)]
+    cells = [name, gpu.name, dtype, str(compiled.registers), str(compiled.spilled), f"{compiled.count('BAR'):.1f}"]
+    cells += [f"{compiled.instructions:.0f}", *[f"{compiled.count(*kinds):.0f}" for kinds in counts], *times]
+    measure.print_row(COLUMNS, cells)
+
+
+def least_seconds(compiled: Compiled, gpu: Gpu, work: Work, itemsize: int) -> tuple[float, float, float]:
+    """By instruction slots, by special functions, by bytes, for CHANNELS x TOKENS steps."""
+    steps = CHANNELS * TOKENS
+    issued = compiled.instructions * steps / 32 / (gpu.multiprocessors * gpu.schedulers * gpu.clock)
+    special = compiled.count("MUFU") * steps / (gpu.multiprocessors * gpu.special * gpu.clock)
+    return issued, special, work.numbers * itemsize / gpu.memory
+
+
+def forward(capability: int, dtype: str, lanes: int = NUMBERS.forward_lanes, keep: bool = False) -> Compiled:
+    """The forward scan; ``keep``: as training runs it."""
+    from models.ops.selective_scan import triton_scan
+
+    constants = {"N": STATES, "LANES": lanes, "CHUNK": NUMBERS.chunk, "KEEP": keep, **EVERYTHING}
+    options = {"num_warps": lanes // 32, "maxnreg": NUMBERS.forward_registers}
+    return compile_kernel(triton_scan.forward, scan_pointers(dtype), constants, capability, options, (1,))
+
+
+def backward(capability: int, dtype: str) -> Compiled:
+    from models.ops.selective_scan import triton_scan
+
+    constants = {"N": STATES, "CHUNK": NUMBERS.chunk, **EVERYTHING}
+    span = triton_scan.SPAN.value
+    return compile_kernel(
+        triton_scan.backward, scan_pointers(dtype), constants, capability, {"num_warps": 1}, (span, span)
+    )
+
+
+def scan_pointers(dtype: str) -> dict[str, str]:
+    return {
+        **dict.fromkeys("u delta B C z y dy du ddelta dz".split(), f"*{dtype}"),
+        **dict.fromkeys("A D bias kept spans dBC dA dD dbias".split(), "*fp32"),
+    }
+
+
+def compile_kernel(
+    kernel, pointers: dict[str, str], constants: dict, capability: int, options: dict, steps: tuple[int, ...] = ()
+) -> Compiled:
+    """Compile for a GPU that need not be there.
+
+    Args:
+        pointers: type of each pointer argument; the other arguments are 32-bit integers.
+        steps: of the recurrence, that one turn of each innermost loop makes, in the order of the code.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
+    aligned = {(k,): [["tt.divisibility", 16]] for k, name in enumerate(kernel.arg_names) if name in pointers}
+    binary = triton.compile(
+        ASTSource(kernel, types, constants, aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={**triton_kernel.COMPILE, **options},
+    )
+    usage, listing = disassemble(binary.asm["cubin"])
+    registers, stack, local = map(int, re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage).groups())
+    per_step = instructions_per_step(listing, steps, constants.get("CHUNK", 1)) if steps else {}
+    return Compiled(registers, stack + local, binary.metadata.shared, binary.asm["ptx"], per_step)
+
+
+def cuobjdump() -> Path:
+    """The disassembler that comes with Triton; it may be missing."""
+    import triton
+
+    return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def disassemble(cubin: bytes) -> tuple[str, str]:
+    """(what cuobjdump says of resources, its listing of instructions)."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return tuple(
+            subprocess.run([cuobjdump(), option, file.name], check=True, capture_output=True, text=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+
+
+def instructions_per_step(listing: str, steps: tuple[int, ...], chunk: int) -> dict[str, float]:
+    """By name. A loop is what lies between a branch back and its target.
+
+    Raises:
+        ValueError: the kernel has another number of innermost loops than ``steps`` says.
+    """
+    code = [
+        (int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(\S.*?);", listing, re.MULTILINE)
+    ]
+    jumps = [(int(target[1], 16), at) for at, text in code if (target := re.search(r"BRA\S* .*?0x([0-9a-f]+)", text))]
+    loops = sorted((first, last) for first, last in jumps if first < last)
+    inner = [loop for loop in loops if not any(is_inside(other, loop) for other in loops)]
+    if len(inner) != len(steps):
+        raise ValueError(f"{len(inner)} innermost loops in the kernel's code, not {len(steps)}")
+    weights = {loop: 1 / count for loop, count in zip(inner, steps, strict=True)}
+    weights |= {loop: 1 / chunk for loop in enclosing(loops, inner)}
+    total: Counter[str] = Counter()
+    for at, text in code:
+        around = [loop for loop in weights if loop[0] <= at <= loop[1]]
+        if around:
+            smallest = min(around, key=lambda loop: loop[1] - loop[0])
+            total[re.sub(r"^@\S+\s+", "", text).split()[0]] += weights[smallest]
+    return dict(total)
+
+
+def is_inside(loop: tuple[int, int], other: tuple[int, int]) -> bool:
+    return loop != other and other[0] <= loop[0] and loop[1] <= other[1]
+
+
+def enclosing(loops: list[tuple[int, int]], inner: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The loop over chunks: the smallest that holds all innermost ones."""
+    around = [loop for loop in loops if all(is_inside(other, loop) for other in inner)]
+    return [min(around, key=lambda loop: loop[1] - loop[0])] if around else []
+
+
+if __name__ == "__main__":
+    main()

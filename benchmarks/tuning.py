@@ -1,0 +1,125 @@
+"""Searches the numbers that the Triton kernels are launched with (models/ops/tuning.py) on the GPU at hand.
+
+    python benchmarks/tuning.py
+    python benchmarks/tuning.py --write             keep the best in models/ops/tuned.json, by compute capability
+
+One number after another is changed, the best kept: time of the scan forward, forward with backward, and of the
+convolution, in fp32 over the shapes of XYScanNet-P at 720p and of a training crop of 252 px, two images of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
+
+from benchmarks import measure, scan  # noqa: E402
+from datasets.files import write_atomic  # noqa: E402
+from engine import distributed  # noqa: E402
+from models.ops import tuning  # noqa: E402
+from models.ops.tuning import TUNED, Numbers  # noqa: E402
+
+# What is tried of each number, and which times it decides.
+CANDIDATES = {
+    "forward_lanes": ("forward", (32, 64, 128, 256)),
+    "forward_registers": ("forward", (80, 96, 128, 168)),
+    "chunk": ("backward", (16, 32, 64)),
+    "backward_programs": ("backward", (1024, 2048, 4096)),
+    "conv_tile": ("convolution", (512, 1024, 2048)),
+    "conv_warps": ("convolution", (4, 8)),
+}
+SHAPES = {"720p": scan.Shape("", 1, 720, 1280, 288, True), "252": scan.Shape("", 2, 252, 252, 288, False)}
+TINY = {"tiny": scan.Shape("", 1, 3, 5, 8, True)}
+COLUMNS = [("number", -20), ("value", 8), ("ms", 10), ("best", 6)]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = distributed.device(arguments.device)
+    shapes = list((TINY if arguments.tiny else SHAPES).values())
+    print(f"{distributed.describe(device)}, torch {torch.__version__}; starting from {tuning.numbers(device)}")
+    measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
+    best = search(tuning.numbers(device), shapes, device, arguments.limit)
+    print(f"best: {best}")
+    if arguments.write:
+        keep(best, device)
+
+
+def search(best: Numbers, shapes: list[scan.Shape], device: torch.device, limit: float) -> Numbers:
+    """Coordinate descent, once over all numbers."""
+    for name, (what, values) in CANDIDATES.items():
+        times = {value: seconds(replace(best, **{name: value}), what, shapes, device, limit) for value in values}
+        fastest = min(times, key=times.__getitem__)
+        for value, spent in times.items():
+            shown = "-" if math.isinf(spent) else f"{spent * 1e3:.2f}"
+            measure.print_row(COLUMNS, [name, str(value), shown, "*" if value == fastest else ""])
+        if times[fastest] < math.inf:
+            best = replace(best, **{name: fastest})
+    return best
+
+
+def seconds(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device, limit: float) -> float:
+    """The sum over the shapes, measured in a process of its own; infinite where it fails or takes too long."""
+    try:
+        found = measure.isolated(run, numbers, what, shapes, device, device=device, limit=limit)
+    except RuntimeError as error:  # a kernel that cannot be compiled so
+        print(f"left out, {str(error).strip().splitlines()[-1]}: {numbers}")
+        return math.inf
+    return math.inf if found is None else found
+
+
+def run(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device) -> float:
+    """One measurement, in this process."""
+    from models.ops import causal_conv_triton
+    from models.ops.selective_scan import triton_kernel
+
+    for module in (causal_conv_triton, triton_kernel):
+        module.numbers = lambda device: numbers
+    if what == "convolution":
+        return sum(convolution(shape, device) for shape in shapes)
+    return sum(scan.run(shape, what == "backward", "triton", torch.float32, device, 5).seconds for shape in shapes)
+
+
+def convolution(shape: scan.Shape, device: torch.device) -> float:
+    """Forward and backward, in seconds."""
+    from models.ops.causal_conv_triton import causal_conv_silu_triton
+
+    x = scan.make_inputs(shape, torch.float32, device)[0].requires_grad_()
+    weight = torch.randn(shape.channels, 4, device=device, requires_grad=True)
+    bias = torch.randn(shape.channels, device=device, requires_grad=True)
+    gradient = torch.randn_like(x)
+
+    def work() -> None:
+        torch.autograd.grad(causal_conv_silu_triton(x, weight, bias), (x, weight, bias), gradient)
+
+    return measure.measure(work, device, 5).seconds
+
+
+def keep(best: Numbers, device: torch.device) -> None:
+    """Write the numbers for this device's compute capability beside the others'."""
+    capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
+    content = {name: asdict(numbers) for name, numbers in tuning.tuned().items()} | {capability: asdict(best)}
+    write_atomic(TUNED, json.dumps(dict(sorted(content.items())), indent=2) + "\n")
+    print(f"kept for compute capability {capability}: {TUNED}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="keep the best numbers for GPUs of this kind")
+    parser.add_argument("--tiny", action="store_true", help="a shape of a few pixels, to see that the search runs")
+    parser.add_argument(
+        "--limit", type=float, default=60, metavar="SECONDS", help="a measurement (default %(default)s)"
+    )
+    parser.add_argument("--device", help="cuda, cuda:1; cpu with TRITON_INTERPRET=1 alone")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

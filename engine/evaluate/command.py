@@ -1,0 +1,122 @@
+"""What evaluate.py is asked for: its command line."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from .registry import DATA_SETS, FLAGS, PROFILES
+from .table import FORMATS
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, and how.
+
+    Args:
+        restored: the folder of restored images.
+        dataset: a key of registry.DATA_SETS, whose rows of the paper to print; None for other images.
+        truth: a data set, a folder of sharp images, or two folders, blurred and sharp; may be empty for RWBI.
+        metrics: some of registry.FLAGS; empty for all that the paper reports on the data set.
+        niqe_model: "live", or the file of MATLAB's exported model.
+        output: the folder of the results; by default beside the restored images.
+        workers: processes on the CPU; by default one a core.
+        partial: score what can be paired, where images are missing, extra or of a wrong shape.
+    """
+
+    restored: Path
+    dataset: str | None = None
+    truth: tuple[Path, ...] = ()
+    metrics: tuple[str, ...] = ()
+    profile: str = "paper"
+    niqe_model: str = "live"
+    output: Path | None = None
+    form: str = "text"
+    device: str | None = None
+    workers: int | None = None
+    partial: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        suffix = "" if self.profile == "paper" else f"_{self.profile}"
+        return self.output or Path(f"{self.restored}_scores{suffix}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """What evaluate.py does."""
+    request = parse_request(argv)
+    from ..console import readable_errors  # only here: --help needs no PyTorch, which takes seconds to import
+    from .run import evaluate
+
+    with readable_errors():
+        evaluate(request)
+
+
+def parse_request(argv: list[str] | None) -> Request:
+    parser = argparse.ArgumentParser(
+        description="Score a folder of restored images, and print the means beside the paper's. The same command again "
+        "goes on where it was stopped.",
+        epilog=f"Results go to PRED_scores/scores.csv and scores.json. Metrics: {', '.join(FLAGS)}.",
+    )
+    parser.add_argument("--pred", required=True, type=Path, metavar="FOLDER", help="the restored images")
+    parser.add_argument(
+        "--gt",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
+        "sharp; images are paired by name. RWBI needs none",
+    )
+    parser.add_argument("--dataset", choices=DATA_SETS, help="print the paper's rows of this test set, too")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        choices=FLAGS,
+        metavar="METRIC",
+        help="which of the metrics below (default: those of the paper's table)",
+    )
+    parser.add_argument(
+        "--profile",
+        default="paper",
+        choices=PROFILES,
+        help="FID and KID of full images (paper) or of 15 patches each (whang); default %(default)s",
+    )
+    parser.add_argument(
+        "--niqe_model",
+        default="live",
+        metavar="live|FILE",
+        help="the LIVE release's model, or the file exported from MATLAB, which the paper uses (default %(default)s)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the results instead of PRED_scores")
+    parser.add_argument("--format", default="text", choices=FORMATS, help="of the printed table")
+    parser.add_argument("--device", help="for the networks: cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes on the CPU (default: one a core)")
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="leave out, and name, images that are missing, extra or of a wrong shape, instead of stopping",
+    )
+    given = parser.parse_args(argv)
+    if given.workers is not None and given.workers < 1:
+        parser.error(f"--workers must be at least 1, got {given.workers}")
+    if len(given.gt) > 2:
+        parser.error(f"--gt takes one folder or two, got {len(given.gt)}")
+    if not given.gt and given.dataset != "rwbi":
+        parser.error("--gt is needed: the data set, or its sharp images")
+    return Request(
+        given.pred,
+        given.dataset,
+        tuple(given.gt),
+        tuple(given.metrics),
+        given.profile,
+        given.niqe_model,
+        given.output,
+        given.format,
+        given.device,
+        given.workers,
+        given.partial,
+    )

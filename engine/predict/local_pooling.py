@@ -1,0 +1,87 @@
+"""Local pooling: means over windows of the training crops' size instead of the full image, for prediction.
+
+The Inter-Scanner averages whole rows and columns, and KLFF's gate the full image. A network trained on crops meets
+other statistics in a larger image; averaging each pixel's own window gives it those it knows (Chu et al. 2022,
+https://arxiv.org/abs/2112.04491, there called TLC). Where the window covers the image nothing changes.
+"""
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from models.fusion import KLFF
+from models.ops.kl_divergence import kl_divergence
+from models.vssm import InterVSSM
+
+COARSEST = 8  # pixels of the image to one position of level 3, at most
+
+
+class LocalInterVSSM(InterVSSM):
+    """InterVSSM with the means of Eq. 4 over windows of ``window`` of its level's pixels."""
+
+    window: int
+
+    def dual_scanner(self, F_h: torch.Tensor, F_v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        means, index = local_mean(F_h, self.window, dim=3)
+        gate_h = self.mamba(rearrange(means, "b c h w -> b w h c")).sigmoid()
+        gate_h = rearrange(gate_h, "b w h c -> b c h w").index_select(3, index)
+        means, index = local_mean(F_v, self.window, dim=2)
+        gate_v = self.mamba(rearrange(means, "b c h w -> b h w c")).sigmoid()
+        gate_v = rearrange(gate_v, "b h w c -> b c h w").index_select(2, index)
+        return F_h * gate_h, F_v * gate_v
+
+
+class LocalKLFF(KLFF):
+    """KLFF whose gate is of means over windows of ``window`` of its level's pixels."""
+
+    window: int
+
+    def gate(self, current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        if self.kl_gate == "elementwise":
+            return super().gate(current, other)
+        kl = kl_divergence(current, other).mean(dim=1, keepdim=True)
+        for dim in (2, 3):
+            means, index = local_mean(kl, self.window, dim)
+            kl = means.index_select(dim, index)
+        return kl.sigmoid().to(current.dtype)
+
+
+LOCAL = {InterVSSM: LocalInterVSSM, KLFF: LocalKLFF}
+
+
+def use_local_pooling(network: nn.Module, window: int) -> None:
+    """Let an XYScanNet average over windows of ``window`` image pixels in both directions, from now on.
+
+    Modules of other classes than those above stay as they are.
+
+    Raises:
+        ValueError: for a window that is no positive multiple of 8, and for a gate over the whole batch.
+    """
+    if window < COARSEST or window % COARSEST:
+        raise ValueError(f"local pooling needs a window of a multiple of {COARSEST} pixels, got {window}")
+    if network.kl_gate == "batch":
+        raise ValueError("local pooling is for single images: kl_gate batch averages over several")
+    for name, level in network.named_children():
+        factor = network.unshuffle * 2 ** (int(name[-1]) - 1) if name[-1].isdigit() else 1
+        for module in level.modules():
+            if type(module) in LOCAL:
+                module.__class__ = LOCAL[type(module)]
+                module.window = window // factor
+
+
+def local_mean(x: torch.Tensor, window: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means along ``dim`` of all windows that lie inside, and which of them is each position's.
+
+    A position's window has it in its middle; near an end, it is the last one that lies inside.
+    Returns: (the means, shorter by window - 1; indices of them, as long as ``dim``). All of ``dim`` is one window where
+        it is not longer.
+    """
+    size = x.shape[dim]
+    if window >= size:
+        return x.mean(dim, keepdim=True), torch.zeros(size, dtype=torch.long, device=x.device)
+    # Differences of running sums cost the same for every window; double precision keeps them from losing digits.
+    sums = x.cumsum(dim, dtype=torch.float64)
+    first = sums.narrow(dim, window - 1, 1)
+    later = sums.narrow(dim, window, size - window) - sums.narrow(dim, 0, size - window)
+    index = (torch.arange(size, device=x.device) - window // 2).clamp(0, size - window)
+    return (torch.cat([first, later], dim) / window).to(x.dtype), index

@@ -1,0 +1,64 @@
+"""PNG files of any depth, with a colour profile, EXIF and text. Specification: https://www.w3.org/TR/png-3"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+END = b"\0\0\0\0IEND\xaeB`\x82"
+TEXT_HEADER = b"\0\0\0\0\0"  # after the keyword: not compressed, in no language, not translated
+
+
+def encode_png(
+    pixels: np.ndarray, icc: bytes | None = None, exif: bytes | None = None, text: tuple[str, str] | None = None
+) -> bytes:
+    """A PNG file's bytes from uint8 or uint16 pixels (H, W, C): grey, grey and alpha, RGB, or RGBA for C = 1, 2, 3, 4.
+
+    Pillow writes no 16-bit RGB and OpenCV no grey with alpha, nor profiles.
+
+    Args:
+        icc: colour profile.
+        exif: EXIF block.
+        text: a keyword, in Latin-1, and what is said under it.
+    """
+    height, width, channels = pixels.shape
+    step = channels * pixels.itemsize  # bytes a pixel
+    big_endian = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
+    rows = np.frombuffer(big_endian, np.uint8).reshape(height, width * step)
+    filtered = np.empty((height, 1 + width * step), np.uint8)
+    filtered[:, 0] = 1  # filter "Sub": each byte less the one a pixel before it, which compresses better
+    filtered[:, 1 : 1 + step] = rows[:, :step]
+    np.subtract(rows[:, step:], rows[:, :-step], out=filtered[:, 1 + step :])
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour_type, 0, 0, 0))]
+    if icc:
+        chunks.append((b"iCCP", b"profile\0\0" + zlib.compress(icc)))
+    if exif:
+        chunks.append((b"eXIf", exif))
+    if text:
+        chunks.append((b"iTXt", text[0].encode("latin-1") + TEXT_HEADER + text[1].encode()))
+    chunks += [(b"IDAT", zlib.compress(filtered)), (b"IEND", b"")]
+    return SIGNATURE + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def read_text(path: Path, keyword: str) -> str | None:
+    """What a whole PNG says under a keyword, before its pixels; None where it says nothing, or is not whole."""
+    data = path.read_bytes()
+    if not (data.startswith(SIGNATURE) and data.endswith(END)):
+        return None
+    start, found = len(SIGNATURE), None
+    while start + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        body = data[start + 8 : start + 8 + length]
+        if data[start + 8 + length : start + 12 + length] != struct.pack(">I", zlib.crc32(kind + body)):
+            return None
+        if kind == b"iTXt" and body.startswith(keyword.encode("latin-1") + TEXT_HEADER):
+            found = body[len(keyword) + len(TEXT_HEADER) :].decode(errors="replace")
+        start += 12 + length
+    return found

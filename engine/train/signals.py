@@ -1,0 +1,46 @@
+"""Being asked to stop: SIGTERM and SIGUSR1 (Slurm's warnings) and Ctrl-C end a run after the current step, saved.
+
+torchrun hands SIGTERM and Ctrl-C on to its processes. It dies of SIGUSR1 and of SIGKILL without a word to them: that
+it is gone is a request to stop, too.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+STOPPING = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+STOPPED = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop: the same command goes on
+LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+class StopRequest:
+    """``received`` names the signal that has come, None while there was none."""
+
+    received: str | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop: the signal, or that torchrun is gone; None while there is no reason."""
+        if self.received is None and LAUNCHER is not None and os.getppid() != LAUNCHER:
+            return "the end of torchrun"
+        return self.received
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Note these signals instead of dying of them; a second Ctrl-C interrupts at once."""
+    request, before = StopRequest(), {}
+
+    def note(number, frame):
+        if request.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.received = signal.Signals(number).name
+
+    for name in STOPPING:
+        before[name] = signal.signal(getattr(signal, name), note)
+    try:
+        yield request
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

@@ -1,0 +1,63 @@
+"""Scores on whole validation images, each scored once, by whichever rank has it."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.nn.functional as F
+
+from datasets.paired import WholePairs
+from metrics import psnr_torch, ssim_matlab_rgb_torch
+
+from .. import distributed
+from ..predict.inference import pad_by_reflection
+from ..prefetch import prefetch
+
+READERS = 2  # threads: processes forked in the midst of training can inherit a lock that nobody frees
+PICTURES = 3  # shown in TensorBoard
+PICTURE_WIDTH = 1536  # pixels at most, three images side by side
+
+
+class Validation:
+    """PSNR and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks.
+
+    Images are padded as in prediction, so that both score the same.
+    """
+
+    def __init__(self, images: WholePairs, device: torch.device):
+        self.images, self.device = images, device
+
+    @torch.inference_mode()
+    def __call__(self, network: torch.nn.Module, autocast) -> tuple[dict[str, float], list[torch.Tensor]]:
+        """(mean scores over all ranks, this rank's first few pictures (3, H, W) in [0, 1])."""
+        network.eval()
+        mine = range(distributed.rank(), len(self.images), distributed.world_size())
+        with distributed.together(), ThreadPoolExecutor(READERS) as readers:
+            totals, pictures = self._score(network, autocast, prefetch(readers, self.images.__getitem__, mine, READERS))
+        network.train()
+        psnr, ssim, count = distributed.sum_over_ranks(totals).tolist()
+        return {"psnr": psnr / count, "ssim_matlab_rgb": ssim / count}, pictures
+
+    def _score(self, network, autocast, images) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(sums of PSNR and SSIM and how many images, the first few pictures)."""
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # PSNR, SSIM, images
+        pictures: list[torch.Tensor] = []
+        dtype = next(network.parameters()).dtype
+        for blurred, sharp, _ in images:
+            blurred, sharp = (t.to(self.device, dtype)[None] / 255 for t in (blurred, sharp))
+            height, width = blurred.shape[-2:]
+            with autocast():
+                restored = network(pad_by_reflection(blurred - 0.5))[..., :height, :width].to(dtype) + 0.5
+            restored = (restored.clamp(0, 1) * 255).round() / 255
+            scores = [psnr_torch(restored, sharp).mean(), ssim_matlab_rgb_torch(restored, sharp).mean()]
+            totals += torch.stack([*scores, torch.ones_like(scores[0])]).double()
+            if len(pictures) < PICTURES:
+                pictures.append(_side_by_side((blurred, restored, sharp)))
+        return totals, pictures
+
+
+def _side_by_side(images: Sequence[torch.Tensor]) -> torch.Tensor:
+    row = torch.cat(list(images), dim=3).float()
+    if row.shape[3] > PICTURE_WIDTH:
+        row = F.interpolate(row, scale_factor=PICTURE_WIDTH / row.shape[3], mode="area")
+    return row[0].cpu()

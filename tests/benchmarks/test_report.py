@@ -1,0 +1,63 @@
+"""The report: every section in a process of its own, whatever becomes of it, and always a valid file."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import report
+from benchmarks.report import Section
+
+CPU = torch.device("cpu")
+
+
+def test_a_section_passes_fails_or_is_stopped():
+    passed = report.run(Section("good", ("-c", "print('a table')"), 60), 60, CPU)
+    failed = report.run(Section("bad", ("-c", "raise SystemExit('a reason')"), 60), 60, CPU)
+    stopped = report.run(Section("long", ("-c", "import time; print('begun', flush=True); time.sleep(60)"), 1), 2, CPU)
+    assert [result.status for result in (passed, failed, stopped)] == ["passed", "failed", "stopped"]
+    assert [result.output for result in (passed, failed, stopped)] == ["a table", "a reason", "begun"]
+    assert stopped.seconds < 20
+
+
+def test_progress_bars_leave_their_last_state_and_long_output_its_ends():
+    assert report.shorten(" 10%|#\r100%|##########") == "100%|##########"
+    text = report.shorten("begin" + "x" * 10**6 + "end")
+    assert text.startswith("begin") and text.endswith("end") and len(text) < 2 * report.OUTPUT_CHARACTERS
+
+
+@pytest.mark.parametrize("sections", [report.gpu_sections, report.cpu_sections, report.tiny_sections])
+def test_sections_are_commands_that_exist(sections):
+    for section in sections():
+        script = section.command[0]
+        assert script == "-m" or (report.ROOT / script).is_file(), script
+
+
+def test_what_time_does_not_allow_is_said_and_the_rest_is_a_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "tiny_sections", lambda: [Section("never", ("-c", "pass"), 60)])
+    assert report.main(["--tiny", "--device", "cpu", "--minutes", "0.01", "--output", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert [section["status"] for section in content["sections"]] == ["not reached"]
+    assert content["machine"]["torch"] == torch.__version__ and "never" in (tmp_path / "report.md").read_text()
+
+
+def test_the_readme_gets_a_report_between_its_marks(tmp_path):
+    path, readme = tmp_path / "report.json", tmp_path / "README.md"
+    machine = {"device": "a device", "date": "2026-01-01", "git": "abc"}
+    section = {"title": "Scan", "command": "python x", "status": "passed", "seconds": 2.0, "output": "1.00x"}
+    path.write_text(json.dumps({"machine": machine, "sections": [section]}))
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.update_readme(path, readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "1.00x" in text and "old" not in text
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="not a report"):
+        report.update_readme(path, readme)
+    assert readme.read_text() == text
+
+
+@pytest.mark.slow
+def test_every_section_runs_on_the_smallest_sizes(tmp_path):
+    assert report.main(["--tiny", "--device", "cpu", "--minutes", "4", "--output", str(tmp_path)]) == 0
+    sections = json.loads((tmp_path / "report.json").read_text())["sections"]
+    assert len(sections) >= 6 and {section["status"] for section in sections} == {"passed"}

@@ -1,0 +1,266 @@
+"""Folders of photographs: what is found, where results go, what made them, and what a failure leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.images import ImageError
+from engine.memory import OutOfMemory
+from engine.predict.album import Album, find_photographs, restore_photographs
+from engine.predict.inference import NotFinite
+from models import XYScanNet
+from tests.workplace import command, make_config, run
+
+
+class Unchanged:
+    """Stands for a restorer whose network finds nothing to do."""
+
+    auto = False
+
+    def __init__(self, **maker):
+        self.maker = {"weights_sha256": "w", "tile": None, **maker}
+
+    def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
+        return images, 0.25
+
+
+def photo(path, seed: int = 0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, (11, 14, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path, format=None if path.suffix in Image.registered_extensions() else "PNG")
+    return path
+
+
+def places(album: Album, source, output) -> dict[str, str]:
+    return {
+        path.relative_to(source).as_posix(): target.relative_to(output).as_posix() for path, target in album.photographs
+    }
+
+
+def test_which_photographs_a_folder_holds(tmp_path):
+    source, output = tmp_path / "in", tmp_path / "in" / "restored"
+    for name in (
+        "b.PNG",
+        "day/a.jpg",
+        "day/a.png",
+        "day/c.v2.tif",
+        "d.heic",
+        ".hidden.png",
+        ".trash/d.png",
+        "notes.txt",
+        "restored/b.png",
+        "day/clip.mp4",
+    ):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).touch()
+    album = find_photographs(source, output)
+    assert places(album, source, output) == {
+        "b.PNG": "b.png",
+        "d.heic": "d.png",
+        "day/a.jpg": "day/a.jpg.png",
+        "day/a.png": "day/a.png.png",
+        "day/c.v2.tif": "day/c.v2.png",
+    }
+    assert album.others == [source / "day/clip.mp4", source / "notes.txt"] and album.report() == 0
+    assert find_photographs(source / "notes.txt", output).photographs == [(source / "notes.txt", output / "notes.png")]
+    with pytest.raises(FileNotFoundError):
+        find_photographs(tmp_path / "nowhere", output)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError):
+        find_photographs(tmp_path / "empty", output)
+
+
+def test_every_photograph_has_a_result_of_its_own(tmp_path):
+    for seed, name in enumerate(("a.jpg", "a.png", "a.jpg.png", "a.png.png", "a.tif")):
+        photo(tmp_path / "in" / name, seed)
+    album = find_photographs(tmp_path / "in", tmp_path / "out")
+    assert len({target for _, target in album.photographs}) == 5
+    assert restore_photographs(Unchanged(), album.photographs) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+@pytest.mark.timeout(20)
+def test_links_and_fifos(tmp_path):
+    source = tmp_path / "in"
+    photo(source / "a" / "1.png")
+    photo(source / "b" / "2.png")
+    for link in ("a/up", "b/up", "again"):
+        (source / link).symlink_to(source)
+    os.mkfifo(source / "a" / "x.png")
+    assert set(places(find_photographs(source, tmp_path), source, tmp_path)) == {"a/1.png", "b/2.png"}
+    with pytest.raises(ImageError):
+        find_photographs(source / "a" / "x.png", tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_counted_and_the_others_go_on(tmp_path, monkeypatch):
+    for name in ("good/1.png", "secret/2.png"):
+        photo(tmp_path / name)
+    there = type(tmp_path).iterdir
+
+    def forbidden(folder):  # root may read everything
+        if folder.name == "secret":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return there(folder)
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
+    album = find_photographs(tmp_path, tmp_path / "out")
+    assert len(album.photographs) == 1 and album.report() == 1
+    with pytest.raises(PermissionError):
+        find_photographs(tmp_path / "secret", tmp_path / "out")
+
+
+def test_the_same_again_is_left_as_it_is_and_anything_else_is_refused(tmp_path, capsys):
+    one, other = photo(tmp_path / "x" / "1.png", 1), photo(tmp_path / "y" / "1.png", 2)
+    target = tmp_path / "out" / "1.png"
+    assert restore_photographs(Unchanged(), [(one, target)]) == 0
+    first = target.read_bytes()
+    copy = tmp_path / "moved.png"
+    copy.write_bytes(one.read_bytes())
+    for source in (one, copy):  # the content decides, not its place
+        assert restore_photographs(Unchanged(), [(source, target)]) == 0
+    capsys.readouterr()
+    for restorer, source, named in (
+        (Unchanged(), other, "another photograph"),
+        (Unchanged(weights_sha256="v"), one, "weights_sha256"),
+        (Unchanged(tile=64), one, "tile"),
+    ):
+        assert restore_photographs(restorer, [(source, target)]) == 1 and target.read_bytes() == first
+        error = capsys.readouterr().err
+        assert named in error and "--overwrite" in error and "--output" in error
+    assert restore_photographs(Unchanged(), [(other, target)], overwrite=True) == 0 and target.read_bytes() != first
+
+
+@pytest.mark.parametrize("there", [b"", b"edited since", "cut", "saved by another program"])
+def test_what_is_no_whole_result_neither_counts_as_done_nor_is_lost(tmp_path, there):
+    source, target = photo(tmp_path / "photo.png"), tmp_path / "out" / "photo.png"
+    restore_photographs(Unchanged(), [(source, target)])
+    if there == "cut":
+        there = target.read_bytes()[:-30]
+    elif there == "saved by another program":
+        Image.open(target).rotate(90).save(target)
+        there = target.read_bytes()
+    target.write_bytes(there)
+    assert restore_photographs(Unchanged(), [(source, target)]) == 1 and target.read_bytes() == there
+    assert restore_photographs(Unchanged(), [(source, target)], overwrite=True) == 0 and target.read_bytes() != there
+
+
+def test_a_photograph_itself_is_never_written_over(tmp_path):
+    source = photo(tmp_path / "photo.png")
+    original = source.read_bytes()
+    for overwrite in (False, True):
+        assert restore_photographs(Unchanged(), [(source, source)], overwrite) == 0 and source.read_bytes() == original
+
+
+def test_results_among_the_photographs_are_not_restored_again(tmp_path):
+    photo(tmp_path / "a.jpg")
+    for _ in range(2):
+        album = find_photographs(tmp_path, tmp_path)
+        assert places(album, tmp_path, tmp_path) == {"a.jpg": "a.png"}
+        assert restore_photographs(Unchanged(), album.photographs) == 0
+
+
+def test_the_tile_that_the_memory_chose_is_kept(tmp_path):
+    class Settling(Unchanged):
+        auto = True
+
+        def choose_mode(self, batch, height, width):
+            self.maker |= {"tile": 64}
+            return "tiles"
+
+    source, target = photo(tmp_path / "a.png"), tmp_path / "out.png"
+    assert restore_photographs(Settling(), [(source, target)]) == 0
+    assert json.loads(Image.open(target).info["XYScanNet"])["tile"] == 64
+    assert restore_photographs(Settling(), [(source, target)]) == 0
+    assert restore_photographs(Unchanged(), [(source, target)]) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFinite("a.png"),
+        OutOfMemory("a.png"),
+        MemoryError(),
+        OSError(28, "full"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_one_failure_does_not_stop_the_others_and_leaves_nothing(tmp_path, capsys, error):
+    class Failing(Unchanged):
+        def restore(self, images, *names):
+            if "bad" in names[0]:
+                raise error
+            return images, 0.25
+
+    work = [(photo(tmp_path / name), tmp_path / "out" / name) for name in ("bad.png", "good.png")]
+    assert restore_photographs(Failing(), work) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+    assert "failed: \n" not in capsys.readouterr().err  # a MemoryError has no text of its own
+
+
+def test_a_fault_of_the_code_is_not_hidden(tmp_path):
+    class Wrong(Unchanged):
+        def restore(self, images, *names):
+            raise TypeError
+
+    with pytest.raises(TypeError):
+        restore_photographs(Wrong(), [(photo(tmp_path / "a.png"), tmp_path / "out.png")])
+
+
+def save_weights(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), path)
+
+
+def test_the_command(tmp_path):
+    weights = tmp_path / "results" / "xyscannet_t" / "models" / "best_XYScanNet_stage2.pth"
+    photo(tmp_path / "photos" / "night" / "a.jpg")
+    cv2.imwrite(str(tmp_path / "photos" / "b.png"), np.zeros((5, 7, 3), np.uint16))
+    make_config(tmp_path, "xyscannet_t", stage=2)
+    out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=2)
+    assert f"no weights at {weights.relative_to(tmp_path)}" in out and "train_XYScanNet_stage2.py" in out
+    assert not (tmp_path / "restored").exists()
+
+    save_weights(weights)
+    (tmp_path / "photos" / "c.png").write_bytes(b"not an image")
+    out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=1)
+    assert "photos/night/a.jpg -> restored/night/a.png  (14 x 11, " in out and "1 of 3 photographs failed" in out
+    assert cv2.imread(str(tmp_path / "restored" / "b.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    assert cv2.imread(str(tmp_path / "restored" / "night" / "a.png")).shape == (11, 14, 3)
+    made = (tmp_path / "restored" / "b.png").stat().st_mtime_ns
+    (tmp_path / "photos" / "c.png").unlink()
+    run(tmp_path, "predict.py", "photos", "--device", "cpu")
+    run(tmp_path, "predict.py", "photos", "--device", "cpu", "--self_ensemble", code=1)
+    assert (tmp_path / "restored" / "b.png").stat().st_mtime_ns == made
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_with_one_line_and_nothing_half_written(tmp_path):
+    save_weights(tmp_path / "tiny.pth")
+    for number in range(40):
+        path = photo(tmp_path / "photos" / f"{number:02}.png", number)
+        Image.open(path).resize((400, 300)).save(path)
+    process = subprocess.Popen(
+        command("predict.py", "photos", "--weights", "tiny.pth", "--device", "cpu"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not (tmp_path / "restored" / "00.png").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if not line.startswith("selective scan on ")]
+    assert process.returncode == 130 and len(lines) == 1, errors
+    results = list((tmp_path / "restored").iterdir())
+    assert 0 < len(results) < 40 and all(cv2.imread(str(path)).shape == (300, 400, 3) for path in results)

@@ -1,0 +1,374 @@
+"""The predict scripts on small data with a tiny network: real processes, resumed, refused, shared, scored."""
+
+import csv
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.images import read_rgb
+from engine.memory import bytes_per_pixel
+from engine.predict.predictor import prefetch
+from engine.predict.test_set import PredictSpec, predict
+from metrics import psnr, ssim_matlab_rgb, ssim_per_channel
+from models import XYScanNet, load_network
+from tests.workplace import ROOT, command, make_config, make_pairs, run
+
+SCRIPT = "predict_GoPro_test_results.py"
+SPEC = PredictSpec(name="GoPro", folder="datasets/GoPro", images="images", weights="best", paper="gopro", count=1111)
+JOB = ("--job_name", "tiny", "--device", "cpu")
+
+
+def make_weights(path: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {f"module.{name}": value for name, value in XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict().items()}, path
+    )
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with three test pairs of an odd size and a job's weights."""
+    make_pairs(tmp_path / "datasets" / "GoPro", train=0, test=3, size=(21, 30))
+    make_weights(tmp_path / "results" / "tiny" / "models" / "best_XYScanNet_stage2.pth")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def table(place: Path, name: str = "results/tiny/images.csv") -> dict[str, dict[str, str]]:
+    with (place / name).open(newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def without_seconds(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {
+        name: {key: value for key, value in row.items() if key not in ("seconds", "check")}
+        for name, row in rows.items()
+    }
+
+
+def refused(*arguments: str, spec: PredictSpec = SPEC) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        predict(spec, [*JOB, *arguments])
+    assert stopped.value.code == 2
+
+
+def test_the_script_restores_saves_scores_and_reports(place):
+    out = run(place, SCRIPT, *JOB)
+    network = load_network(place / "results" / "tiny" / "models" / "best_XYScanNet_stage2.pth")
+    rows = table(place)
+    assert list(rows) == ["000", "001", "002"]
+    for name, row in rows.items():
+        restored, blurred, sharp = (
+            read_rgb(place / folder / f"{name}.png")
+            for folder in ("results/tiny/images", "datasets/GoPro/test/blur", "datasets/GoPro/test/sharp")
+        )
+        assert float(row["psnr"]) == pytest.approx(psnr(restored, sharp), abs=1e-6)
+        assert float(row["ssim_matlab_rgb"]) == pytest.approx(ssim_matlab_rgb(restored, sharp), abs=1e-6)
+        assert float(row["ssim_per_channel"]) == pytest.approx(ssim_per_channel(restored, sharp), abs=1e-6)
+        assert float(row["blurred_psnr"]) == pytest.approx(psnr(blurred, sharp), abs=1e-6)
+        padded = np.pad(blurred, ((0, 3), (0, 2), (0, 0)), mode="reflect").astype(np.float32) / 255 - 0.5
+        with torch.no_grad():
+            expected = network(torch.from_numpy(padded).permute(2, 0, 1)[None])[0, :, :21, :30]
+        expected = ((expected.clamp(-0.5, 0.5) + 0.5) * 255).round().permute(1, 2, 0).numpy()
+        assert np.abs(restored - expected).max() <= 1 and np.mean(restored != expected) < 0.01
+    mean = np.mean([float(row["psnr"]) for row in rows.values()])
+    assert re.search(rf"restored +{mean:.2f} ", out) and re.search(r"the paper's XYScanNet +33.91 +0.968", out)
+    assert "Not comparable with the paper's figures: they are over all 1111 images" in out
+    assert "median of 2" in out and "peak memory of a process: " in out
+    record = json.loads((place / "results/tiny/images.json").read_text())
+    assert record["results"]["psnr"] == pytest.approx(mean, abs=1e-6) and record["results"]["images_scored"] == 3
+    assert record["kl_gate"] == "image" and record["tile"] is None and "torch" in record["versions"]
+    assert not list((place / "results").rglob("*.tmp"))
+
+
+def test_the_same_command_again_only_does_what_is_missing(place, capsys):
+    predict(SPEC, [*JOB, "--limit", "2"])
+    images = place / "results" / "tiny" / "images"
+    first, rows = (images / "000.png").stat().st_mtime_ns, table(place)
+    assert list(rows) == ["000", "001"]
+    (images / "001.png").unlink()
+    predict(SPEC, list(JOB))
+    assert (images / "000.png").stat().st_mtime_ns == first
+    assert table(place)["000"] == rows["000"] and without_seconds(table(place))["001"] == without_seconds(rows)["001"]
+    assert sorted(path.name for path in images.iterdir()) == ["000.png", "001.png", "002.png"]
+    capsys.readouterr()
+    predict(SPEC, list(JOB))
+    out = capsys.readouterr().out
+    assert "restored" in out and "time per image" not in out  # nothing was restored, nothing was timed
+
+
+def test_other_weights_or_settings_do_not_mix_with_what_is_there(place, capsys):
+    predict(SPEC, list(JOB))
+    before = {path: path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
+    other = str(make_weights(place / "other.pth", seed=1))
+    shutil.copytree("datasets/GoPro", "datasets/copy")
+    for arguments, key in (
+        (("--weights", other), "weights_sha256"),
+        (("--precision", "bf16"), "precision"),
+        (("--tile", "16", "--overlap", "8"), "tile"),
+        (("--input", "datasets/copy"), "input"),
+    ):
+        refused(*arguments)
+        error = capsys.readouterr().err
+        assert f"    {key}: " in error and "Use --overwrite to redo them, or another --output" in error
+    assert before == {path: path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
+    predict(SPEC, [*JOB, "--weights", other, "--limit", "1", "--overwrite"])
+    assert [path.name for path in (place / "results/tiny/images").iterdir()] == ["000.png"]
+    assert (place / "results/tiny/images/000.png").read_bytes() != before[place / "results/tiny/images/000.png"]
+    predict(SPEC, [*JOB, "--output", "elsewhere/bf16", "--precision", "bf16"])
+    assert len(table(place, "elsewhere/bf16.csv")) == 3
+
+
+def test_the_same_weights_under_another_name_go_on(place):
+    predict(SPEC, [*JOB, "--limit", "1"])
+    copy = shutil.copy("results/tiny/models/best_XYScanNet_stage2.pth", "copy.pth")
+    predict(SPEC, [*JOB, "--weights", str(copy)])
+    assert len(table(place)) == 3
+
+
+def test_missing_weights_are_never_replaced_by_others(place, capsys):
+    models = place / "results" / "tiny" / "models"
+    (models / "best_XYScanNet_stage2.pth").rename(models / "final_XYScanNet_stage2.pth")
+    refused()
+    error = capsys.readouterr().err
+    assert "no weights at results/tiny/models/best_XYScanNet_stage2.pth" in error
+    assert "holds final_XYScanNet_stage2.pth" in error and "--weights FILE" in error
+    assert not (place / "results" / "tiny" / "images").exists()
+
+
+@pytest.mark.parametrize(
+    "script, folder, images, kind, paper",
+    [
+        (SCRIPT, "GoPro", "images", "best", "33.91"),
+        ("predict_HIDE_results.py", "HIDE", "images_hide", "best", "31.74"),
+        ("predict_RWBI_results.py", "RWBI", "images_rwbi", "best", "NIQE 3.383"),
+        ("predict_RealBlur_J_test_results.py", "RealBlur_J", "images_realj", "final", "ST-LPIPS 0.041"),
+        ("predict_RealBlur_R_test_results.py", "RealBlur_R", "images_realr", "final", "ST-LPIPS 0.012"),
+    ],
+)
+def test_every_script_has_its_own_places(place, monkeypatch, capsys, script, folder, images, kind, paper):
+    (place / "datasets" / "GoPro").rename(place / "datasets" / folder)
+    models = place / "results" / "tiny" / "models"
+    (models / "best_XYScanNet_stage2.pth").rename(models / f"{kind}_XYScanNet_stage2.pth")
+    monkeypatch.setattr(sys, "argv", [script, *JOB, "--limit", "1"])
+    runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert (place / "results" / "tiny" / images / "000.png").is_file()
+    out = capsys.readouterr().out
+    assert paper in out and ("RealBlur's own protocol aligns" in out) == ("RealBlur" in script)
+
+
+def test_blurred_images_alone_are_restored_without_scores(place, capsys):
+    photos = place / "photos"
+    (photos / "night").mkdir(parents=True)
+    for name in ("a.png", "night/b.png"):
+        cv2.imwrite(str(photos / name), np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    predict(
+        PredictSpec(name="photos", folder="datasets/photos", images="images", weights="best"),
+        [*JOB, "--input", "photos", "--output", "out"],
+    )
+    assert read_rgb(place / "out" / "night" / "b.png").shape == (5, 7, 3)
+    assert [row["psnr"] for row in table(place, "out.csv").values()] == ["", ""]
+    out = capsys.readouterr().out
+    assert "PSNR" not in out and "paper" not in out and "time per image" in out
+
+
+def test_two_folders_on_the_command_line(place):
+    predict(SPEC, [*JOB, "--input", "datasets/GoPro/test/blur", "datasets/GoPro/test/sharp", "--output", "out"])
+    assert len(table(place, "out.csv")) == 3
+
+
+def test_batches_of_equal_size_change_nothing(place):
+    for kind in ("blur", "sharp"):
+        image = np.random.default_rng(1).integers(0, 256, (16, 30, 3), dtype=np.uint8)
+        cv2.imwrite(f"datasets/GoPro/test/{kind}/0005.png", image)  # another size, between 000 and 001
+    predict(SPEC, [*JOB, "--output", "single"])
+    predict(SPEC, [*JOB, "--output", "batched", "--batch_size", "2"])
+    single, batched = table(place, "single.csv"), table(place, "batched.csv")
+    assert list(single) == list(batched) == ["000", "0005", "001", "002"]
+    for name in single:
+        difference = read_rgb(place / f"single/{name}.png").astype(int) - read_rgb(place / f"batched/{name}.png")
+        assert np.abs(difference).max() <= 1 and np.mean(difference != 0) < 0.01
+
+
+def test_the_batch_counts_where_the_gate_is_the_batchs(place, capsys):
+    for stage in (1, 2):
+        make_config(place, stage=stage, model={"kl_gate": "batch"})
+    predict(SPEC, [*JOB, "--limit", "2"])
+    assert json.loads((place / "results/tiny/images.json").read_text())["kl_gate"] == "batch"
+    refused("--batch_size", "2")
+    assert "batch_size: 1 then, 2 now" in capsys.readouterr().err
+
+
+def test_tiles_are_recorded_and_reported(place, capsys):
+    predict(SPEC, [*JOB, "--tile", "16", "--overlap", "8"])
+    assert "the paper's among them: tiles score differently" in capsys.readouterr().out
+    record = json.loads((place / "results/tiny/images.json").read_text())
+    assert (record["tile"], record["overlap"]) == (16, 8)
+
+
+def test_streamed_and_whole_images_go_together(place):
+    predict(SPEC, [*JOB, "--limit", "1"])
+    predict(SPEC, [*JOB, "--stream"])
+    assert json.loads((place / "results/tiny/images.json").read_text())["streamed"] and len(table(place)) == 3
+    predict(SPEC, [*JOB, "--output", "whole", "--tile", "512"])  # one tile over all of it
+    for name in table(place):
+        a, b = (read_rgb(place / folder / f"{name}.png").astype(int) for folder in ("results/tiny/images", "whole"))
+        assert np.abs(a - b).max() <= 1 and np.mean(a != b) < 0.01
+
+
+def test_auto_is_recorded_as_what_it_chose_and_keeps_to_it(place, capsys, monkeypatch):
+    predict(SPEC, [*JOB, "--tile", "auto"])
+    assert "full images, streamed: " in capsys.readouterr().out
+    record = json.loads((place / "results/tiny/images.json").read_text())
+    assert record["tile"] is None and record["streamed"] is True
+    tiny = load_network("results/tiny/models/best_XYScanNet_stage2.pth")
+    free = {"now": bytes_per_pixel(tiny, torch.device("cpu")) * 10**2 / 0.8}
+    monkeypatch.setattr("engine.predict.inference.free_memory", lambda device: free["now"])
+    refused("--tile", "auto", "--overlap", "0")
+    assert "tile: None then, 8 now" in capsys.readouterr().err
+    predict(SPEC, [*JOB, "--tile", "auto", "--overlap", "0", "--output", "tiled", "--limit", "1"])
+    assert "tiles of 8 x 8 pixels: " in capsys.readouterr().out
+    free["now"] *= 100
+    predict(SPEC, [*JOB, "--tile", "auto", "--overlap", "0", "--output", "tiled"])
+    assert "tiles of 8 x 8 pixels, as the images that are there already" in capsys.readouterr().out
+    record = json.loads((place / "tiled.json").read_text())
+    assert (record["tile"], record["overlap"]) == (8, 0) and len(table(place, "tiled.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (("--tile", "all"), "a number of pixels or auto, got 'all'"),
+        (("--tile", "auto", "--overlap", "10"), "overlap must be a multiple of 8 pixels"),
+        (("--tile", "auto", "--stream"), "--stream is for full images and --tile is not"),
+        (("--tile", "20"), "tile must be a multiple of 8"),
+        (("--tile", "32", "--overlap", "32"), "overlap must be a multiple of 8 pixels from 0 to below the tile"),
+        (("--batch_size", "0"), "--batch_size must be at least 1"),
+        (("--limit", "0"), "--limit must be at least 1"),
+        (("--device", "quantum"), "--device"),
+        (("--input", "a", "b", "c"), "--input takes one folder or two, got 3"),
+        (("--input", "nowhere"), "nowhere: no such folder"),
+        (("--weights", "nowhere.pth"), "no weights at nowhere.pth"),
+        (("--output", "datasets/GoPro/test/blur"), "is an input image; choose another --output"),
+    ],
+)
+def test_impossible_commands_say_what_is_wrong(place, capsys, arguments, complaint):
+    refused(*arguments)
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_missing_data_set_says_where_it_is_looked_for(place, capsys):
+    shutil.rmtree("datasets/GoPro")
+    refused()
+    assert "datasets/GoPro: no such folder; unpack GoPro there, or say where it lies with --input" in (
+        capsys.readouterr().err
+    )
+
+
+def test_sizes_that_differ_name_both_files_and_lose_nothing(place, capsys):
+    cv2.imwrite("datasets/GoPro/test/sharp/001.png", np.zeros((20, 30, 3), np.uint8))
+    refused()
+    error = capsys.readouterr().err
+    assert "test/blur/001.png is 30 x 21" in error and "test/sharp/001.png is 30 x 20" in error
+    shutil.copy("datasets/GoPro/test/blur/001.png", "datasets/GoPro/test/sharp/001.png")
+    before = (place / "results/tiny/images/000.png").stat().st_mtime_ns
+    predict(SPEC, list(JOB))
+    assert len(table(place)) == 3 and (place / "results/tiny/images/000.png").stat().st_mtime_ns == before
+
+
+def test_a_truncated_image_is_named(place, capsys):
+    image = place / "datasets/GoPro/test/blur/002.png"
+    image.write_bytes(image.read_bytes()[:-30])
+    refused()
+    assert "datasets/GoPro/test/blur/002.png: truncated" in capsys.readouterr().err
+
+
+def test_killed_and_started_again_it_ends_as_if_never_stopped(place):
+    make_pairs(place / "datasets" / "GoPro", train=0, test=12, size=(32, 48))
+    predict(SPEC, [*JOB, "--output", "undisturbed"])
+    process = subprocess.Popen(
+        command(SCRIPT, *JOB, "--output", "stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    journal = place / "stopped.csv.0"
+    while process.poll() is None and not (journal.is_file() and journal.read_text().count("\n") >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert journal.is_file() and not (place / "stopped.csv").read_text().count("\n") > 1
+    predict(SPEC, [*JOB, "--output", "stopped"])
+    assert without_seconds(table(place, "stopped.csv")) == without_seconds(table(place, "undisturbed.csv"))
+    assert len(table(place, "stopped.csv")) == 12 and not journal.exists()
+    for name in table(place, "stopped.csv"):
+        assert (place / f"stopped/{name}.png").read_bytes() == (place / f"undisturbed/{name}.png").read_bytes()
+
+
+def test_two_processes_share_the_images_and_write_one_table(place):
+    out = run(place, SCRIPT, *JOB, "--output", "shared", processes=2)
+    assert out.count("the paper's XYScanNet") >= 1 and out.count("restored   ") == 1
+    run(place, SCRIPT, *JOB, "--output", "alone")
+    assert without_seconds(table(place, "shared.csv")) == without_seconds(table(place, "alone.csv"))
+    assert len(table(place, "shared.csv")) == 3
+    assert sorted(os.listdir(place / "shared")) == sorted(os.listdir(place / "alone"))
+    assert not list(place.glob("shared.csv.*"))
+
+
+def test_ahead_keeps_the_order_and_its_distance():
+    started, lock = [], threading.Lock()
+
+    def double(item: int) -> int:
+        with lock:
+            started.append(item)
+        time.sleep(0.002 * (item % 3))
+        return 2 * item
+
+    with ThreadPoolExecutor(4) as pool:
+        results = prefetch(pool, double, iter(range(30)), depth=5)
+        assert next(results) == 0 and len(started) <= 7
+        assert list(results) == list(range(2, 60, 2))
+
+
+def test_a_result_that_is_not_finite_is_not_written(place, capsys):
+    """In single precision every weight is finite, and yet the activations overflow."""
+    path = place / "results" / "tiny" / "models" / "best_XYScanNet_stage2.pth"
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value * 1e30 if value.ndim == 4 else value for name, value in state.items()}, path)
+    refused()
+    assert "datasets/GoPro/test/blur/000.png" in capsys.readouterr().err
+    assert not list((place / "results").rglob("*.png"))
+    assert not table(place) and not list((place / "results" / "tiny").glob("images.csv.*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
+    make_pairs(place / "datasets" / "GoPro", train=0, test=40, size=(160, 240))
+    process = subprocess.Popen(
+        command(SCRIPT, *JOB), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until, images = time.monotonic() + 120, place / "results" / "tiny" / "images"
+    while time.monotonic() < until and not (images / "001.png").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    made = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
+    assert 0 < len(made) < 40 and all(read_rgb(images / name).shape == (160, 240, 3) for name in made)
+    run(place, SCRIPT, *JOB)
+    assert len(table(place)) == 40
+    assert sum((images / name).stat().st_mtime_ns == when for name, when in made.items()) >= len(made) - 1

@@ -1,0 +1,118 @@
+"""Streaming: the whole network's result, band by band, without whole maps of anything but the features."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engine.predict.streaming import stream, streams_exactly
+from models import XYScanNet
+from models.fusion import KLFF
+from models.vssm import InterVSSM
+
+
+def network_of(dim: int = 8, kl_gate: str = "image", seed: int = 0, unshuffle: int = 1) -> XYScanNet:
+    """Weights larger than a new network's, so that every part of it, the gates above all, tells in the result."""
+    torch.manual_seed(seed)
+    network = XYScanNet(dim, num_blocks=(1, 2, 1), kl_gate=kl_gate, unshuffle=unshuffle)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1.5 if weight.dim() > 1 else 1)
+    return network.double().eval()
+
+
+def images_of(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
+
+
+@pytest.mark.parametrize("kl_gate, unshuffle", [("elementwise", 1), ("image", 1), ("batch", 1), ("image", 2)])
+@pytest.mark.parametrize(
+    "shape, band", [((1, 3, 45, 31), 4), ((2, 3, 30, 53), 12), ((1, 3, 8, 64), 16), ((3, 3, 33, 21), 64)]
+)
+def test_equals_the_whole_network(kl_gate, unshuffle, shape, band):
+    network, images = network_of(kl_gate=kl_gate, unshuffle=unshuffle), images_of(*shape)
+    with torch.inference_mode():
+        whole = network(images)
+    streamed = stream(network, images, band)
+    assert streamed.shape == whole.shape and (whole - images).abs().max() > 0.1
+    assert (streamed - whole).abs().max() < 1e-9
+
+
+def test_the_images_and_the_weights_stay_as_they_are():
+    network, images = network_of(), images_of(1, 3, 24, 32)
+    before = images.clone(), [weight.clone() for weight in network.parameters()]
+    assert torch.equal(stream(network, images, 8), stream(network, images, 8))
+    assert torch.equal(images, before[0])
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before[1], strict=True))
+
+
+def test_mixed_precision_is_near_the_whole_network_in_mixed_precision():
+    network, images = network_of().float(), images_of(1, 3, 24, 36).float()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        whole, streamed = network(images), stream(network, images, 8)
+    exact = stream(network, images, 8)
+    assert (streamed - exact).abs().mean() < 1.5 * (whole - exact).abs().mean() + 1e-6
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers every new tensor's memory holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 8
+        return result
+
+
+def test_no_map_is_larger_than_the_features():
+    """The whole network's largest map has four times the features' channels."""
+    network, images = network_of(), images_of(1, 3, 128, 128)
+    features = 8 * 128 * 128
+    with torch.inference_mode(), Sizes() as whole:
+        network(images)
+    with Sizes() as streamed:
+        stream(network, images, 8)
+    assert max(whole.seen.values()) >= 2 * features
+    assert max(streamed.seen.values()) == features
+
+
+@pytest.mark.parametrize("band", [0, -4, 6])
+def test_refuses_impossible_bands(band):
+    with pytest.raises(ValueError, match=f"band must be a multiple of 4 rows and at least 4, got {band}"):
+        stream(network_of(), images_of(1, 3, 16, 16), band)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"vssm": "ss2d"},
+        {"scan": "bidirectional"},
+        {"slices": "inter"},
+        {"fusion": "aff"},
+        {"fusion": "none"},
+        {"unshuffle": 2},
+    ],
+)
+def test_every_variant_is_known_to_stream_exactly(variant):
+    torch.manual_seed(0)
+    assert streams_exactly(XYScanNet(8, (1, 1, 1), **variant).eval())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (KLFF, "gate", lambda self, current, other: 0.3),
+        (InterVSSM, "dual_scanner", lambda self, F_h, F_v: (F_h.relu(), F_v)),
+        (XYScanNet, "residual", lambda self, x: x),
+    ],
+)
+def test_a_changed_network_is_noticed(change, monkeypatch):
+    network = network_of()
+    assert streams_exactly(network)
+    monkeypatch.setattr(*change)
+    assert not streams_exactly(network)

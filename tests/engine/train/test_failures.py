@@ -1,0 +1,198 @@
+"""What the machine and the files do to a training: nothing is lost, and there is one line for it."""
+
+import contextlib
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import load_config
+from engine.memory import OutOfMemory
+from engine.train.logger import RunLogger
+from engine.train.signals import STOPPED
+from engine.train.trainer import Trainer
+from losses import DeblurLoss
+from tests.workplace import command, make_config, make_pairs, run, weights
+
+STAGE1 = "train_XYScanNet_stage1.py"
+LAST = Path("results/tiny/models/last_XYScanNet_stage1.pth")
+ENDLESS = ("train.epochs=50000", "train.save_every=50000", "train.validate_every=50000")
+
+
+@pytest.fixture
+def place(tmp_path):
+    make_pairs(tmp_path / "datasets" / "GoPro")
+    make_config(tmp_path)
+    return tmp_path
+
+
+def train(place, *overrides: str, **options) -> str:
+    return run(place, STAGE1, "--job_name", "tiny", "--device", "cpu", *overrides, **options)
+
+
+def one_line(out: str) -> str:
+    """The error's line, which must be the only one of its kind, without a traceback."""
+    lines = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in out and len(lines) == 1, out
+    return lines[0]
+
+
+def damage(image: Path) -> bytes:
+    """Spoil the image's pixels and leave its header and end; returns what it was."""
+    content = image.read_bytes()
+    image.write_bytes(content[:60] + bytes(byte ^ 255 for byte in content[60:90]) + content[90:])
+    return content
+
+
+@contextlib.contextmanager
+def under_way(place, *overrides: str, processes: int = 1):
+    """A training that has made some steps."""
+    process = subprocess.Popen(
+        command(STAGE1, "--job_name", "tiny", "--device", "cpu", *ENDLESS, *overrides, processes=processes),
+        cwd=place,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        next(line for line in process.stderr if line.startswith("epoch 2/"))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
+    overrides = ("train.epochs=4", "train.validate_every=2", "train.save_every=4")
+    train(place, *overrides)
+    undisturbed, best = weights(place), weights(place, kind="best")
+    (place / "results").rename(place / "undisturbed")
+    image = place / "datasets/GoPro/test/blur/001.png"
+    content = damage(image)
+    for _ in range(2):
+        assert "test/blur/001.png" in one_line(train(place, *overrides, code=2))
+    state = torch.load(place / LAST, weights_only=True)
+    assert state["validation_due"] and state["iteration"] > 0
+    image.write_bytes(content)
+    assert "resuming from" in train(place, *overrides)
+    assert not torch.load(place / LAST, weights_only=True)["validation_due"]
+    for now, expected in ((weights(place), undisturbed), (weights(place, kind="best"), best)):
+        assert all(torch.equal(now[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL, signal.SIGTERM])
+def test_ranks_save_and_end_when_their_launcher_does(place, number):
+    with under_way(place, processes=2) as launcher:
+        launcher.send_signal(number)
+        rest = launcher.stderr.read()  # to its end: that of the last process
+    state = torch.load(place / LAST, weights_only=True)
+    assert state["iteration"] > 1 and "stopped by" in rest
+    assert (place / "results/tiny/.stopped_stage1").exists()
+
+
+def test_the_mark_of_a_stop_is_gone_once_the_run_goes_on(place):
+    with under_way(place) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == STOPPED
+    mark = place / "results/tiny/.stopped_stage1"
+    assert mark.exists()
+    step = torch.load(place / LAST, weights_only=True)["iteration"]
+    train(place, "train.epochs=null", f"train.iterations={step + 1}")
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_state_before_kept(place):
+    train(place, "data.val=null", "train.epochs=2")
+    before = {path: path.read_bytes() for path in (place / "results/tiny/models").iterdir()}
+    limit = len(before[place / LAST]) // 2
+    done = subprocess.run(
+        command(STAGE1, "--job_name", "tiny", "--device", "cpu", "data.val=null", "train.epochs=4"),
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 2
+    assert re.search(r"[\d.]+ MB are needed and [\d.,]+ MB are free", one_line(done.stdout + done.stderr))
+    assert before == {path: path.read_bytes() for path in (place / "results/tiny/models").iterdir()}
+    train(place, "data.val=null", "train.epochs=4")
+
+
+def test_a_log_that_cannot_be_written_ends_in_one_line(tmp_path, capsys, caplog):
+    run_logger = RunLogger(tmp_path, 1, 10, 0, True)
+    run_logger.file.stream.close()
+    run_logger.file.stream = open("/dev/full", "w")
+    for _ in range(3):
+        logging.getLogger("any").warning("a message")
+    run_logger.close()
+    assert "Traceback" not in capsys.readouterr().err
+    assert sum("not written any more" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_training_image_is_named_whoever_reads_it(place, workers):
+    damage(place / "datasets/GoPro/train/sharp/002.png")
+    assert "train/sharp/002.png" in one_line(train(place, f"data.workers={workers}", code=2))
+
+
+def test_the_death_of_a_reader_is_one_line(place):
+    with under_way(place, "data.workers=2") as process:
+        reader = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+        os.kill(int(reader), signal.SIGKILL)
+        rest = process.stderr.read()
+        assert process.wait(60) == 2
+    assert reader in one_line(rest)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_step_that_leaves_the_numbers_is_refused_before_anything_is_saved(place, optimizer):
+    out = train(place, "optim.lr=1e38", f"optim.name={optimizer}", "train.epochs=null", "train.iterations=1", code=2)
+    one_line(out)
+    assert not (place / "results/tiny/models").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(place, monkeypatch):
+    monkeypatch.chdir(place)
+    trainer = Trainer(load_config("tiny", 1), "cpu")
+    with torch.no_grad():
+        next(trainer.network.parameters())[0] = float("inf")
+    with pytest.raises(RuntimeError, match="patch_embed"):
+        trainer.save()
+    assert not LAST.exists()
+
+
+def test_results_that_cannot_be_written_are_named(place):
+    (place / "results").write_text("no folder")
+    assert "results" in one_line(train(place, code=2))
+
+
+def test_a_job_name_that_no_folder_can_have(place):
+    out = run(place, STAGE1, "--job_name", "tiny@" + 300 * "x", "--device", "cpu", code=2)
+    assert "Traceback" not in out and "305" in out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_too_little_memory_comes_with_advice(place, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(DeblurLoss, "forward", fail)
+    with pytest.raises(OutOfMemory, match="train.accumulate.*train.checkpoint_activations.*data.patch_size"):
+        Trainer(load_config("tiny", 1), "cpu").fit()

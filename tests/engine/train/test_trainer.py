@@ -1,0 +1,289 @@
+"""Real runs of the training scripts: resumed exactly, split over processes, stopped cleanly, guarded."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engine.config import load_config
+from engine.console import readable_errors
+from engine.train.signals import STOPPED
+from engine.train.trainer import Trainer
+from tests import workplace
+from tests.workplace import command, make_config, make_pairs, make_vgg19, run, weights
+
+STAGE1, STAGE2 = "train_XYScanNet_stage1.py", "train_XYScanNet_stage2.py"
+
+
+@pytest.fixture
+def place(tmp_path):
+    make_pairs(tmp_path / "datasets" / "GoPro")
+    make_config(tmp_path)
+    return tmp_path
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def largest_difference(a: dict, b: dict) -> float:
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_a_run_learns_scores_and_leaves_everything_behind(place):
+    out = run(
+        place,
+        STAGE1,
+        "--job_name",
+        "tiny",
+        "train.epochs=6",
+        "train.validate_every=3",
+        "train.ema_decay=0.5",
+        "data.workers=2",
+        "data.cache=memmap",
+    )
+    results = place / "results" / "tiny"
+    assert {path.name for path in (results / "models").iterdir()} == {
+        f"{kind}_XYScanNet_stage1.pth" for kind in ("best", "final", "last", "previous_last")
+    }
+    assert "epoch 3: validation PSNR" in out and "epoch 6/6  step 8/8" in out and "(3 images)" in out
+    assert "epoch 6/6" in (results / "train_stage1.log").read_text()
+    record = (results / "config_stage1.yaml").read_text()
+    assert "# git:" in record and "seed: 666" in record and "ema_decay: 0.5" in record
+    assert list((results / "logs" / "stage1").glob("events.*"))
+    assert len(list((place / "datasets" / ".cache").glob("*.rgb"))) == 2
+    state = torch.load(results / "models" / "last_XYScanNet_stage1.pth", weights_only=True)
+    average = {name.removeprefix("module."): value for name, value in state["ema_state"].items()}
+    average.pop("n_averaged")
+    assert equal(average, weights(place))
+
+
+def test_the_recipes_pixel_term_is_the_one_trained_with(place, monkeypatch):
+    monkeypatch.chdir(place)
+    Trainer(load_config("tiny", 1, ["loss.pixel=mse", "loss.edge_weight=0", "train.epochs=1"]), "cpu").fit()
+    logged = EventAccumulator("results/tiny/logs/stage1").Reload()
+    assert logged.Scalars("train/mse")[-1].value == logged.Scalars("train/loss")[-1].value
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_path_factory):
+    overrides = [
+        "--job_name",
+        "tiny",
+        "--device",
+        "cpu",
+        "train.epochs=60",
+        "train.validate_every=25",
+        "train.ema_decay=0.9",
+        "data.workers=1",
+    ]
+    run(place, STAGE1, *overrides)
+    undisturbed, best = weights(place), weights(place, kind="best")
+
+    (place / "results").rename(tmp_path_factory.mktemp("undisturbed") / "results")
+    last = place / "results" / "tiny" / "models" / "last_XYScanNet_stage1.pth"
+    kills = 0
+    for delay in (0.0, 0.7, 0.31, 0.02):  # after a new state has been seen: during steps, saves, scoring
+        process = subprocess.Popen(command(STAGE1, *overrides), cwd=place, stderr=subprocess.DEVNULL)
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
+            time.sleep(0.005)
+        time.sleep(delay)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert kills >= 3
+    out = run(place, STAGE1, *overrides)
+    assert "resuming from" in out
+    assert equal(weights(place), undisturbed) and equal(weights(place, kind="best"), best)
+
+
+def test_two_processes_and_accumulation_give_the_parameters_of_one(place):
+    """In float64, with the contrast term, whose mask differs from share to share."""
+    make_vgg19(place)
+    sharp, blurred = (place / "datasets/GoPro/train" / kind / "000.png" for kind in ("sharp", "blur"))
+    blurred.write_bytes(sharp.read_bytes())  # a pair without blur
+    overrides = [
+        "--device",
+        "cpu",
+        "train.precision=fp64",
+        "loss.contrast_weight=0.05",
+        "train.epochs=4",
+        "data.val=null",
+    ]
+    for job in ("one", "two", "micro"):
+        make_config(place, job)
+    run(place, STAGE1, "--job_name", "one", *overrides)
+    run(place, STAGE1, "--job_name", "two", *overrides, processes=2)
+    run(place, STAGE1, "--job_name", "micro", *overrides, "train.accumulate=4")
+    one = weights(place, "one")
+    assert largest_difference(one, weights(place, "two")) < 1e-9
+    assert largest_difference(one, weights(place, "micro")) < 1e-9
+    for change in ("train.seed=1", "optim.name=muon"):  # other images, another optimiser's state
+        out = run(place, STAGE1, "--job_name", "one", *overrides, change, code=2)
+        assert f"was made with {change.split('=')[0]} " in out
+
+
+def test_validation_over_two_processes_counts_every_image_once(place):
+    make_config(place, "one"), make_config(place, "two")
+    outs = [
+        run(place, STAGE1, "--job_name", "one", "train.precision=fp64", "--device", "cpu"),
+        run(place, STAGE1, "--job_name", "two", "train.precision=fp64", "--device", "cpu", processes=2),
+    ]
+    lines = [next(line for line in out.splitlines() if "validation PSNR" in line) for out in outs]
+    assert lines[0] == lines[1] and "(3 images)" in lines[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
+    """Sent to the whole group of processes, as a terminal and Slurm do: the data workers must outlive it too."""
+    arguments = [
+        "--job_name",
+        "tiny",
+        "train.epochs=5000",
+        "train.save_every=5000",
+        "train.validate_every=5000",
+        "data.workers=2",
+    ]
+    process = subprocess.Popen(
+        command(STAGE1, *arguments), cwd=place, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            break
+    os.killpg(process.pid, number)
+    rest = process.stderr.read()
+    assert process.wait() == STOPPED and f"stopped by {number.name}" in rest
+    state = torch.load(place / "results/tiny/models/last_XYScanNet_stage1.pth", weights_only=True)
+    assert state["iteration"] > 1 and not (place / "results/tiny/models/final_XYScanNet_stage1.pth").exists()
+
+
+def test_stage_2_starts_from_stage_1s_final_weights(place):
+    make_config(place, stage=2, train={"epochs": None, "iterations": 1}, optim={"lr": 1e-12, "min_lr": 0.0})
+    out = run(place, STAGE2, "--job_name", "tiny", code=2)
+    assert "final_XYScanNet_stage1.pth: no such weights file" in out and "Traceback" not in out
+    run(place, STAGE1, "--job_name", "tiny")
+    out = run(place, STAGE2, "--job_name", "tiny")
+    assert "starting from results/tiny/models/final_XYScanNet_stage1.pth" in out
+    assert largest_difference(weights(place), weights(place, stage=2)) < 1e-9
+
+
+def test_a_damaged_newest_state_falls_back_to_the_one_before(place):
+    run(place, STAGE1, "--job_name", "tiny", "train.epochs=4")
+    models = place / "results" / "tiny" / "models"
+    (models / "last_XYScanNet_stage1.pth").write_bytes(b"cut short")
+    out = run(place, STAGE1, "--job_name", "tiny", "train.epochs=4")
+    assert "last_XYScanNet_stage1.pth is damaged" in out
+    assert "resuming from" in out and "at step 4 of 5" in out
+
+
+def test_a_number_that_is_none_stops_the_run_and_names_the_module(place):
+    run(place, STAGE1, "--job_name", "tiny")
+    state = weights(place)
+    state["decoder_level2.0.intra.mamba.in_proj.weight"][:] = 3e38  # finite, but its products are not
+    torch.save(state, place / "bad.pth")
+    make_config(place, "bad", stage=1)
+    out = run(place, STAGE1, "--job_name", "bad", "train.start_from=bad.pth", code=2)
+    assert "not finite" in out and "the output of decoder_level2.0.intra" in out
+    kept = torch.load(place / "results" / "bad" / "nonfinite_stage1_rank0.pt", weights_only=True)
+    assert kept["blurred"].shape == (4, 3, 32, 32) and len(kept["names"]) == 4 and kept["iteration"] == 0
+
+
+def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(place):
+    (place / "broken.py").write_text(
+        "import losses\n"
+        "def fail(*_, **__): raise RuntimeError('nobody expected this')\n"
+        "losses.DeblurLoss.forward = fail\n"
+        "import train_XYScanNet_stage1\n"
+        "train_XYScanNet_stage1.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "broken.py", "--job_name", "tiny", "data.workers=2"],
+        cwd=place,
+        timeout=60,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(workplace.ROOT)},
+    )
+    assert done.returncode == 1 and "nobody expected this" in done.stderr
+
+
+@pytest.mark.slow
+def test_muon_trains_and_resumes_bit_for_bit(place):
+    overrides = ["--device", "cpu", "optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
+    make_config(place, "whole"), make_config(place, "parts")
+    run(place, STAGE1, "--job_name", "whole", *overrides, "train.iterations=4", "optim.cosine_length=4")
+    for iterations in (2, 4):
+        run(place, STAGE1, "--job_name", "parts", *overrides, f"train.iterations={iterations}", "optim.cosine_length=4")
+    assert equal(weights(place, "whole"), weights(place, "parts"))
+
+
+def test_bfloat16_trains(place):
+    run(place, STAGE1, "--job_name", "tiny", "train.precision=bf16", "train.epochs=2")
+    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in weights(place).values())
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(place):
+    out = run(place, STAGE1, "--job_name", "tiny", "--dry_run")
+    for words in ("patch_size: 32", "5 training pairs, 3 validation pairs", "3 iterations of 4 images"):
+        assert words in out
+    assert not (place / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "mistake, words",
+    [
+        (["data.patchsize=32"], "command line: data.patchsize: unknown key; did you mean patch_size?"),
+        (["data.batch_size=3", "train.accumulate=2"], "data.batch_size: 3 images cannot be shared equally"),
+        (["data.train=nowhere"], "nowhere"),
+        (["model.scan_backend=mamba_ssm", "--device", "cpu"], "scan backend mamba_ssm cannot run"),
+        (["data.patch_size=64"], "smaller than the patch of 64"),
+        (["--device", "cuda"], "no CUDA device"),
+        (["loss.contrast_weight=1", "TORCH_OFFLINE"], "loss.contrast_weight=0"),
+    ],
+)
+def test_mistakes_are_one_clear_line(place, mistake, words, monkeypatch):
+    if "TORCH_OFFLINE" in mistake:
+        mistake = mistake[:1]
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+        monkeypatch.setenv("TORCH_HOME", str(place / "cache"))
+    if "cuda" in mistake and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    out = run(place, STAGE1, "--job_name", "tiny", *mistake, code=2)
+    assert words in out and "Traceback" not in out
+
+
+def test_a_truncated_image_stops_at_the_start(place):
+    image = place / "datasets/GoPro/train/sharp/002.png"
+    image.write_bytes(image.read_bytes()[:-20])
+    out = run(place, STAGE1, "--job_name", "tiny", code=2)
+    assert "train/sharp/002.png" in out and "Traceback" not in out and "epoch" not in out
+
+
+def test_a_cache_that_does_not_fit_is_one_clear_line(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
+    with pytest.raises(SystemExit), readable_errors():
+        Trainer(load_config("tiny", 1, ["data.cache=memmap"]), "cpu").fit()
+    assert "make room" in capsys.readouterr().err
+
+
+def test_recipes_of_the_repository_are_valid():
+    configs = workplace.ROOT / "configs"
+    stages = sorted(configs.rglob("config_stage*.yaml"))
+    assert len(stages) >= 9
+    for path in stages:
+        job_name = str(path.parent.relative_to(configs))
+        assert load_config(job_name, int(path.stem[-1])).job_name == job_name
+
+
+def test_readers_end_without_a_word(place):
+    make_config(place, "quiet", data={"workers": 2})
+    assert "Exception ignored" not in run(place, STAGE1, "--job_name", "quiet", "--device", "cpu")
