@@ -6,7 +6,8 @@
 Counts the pairs of each split, compares all sizes, names the data set with the counts expected of it, and measures on a
 sample of images: the blurred images' PSNR and brightness, whether blurred and sharp are swapped, and in which light the
 frames of the blurred images were averaged, which tells GoPro's `blur` from its `blur_gamma`. Images of GoPro's test
-scenes in a train split, by the names of files and folders, links followed, are a problem. Exit status: 0 good, 1 problems found, 2 bad usage.
+scenes in a train split, by the names of files and folders, links followed, are a problem. Exit status: 0 good, 1
+problems found, 2 bad usage.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles that cover all
     python -m datasets.tiles datasets/GoPro TILES --size 384 --keep 2 --quality 95    the two most blurred, as WebP
     python -m datasets.tiles datasets/GoPro TILES --size 320 --reduce 2               of images, and blur, half as large
-    python -m datasets.tiles datasets/REDS TILES --size 384 --level                     blurred images as bright as sharp
+    python -m datasets.tiles datasets/REDS TILES --size 384 --level                   blurred images as bright as sharp
 
 OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp). The tiles of an image are as few as cover it, spread
 evenly. Those where blurred and sharp differ most are kept first: a clear sky teaches nothing. OUT appears when it is
