@@ -53,6 +53,17 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int) -> M
     return Measurement(statistics.median(seconds), _memory(device)[1] - before)
 
 
+def once(work: Callable[[], object], device: torch.device) -> Measurement:
+    """Time and peak memory of a single run, for work that takes minutes."""
+    before, _ = _memory(device)
+    _reset_peak(device)
+    _synchronise(device)
+    started = time.perf_counter()
+    work()
+    _synchronise(device)
+    return Measurement(time.perf_counter() - started, _memory(device)[1] - before)
+
+
 def isolated(function: Callable, *arguments, device: torch.device, limit: float):
     """What ``function`` returns in a process of its own; None, and a line that says so, where it takes too long or
     too much memory.

@@ -95,3 +95,20 @@ def test_tiling_compares_streamed_and_tiled_images_with_whole_ones(tmp_path):
         "streamed, bands of 8",
         "tiles of 24, overlap 8",
     ]
+
+
+def test_growth_fits_time_and_memory(tmp_path):
+    output = run(
+        "growth.py",
+        *"--networks T --megapixels 0.004 0.008 0.016 --dims 8 --batches 1".split(),
+        *("--output", str(tmp_path / "growth")),
+    )
+    assert re.search(r"memory = -?\d+\.\d\d GiB \+ \d+ bytes a pixel", output)
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_peers_are_measured_beside_ours():
+    pytest.importorskip("spandrel", reason="the package spandrel is not installed")
+    output = run("peers.py", *"--sizes 32x24 --networks XYScanNet-T NAFNet-32 --repeats 1".split())
+    for name in ("XYScanNet-T", "NAFNet-32"):
+        assert len(found := rows(output, name)) == 1 and int(found[0][0].replace(",", "")) > 10**6

@@ -1,0 +1,164 @@
+"""How time and memory grow with the size of the image, the width of the network and the batch: tables and a plot.
+
+    python benchmarks/growth.py --output growth
+    python benchmarks/growth.py --output growth --networks T --megapixels 0.07 0.3 1 3 12 48
+
+Prediction as predict.py does it: on a CPU streamed, on a GPU in full. A line a + b x is fitted to time and to memory
+over pixels; its residual says how linear they are. `floor` is the bytes of the largest feature map that must be held,
+all channels of level 1 in fp32. Each measurement has a process of its own, once, after a small image to warm up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
+
+from analysis.figure import new_figure, save  # noqa: E402
+from benchmarks import measure  # noqa: E402
+from engine import distributed  # noqa: E402
+from engine.memory import GIB  # noqa: E402
+from engine.predict.streaming import stream  # noqa: E402
+from models import XYScanNet  # noqa: E402
+
+ASPECT = 4 / 3
+COLUMNS = [("what", -34), ("s", 10), ("s a megapixel", 15), ("peak GiB", 10), ("floor GiB", 10), ("bytes a pixel", 14)]
+
+
+class Case(NamedTuple):
+    """A network and the images it restores."""
+
+    dim: int
+    unshuffle: int
+    num_blocks: tuple[int, int, int]
+    batch: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        return self.batch * self.height * self.width
+
+    @property
+    def floor(self) -> int:
+        """Bytes of level 1's features in fp32."""
+        return 4 * self.dim * self.pixels // self.unshuffle**2
+
+
+Point = tuple[Case, measure.Measurement]
+NETWORKS = {"T": (32, 2, (1, 1, 2)), "S": (48, 1, (3, 3, 6)), "P": (144, 1, (3, 3, 6))}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = distributed.device(arguments.device)
+    print(f"{distributed.describe(device)}, torch {torch.__version__}")
+    measured: dict[str, list[Point]] = {}
+    for name in arguments.networks:
+        dim, unshuffle, num_blocks = NETWORKS[name]
+        sizes = [Case(dim, unshuffle, num_blocks, 1, *sides(millions)) for millions in arguments.megapixels]
+        measured[name] = table(f"XYScanNet-{name}, image", sizes, device, arguments.limit)
+        print(fit_in_words(measured[name]))
+    small = NETWORKS["S"]
+    table("dim", [Case(dim, 1, small[2], 1, 256, 256) for dim in arguments.dims], device, arguments.limit)
+    table("batch", [Case(small[0], 1, small[2], n, 256, 256) for n in arguments.batches], device, arguments.limit)
+    if arguments.output:
+        draw(measured, arguments.output.with_suffix(".png"))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["T", "S"])
+    parser.add_argument("--megapixels", nargs="+", type=float, default=[0.0655, 0.25, 0.9216, 3, 12], metavar="N")
+    parser.add_argument("--dims", nargs="+", type=int, default=[16, 48, 96, 144], metavar="N", help="of XYScanNet-S")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4], metavar="N", help="of 256 px images")
+    parser.add_argument("--output", type=Path, metavar="NAME", help="draw NAME.png")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
+    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="a measurement (%(default)s)")
+    return parser.parse_args()
+
+
+def sides(megapixels: float) -> tuple[int, int]:
+    """Height and width of about that many pixels, 4 to 3, multiples of 8."""
+    height = (megapixels * 1e6 / ASPECT) ** 0.5
+    return max(round(height / 8) * 8, 8), max(round(height * ASPECT / 8) * 8, 8)
+
+
+def table(what: str, cases: Iterable[Case], device: torch.device, limit: float) -> list[Point]:
+    """Measure the cases and print a line each; returns those that could be measured."""
+    measure.print_row(COLUMNS, [what, *[heading for heading, _ in COLUMNS[1:]]])
+    found = []
+    for case in tqdm(list(cases), desc=what, leave=False, disable=None):
+        result = measure.isolated(run, case, device, device=device, limit=limit)
+        name = f"  dim {case.dim}, {case.batch} x {case.width} x {case.height}"
+        if result is None:
+            measure.print_row(COLUMNS, [name, *["-"] * 5])
+            continue
+        found.append((case, result))
+        cells = [f"{result.seconds:.2f}", f"{result.seconds / case.pixels * 1e6:.2f}", f"{result.memory / GIB:.3f}"]
+        cells += [f"{case.floor / GIB:.3f}", f"{result.memory / case.pixels:.0f}"]
+        measure.print_row(COLUMNS, [name, *cells])
+    return found
+
+
+@torch.inference_mode()
+def run(case: Case, device: torch.device) -> measure.Measurement:
+    """One measurement, in this process."""
+    torch.manual_seed(0)
+    network = XYScanNet(case.dim, case.num_blocks, unshuffle=case.unshuffle).to(device).eval()
+    images = torch.rand(case.batch, 3, case.height, case.width, device=device) - 0.5
+    restore = stream if device.type == "cpu" else lambda network, images: network(images)
+    restore(network, images[..., :64, :64])
+    return measure.once(lambda: restore(network, images), device)
+
+
+def fit(found: list[Point], what: str) -> tuple[float, float, float]:
+    """(a, b, the largest relative residual) of a + b x over pixels, in seconds or bytes."""
+    pixels = np.array([case.pixels for case, _ in found], float)
+    values = np.array([getattr(result, what) for _, result in found], float)
+    # Relative residuals: the large images would otherwise decide alone.
+    matrix = np.stack([1 / values, pixels / values], axis=1)
+    (a, b), *_ = np.linalg.lstsq(matrix, np.ones(len(values)), rcond=None)
+    return a, b, float(np.abs((a + b * pixels) / values - 1).max())
+
+
+def fit_in_words(found: list[Point]) -> str:
+    if len(found) < 3:
+        return ""
+    (a, b, off), (c, d, error) = fit(found, "seconds"), fit(found, "memory")
+    return (
+        f"  time = {a:.2f} s + {b * 1e6:.2f} s a megapixel (off by {off:.0%} at most); "
+        f"memory = {c / GIB:.2f} GiB + {d:.0f} bytes a pixel (off by {error:.0%})\n"
+    )
+
+
+def draw(measured: dict[str, list[Point]], path: Path) -> None:
+    """Time and memory over pixels, on logarithmic axes, with what must be held."""
+    figure = new_figure(10, 4.2)
+    for axes, what, unit, scale in zip(
+        figure.subplots(1, 2), ("seconds", "memory"), ("s", "GiB"), (1, GIB), strict=True
+    ):
+        for k, (name, found) in enumerate(measured.items()):
+            pixels = [case.pixels / 1e6 for case, _ in found]
+            values = [getattr(result, what) / scale for _, result in found]
+            axes.loglog(pixels, values, "o-", color=f"C{k}", label=f"XYScanNet-{name}")
+            if what == "memory":
+                floors = [case.floor / GIB for case, _ in found]
+                axes.loglog(pixels, floors, ":", color=f"C{k}", label=f"{name}: level 1 in fp32")
+        axes.set(xlabel="megapixels", ylabel=f"{'time' if what == 'seconds' else 'peak memory'} in {unit}")
+        axes.grid(True, which="major", alpha=0.3)
+        axes.legend()
+    save(figure, path)
+    print(f"plot: {path}")
+
+
+if __name__ == "__main__":
+    main()
