@@ -86,25 +86,20 @@ synthesize "$parts/frames" "$parts/linearstreets" --pairs_per_photo 4 --size 384
 synthesize "$parts/photos" "$parts/places" --pairs_per_photo 6 --size 320 --strength 18 --gamma 1 --seed 6 $shaken
 synthesize "$parts/photos" "$parts/linearplaces" --pairs_per_photo 4 --size 320 --strength 11 --gamma 2.2 --seed 7 $shaken
 
-# One folder of links; the pairs of scenes that have few count several times.
+# One folder of links; the pairs of GoPro's own blur count several times.
 parts=$(realpath "$parts")
-add() {
-    mkdir -p "$out/scenes_train/$2"
-    for kind in blur sharp; do ln -s "$1/$kind" "$out/scenes_train/$2/$kind"; done
-}
-for tiles in real halfreal reds halfreds clip linearclip; do
-    scenes="$parts/${tiles}_tiles/train"
-    for scene in "$scenes"/blur/*; do
-        scene=$(basename "$scene")
-        mkdir -p "$out/scenes_train/$tiles-$scene"
-        for kind in blur sharp; do ln -s "$scenes/$kind/$scene" "$out/scenes_train/$tiles-$scene/$kind"; done
+add() {     # add FOLDER NAME COPIES
+    for copy in $(seq "$3"); do
+        mkdir -p "$out/scenes_train/$2-$copy"
+        for kind in blur sharp; do ln -s "$1/$kind" "$out/scenes_train/$2-$copy/$kind"; done
     done
+}
+for part in "real 2" "halfreal 1" "taught 6" "halftaught 2" "averaged 3" "clip 1" "linearclip 1" "reds 1" "halfreds 1"; do
+    set -- $part
+    add "$parts/${1}_tiles/train" "$1" "$2"
 done
-for copy in 1 2 3 4; do add "$parts/taught_tiles/train" "taught-$copy"; done
-for copy in 1 2; do add "$parts/halftaught_tiles/train" "halftaught-$copy"; done
-for copy in 1 2 3; do add "$parts/averaged_tiles/train" "averaged-$copy"; done
 for part in closeby streets linearstreets places linearplaces; do
-    for scene in "$parts/$part"/train/*; do add "$scene" "$part-$(basename "$scene")"; done
+    for scene in "$parts/$part"/train/*; do add "$scene" "$part-$(basename "$scene")" 1; done
 done
 "$python" -m datasets.check "$out/scenes_train" --split train --partial
 "$python" -m datasets.check "$out/scenes_val" --split test --partial
