@@ -1,6 +1,7 @@
 """What the data of XYScanNet-T's last stage is made with: moving objects, levelled tiles, no test scene, one script."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,23 +104,30 @@ def sources(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
     sources(tmp_path / "data")
     write_png(tmp_path / "photo.png", texture(0, 320, 336))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "apt-get").write_text(APT_GET)
     (tmp_path / "bin" / "apt-get").chmod(0o755)
-    photos = repository / "configs" / "xyscannet_t" / "photos.txt"
-    few = repository / SCRIPT
+    script = Path(shutil.copy(repository / SCRIPT, tmp_path))
+    photos = tmp_path / "photos.txt"  # beside the script
+    photos.write_text("stand-in images/land/hill.jpg\nstand-in images/land/sea.jpg\n")
     environment = os.environ | {
         "PYTHON": sys.executable,
         "PYTHONPATH": str(repository),
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "PHOTOS": str(photos),
         "PHOTO": str(tmp_path / "photo.png"),
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        [str(few), str(tmp_path / "data")], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        [str(script), str(tmp_path / "data")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     train, val = (
