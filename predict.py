@@ -1,13 +1,14 @@
-"""Restore one's own photographs; no data set is needed.
+"""Restore your own photographs; no data set is needed.
 
     python predict.py photograph.jpg
     python predict.py holiday/ --output holiday_sharp/
     python predict.py photograph.jpg --job_name xyscannetp_gopro
 
-A result lies under its photograph's relative path, as PNG, in restored/ unless --output says otherwise. 16 bits, grey,
-transparency, colour profile and EXIF are kept. The weights are those of --job_name, or the file given with --weights;
-without either, the small network's that come with the repository (configs/xyscannet_t). The same command again goes on
-where it was stopped. Exit status: 0, 1 where a photograph or a folder failed, 2 where nothing was begun.
+Results are PNGs under the photographs' relative paths in restored/, or in the folder given with --output. 16 bits,
+grey, transparency, colour profile and EXIF are kept. The weights are those of --job_name, or the file given with
+--weights; without either, the small network's that come with the repository (configs/xyscannet_t). The same command
+again continues where it was stopped. Exit status: 0; 1 where a photograph or a folder failed; 2 where nothing was
+started.
 """
 
 import argparse
@@ -33,7 +34,8 @@ def main() -> int:
     # Only here: --help needs no PyTorch, which takes seconds to import.
     from engine.console import readable_errors
     from engine.predict.album import find_photographs, restore_photographs
-    from engine.predict.inference import Restorer, find_weights
+    from engine.predict.inference import Restorer
+    from engine.predict.weights import find_weights
 
     with readable_errors():
         album = find_photographs(arguments.input, arguments.output)

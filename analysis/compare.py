@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from analysis.radar import COLOURS
+from analysis.figure import COLOURS
 from datasets.images import IMAGE_SUFFIXES, read_rgb, write_png
 from datasets.layouts import AmbiguityError, Pair, find_pairs
 from engine.console import readable_errors

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from analysis.figure import new_figure, save
+from analysis.figure import COLOURS, new_figure, save
 from engine.evaluate.comparison import OWN_NAMES, differences, paper_lines, run_line
 from engine.evaluate.registry import MEASURES
 
 AXES = ("KID", "FID", "LPIPS", "NIQE", "SSIM")
-# Okabe and Ito's colours, told apart with any colour vision and on paper by markers; yellow is too pale for lines.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#8B6508")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HERO, OWN = "#D55E00", "#000000"
 HOLE = 0.35  # of the radius, in the middle: lines that are worst everywhere stay apart

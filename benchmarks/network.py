@@ -158,7 +158,7 @@ def inference(network: torch.nn.Module, blurred: torch.Tensor, candidate: Candid
 
 
 def training_step(network: torch.nn.Module, blurred: torch.Tensor, candidate: Candidate) -> Callable[[], None]:
-    loss, optimizer = DeblurLoss(contrast_weight=0), torch.optim.Adam(network.parameters())
+    loss, optimizer = DeblurLoss({"charbonnier": 1, "edge": 0.05}), torch.optim.Adam(network.parameters())
     sharp = torch.rand_like(blurred) - 0.5
 
     def step() -> None:

@@ -25,7 +25,7 @@ from datasets.synthesize import synthesize_photos  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.config import shipped_weights  # noqa: E402
 from engine.demo import HELD_OUT, SAMPLES  # noqa: E402
-from engine.predict.inference import images_to_tensor, tensor_to_images  # noqa: E402
+from engine.predict.images import images_to_tensor, tensor_to_images  # noqa: E402
 from metrics import psnr  # noqa: E402
 from models import load_network  # noqa: E402
 

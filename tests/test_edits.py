@@ -13,7 +13,7 @@ import pytest
 
 from tests.workplace import ROOT, make_config, make_pairs
 
-PACKAGES = ("configs", "datasets", "engine", "losses", "metrics", "models")
+PACKAGES = ("analysis", "configs", "datasets", "engine", "losses", "metrics", "models")
 
 FUSION = '''
 
@@ -41,6 +41,8 @@ class Mine(nn.Module):
     def forward(self, X):
         return self.proj(rearrange(self.mamba(rearrange(X, "b c h w -> b h w c")), "b h w c -> b c h w"))
 '''
+# What the table of a new module's kind says of it, at XYScanNet-S's width.
+ROWS = {"fusion": (8, r"^mine \(here\) +– +0\.00 .* 0\.14 "), "state_space": (5, r"^mine \(here\) +\d\.\d\d ")}
 # name: (file, what is replaced, by what; at the end where nothing is replaced), overrides, whether prediction streams
 EDITS = {
     "gate": (
@@ -108,3 +110,11 @@ def test_one_edit_is_followed_everywhere(copy, name):
     )
     assert ("without streaming" in log) != streams
     assert psnr(log, r"restored +([\d.]+)") == pytest.approx(validated, abs=0.006)
+
+    # The table of its kind has a row for it.
+    if name in ROWS:
+        table, row = ROWS[name]
+        log = run(
+            copy, "-m", "analysis.complexity", "--table", str(table), "--num_blocks", "1", "1", "1", "--size", "8"
+        )
+        assert re.search(row, log, re.MULTILINE), log

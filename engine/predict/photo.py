@@ -1,7 +1,7 @@
-"""One's own photographs: read in whatever form cameras and editors leave them, restored, and written as PNG.
+"""Read photographs as cameras and editors save them, and write the restored ones as PNG.
 
-The network sees upright RGB; what it does not see (alpha, colour profile, EXIF) goes with the result unchanged. 16-bit
-photographs keep their 16 bits through the network and into the PNG, grey ones stay grey.
+The network sees upright RGB. Alpha, colour profile and EXIF are copied to the result unchanged; 16-bit photographs stay
+16-bit and grey ones grey.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ BITS_PER_SAMPLE = 258  # TIFF's tag
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # where these bytes lie in every PNG file
 PNG_GREY_TYPES = (0, 4)
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef")
-DECODING = 8  # bytes a pixel, at least: the decoded photograph and its upright copy
+DECODING = 8  # bytes a pixel, at least: the decoded photograph and an upright copy
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """An upright photograph and what goes with it."""
+    """An upright photograph, and what the result copies from it."""
 
     rgb: np.ndarray  # (H, W, 3), uint8 or uint16; grey ones have three equal channels
     alpha: np.ndarray | None = None  # (H, W), same type
     grey: bool = False
     icc: bytes | None = None  # colour profile
     exif: bytes | None = None  # without the orientation, which is applied
-    frames: int = 1  # in the file; only the first is here
+    frames: int = 1  # in the file, of which this is the first
 
 
 def read_photograph(path: Path) -> Photograph:
-    """Reads PNG, JPEG, WebP, TIFF, BMP and whatever else Pillow can: 8 or 16 bit, grey, palette, alpha, CMYK.
+    """Read PNG, JPEG, WebP, TIFF, BMP and what else Pillow reads: 8 or 16 bit, grey, palette, alpha, CMYK.
 
-    Raises ImageError, with the path, for a file that is missing, damaged, or of a kind that cannot be restored;
-    OutOfMemory for more pixels than there is memory for.
+    Raises:
+        ImageError: the file is missing, damaged, or of a kind that cannot be restored; names the path.
+        OutOfMemory: decoding would take more memory than is free.
     """
     return decode_photograph(path, read_file(path))
 
 
 def decode_photograph(path: Path, data: bytes) -> Photograph:
-    """As `read_photograph`, of what the file at the path holds."""
-    if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would take a preview in them for the photograph
+    """As `read_photograph`, from the file's bytes; ``path`` is for its suffix and for messages."""
+    if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the preview in them
         raise ImageError(f"{path}: a camera's raw file; develop it to a TIFF or PNG of 16 bits first")
     check_file(path, data)
     try:
@@ -60,7 +61,7 @@ def decode_photograph(path: Path, data: bytes) -> Photograph:
             _expect_to_fit(path, *image.size)
             image.load()
             photograph = _sixteen_bit(image, data) if _is_sixteen_bit(image, data) else _eight_bit(image)
-            # A phone's MPO is a photograph followed by previews and depth maps, not several photographs.
+            # A phone's MPO holds one photograph, and then previews and depth maps.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             return replace(photograph, exif=_exif(image), frames=frames)
     except (OutOfMemory, MemoryError):
@@ -74,7 +75,7 @@ def decode_photograph(path: Path, data: bytes) -> Photograph:
 
 
 def _expect_to_fit(path: Path, width: int, height: int) -> None:
-    """Looks before decoding whether the memory suffices: a small file may hold any number of pixels."""
+    """Check the memory before decoding: a small file can hold any number of pixels."""
     needed, free = DECODING * width * height, free_memory(torch.device("cpu"))
     if free is not None and needed > free:
         raise OutOfMemory(
@@ -84,9 +85,10 @@ def _expect_to_fit(path: Path, width: int, height: int) -> None:
 
 
 def write_photograph(path: Path, photograph: Photograph, text: tuple[str, str] | None = None) -> None:
-    """Writes PNG with the photograph's own depth, grey, alpha, profile and EXIF: wholly or not at all.
+    """Write a PNG atomically, with the photograph's depth, grey, alpha, profile and EXIF.
 
-    text: a keyword and what the file says under it.
+    Args:
+        text: a keyword and a text to store under it.
     """
     pixels = photograph.rgb
     if photograph.grey:
@@ -97,7 +99,7 @@ def write_photograph(path: Path, photograph: Photograph, text: tuple[str, str] |
 
 
 def _is_sixteen_bit(image: Image.Image, data: bytes) -> bool:
-    """Pillow opens most 16-bit images as 8-bit ones, so the file itself is asked."""
+    """Read it from the file's header: Pillow opens most 16-bit images as 8-bit ones."""
     if image.format == "PNG":
         return data[PNG_BIT_DEPTH] == 16
     if image.format == "TIFF":
@@ -111,7 +113,7 @@ def _sixteen_bit(image: Image.Image, data: bytes) -> Photograph:
         raise ImageError("16-bit pixels in a form that OpenCV cannot decode; convert the photograph to 16-bit PNG")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     grey = pixels.shape[2] == 1
-    if image.format == "PNG":  # OpenCV turns a TIFF, and makes RGBA of grey with alpha
+    if image.format == "PNG":  # OpenCV applies a TIFF's orientation, and decodes grey with alpha to RGBA
         pixels = _upright(pixels, _orientation(image))
         grey = data[PNG_COLOUR_TYPE] in PNG_GREY_TYPES
     if pixels.shape[2] >= 3:
@@ -135,28 +137,28 @@ def _eight_bit(image: Image.Image) -> Photograph:
 
 
 def _photograph(pixels: np.ndarray, grey: bool, icc: bytes | None) -> Photograph:
-    """From pixels (H, W, C), the last of two or four channels being alpha."""
+    """Make a Photograph of pixels (H, W, C); the last of two or four channels is alpha."""
     alpha = pixels[..., -1] if pixels.shape[2] in (2, 4) else None
     rgb = pixels[..., :1].repeat(3, axis=2) if grey else pixels[..., :3]
-    # A profile says in bytes 16 to 20 what it is for; another kind's would only be ignored, or misread.
+    # Bytes 16 to 20 of a profile name its colour space; another one's would be ignored or misread.
     fits = icc is not None and icc[16:20] == (b"GRAY" if grey else b"RGB ")
     return Photograph(np.ascontiguousarray(rgb), alpha, grey, icc if fits else None)
 
 
 def _exif(image: Image.Image) -> bytes | None:
-    """The EXIF block without the orientation. A TIFF's is left out: it mostly describes how the file is laid out."""
+    """The EXIF block without the orientation; None for a TIFF, whose tags mostly describe the file's own layout."""
     if image.format == "TIFF":
         return None
     try:
         exif = image.getexif()
         exif.pop(ORIENTATION, None)
         return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else None
-    except Exception:  # a damaged EXIF block, which raises anything, is no reason to refuse the photograph
+    except Exception:  # damaged EXIF raises anything, and is no reason to refuse the photograph
         return None
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1, which is upright, where a damaged block does not tell."""
+    """EXIF's orientation, 1 to 8; 1 (upright) where the block is damaged."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # as in _exif
@@ -164,7 +166,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, C) turned and mirrored as the EXIF orientation, 1 to 8, says."""
+    """Rotate and mirror (H, W, C) as the EXIF orientation, 1 to 8, says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     vertical, horizontal = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)

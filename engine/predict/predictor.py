@@ -30,9 +30,11 @@ from ..evaluate.command import Request
 from ..evaluate.run import evaluate
 from ..memory import GIB, peak_memory
 from ..prefetch import prefetch, threads
-from .inference import Restorer, checksum, find_weights, images_to_tensor, tensor_to_images
+from .images import images_to_tensor, tensor_to_images
+from .inference import Restorer
 from .record import Row, ScoreSheet, ScoreSheetError
 from .test_set import PredictSpec
+from .weights import checksum, find_weights
 
 READERS, WRITERS = 2, 4  # threads; decoding, encoding and scoring release Python's lock
 # What decides a result's values: a folder never mixes images made with different ones.
@@ -83,10 +85,6 @@ def run(spec: PredictSpec, arguments: argparse.Namespace) -> None:
     pairs = find_test_pairs(spec, arguments.input)[: arguments.limit]
     restorer = Restorer.from_flags(weights, arguments)
     sheet = ScoreSheet(images_folder(spec, arguments), distributed.rank())
-    if restorer.auto and pairs:
-        way = choose_mode(restorer, pairs, arguments.batch_size, None if arguments.overwrite else earlier_tile(sheet))
-        if distributed.is_main():
-            print(way, flush=True)
 
     # What is done already.
     refuse_to_overwrite_inputs(sheet, pairs)

@@ -87,11 +87,11 @@ def test_scan_leaves_out_what_takes_too_long():
     assert all(line.split()[-1] == "-" for line in found)
 
 
-def test_tiling_compares_streamed_and_tiled_images_with_whole_ones(tmp_path):
+def test_tiling_compares_streamed_and_tiled_images_with_full_ones(tmp_path):
     make_pairs(tmp_path, train=0, test=2, size=(40, 48))
     output = run("tiling.py", str(tmp_path / "test"), *"--dim 8 --size 40 48 --tile 24:8 --band 8 --repeats 1".split())
-    assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("whole", "streamed", "tiles"))] == [
-        "whole",
+    assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("full", "streamed", "tiles"))] == [
+        "full",
         "streamed, bands of 8",
         "tiles of 24, overlap 8",
     ]

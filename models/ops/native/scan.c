@@ -10,7 +10,7 @@
 #ifndef STATES
 #define STATES 16
 #endif
-#define CHUNK 16
+#define CHUNK 32
 #ifndef GROUP
 #define GROUP 16
 #endif

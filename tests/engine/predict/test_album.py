@@ -1,9 +1,12 @@
 """Folders of photographs: what is found, where results go, what made them, and what a failure leaves."""
 
+import hashlib
 import json
 import os
+import runpy
 import signal
 import subprocess
+import sys
 import time
 
 import cv2
@@ -17,13 +20,11 @@ from engine.memory import OutOfMemory
 from engine.predict.album import Album, find_photographs, restore_photographs
 from engine.predict.inference import NotFinite
 from models import XYScanNet
-from tests.workplace import command, make_config, run
+from tests.workplace import ROOT, command, make_config
 
 
 class Unchanged:
     """Stands for a restorer whose network finds nothing to do."""
-
-    auto = False
 
     def __init__(self, **maker):
         self.maker = {"weights_sha256": "w", "tile": None, **maker}
@@ -167,19 +168,15 @@ def test_results_among_the_photographs_are_not_restored_again(tmp_path):
         assert restore_photographs(Unchanged(), album.photographs) == 0
 
 
-def test_the_tile_that_the_memory_chose_is_kept(tmp_path):
-    class Settling(Unchanged):
-        auto = True
-
-        def choose_mode(self, batch, height, width):
-            self.maker |= {"tile": 64}
-            return "tiles"
-
+def test_a_result_says_what_made_it(tmp_path):
     source, target = photo(tmp_path / "a.png"), tmp_path / "out.png"
-    assert restore_photographs(Settling(), [(source, target)]) == 0
-    assert json.loads(Image.open(target).info["XYScanNet"])["tile"] == 64
-    assert restore_photographs(Settling(), [(source, target)]) == 0
-    assert restore_photographs(Unchanged(), [(source, target)]) == 1
+    assert restore_photographs(Unchanged(tile=64), [(source, target)]) == 0
+    assert json.loads(Image.open(target).info["XYScanNet"]) == {
+        "source": "a.png",
+        "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "weights_sha256": "w",
+        "tile": 64,
+    }
 
 
 @pytest.mark.parametrize(
@@ -220,25 +217,33 @@ def save_weights(path):
     torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), path)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch, capsys):
+    def run(*flags: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["predict.py", "photos", "--device", "cpu", *flags])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "predict.py"), run_name="__main__")
+        assert end.value.code == code
+        return "".join(capsys.readouterr())
+
+    monkeypatch.chdir(tmp_path)
     weights = tmp_path / "results" / "xyscannet_t" / "models" / "best_XYScanNet_stage2.pth"
     photo(tmp_path / "photos" / "night" / "a.jpg")
     cv2.imwrite(str(tmp_path / "photos" / "b.png"), np.zeros((5, 7, 3), np.uint16))
     make_config(tmp_path, "xyscannet_t", stage=2)
-    out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=2)
+    out = run(code=2)
     assert f"no weights at {weights.relative_to(tmp_path)}" in out and "train_XYScanNet_stage2.py" in out
     assert not (tmp_path / "restored").exists()
 
     save_weights(weights)
     (tmp_path / "photos" / "c.png").write_bytes(b"not an image")
-    out = run(tmp_path, "predict.py", "photos", "--device", "cpu", code=1)
+    out = run(code=1)
     assert "photos/night/a.jpg -> restored/night/a.png  (14 x 11, " in out and "1 of 3 photographs failed" in out
     assert cv2.imread(str(tmp_path / "restored" / "b.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
     assert cv2.imread(str(tmp_path / "restored" / "night" / "a.png")).shape == (11, 14, 3)
     made = (tmp_path / "restored" / "b.png").stat().st_mtime_ns
     (tmp_path / "photos" / "c.png").unlink()
-    run(tmp_path, "predict.py", "photos", "--device", "cpu")
-    run(tmp_path, "predict.py", "photos", "--device", "cpu", "--self_ensemble", code=1)
+    run()
+    run("--self_ensemble", code=1)
     assert (tmp_path / "restored" / "b.png").stat().st_mtime_ns == made
 
 

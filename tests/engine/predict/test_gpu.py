@@ -5,7 +5,8 @@ import torch
 
 from datasets.images import read_rgb
 from engine.config import shipped_weights
-from engine.predict.inference import Restorer, images_to_tensor, tensor_to_images
+from engine.predict.images import images_to_tensor, tensor_to_images
+from engine.predict.inference import Restorer
 from metrics import psnr
 from tests.workplace import ROOT
 

@@ -22,7 +22,6 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 class Unchanged:
     """Stands for a restorer whose network finds nothing to do, so that every level must come back."""
 
-    auto = False
     maker = {"weights_sha256": "none"}
 
     def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
@@ -32,7 +31,6 @@ class Unchanged:
 class Brighter:
     """Adds 20 of 255 levels, colours alike."""
 
-    auto = False
     maker = {"weights_sha256": "none"}
 
     def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
@@ -233,18 +231,6 @@ def test_nothing_half_written(tmp_path, monkeypatch):
 def read_photograph_of(folder):
     pillow(3).save(folder / "photo.png")
     return read_photograph(folder / "photo.png")
-
-
-def test_says_how_each_photograph_is_restored_where_that_is_left_to_the_memory(tmp_path, capsys):
-    class Settling(Unchanged):
-        auto = True
-
-        def choose_mode(self, batch: int, height: int, width: int) -> str:
-            return f"way for {batch} x {height} x {width}"
-
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((5, 7, 3), np.uint8))
-    through(tmp_path / "a.png", tmp_path, Settling())
-    assert "(7 x 5, way for 1 x 5 x 7, 0.25 s)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0"])

@@ -1,6 +1,5 @@
 """Self-ensemble: the mean over the square's symmetries, by an independent listing, and symmetric itself."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 
 from engine.predict.inference import Restorer
-from engine.predict.options import add_flags
 from engine.predict.self_ensemble import restore_ensemble
 from engine.predict.test_set import PredictSpec, predict
 from tests.workplace import make_pairs
@@ -48,15 +46,6 @@ def test_turns_with_its_image(weights):
 def test_leaves_what_is_symmetric_already_alone():
     images = images_of(5, 9)
     torch.testing.assert_close(restore_ensemble(torch.tanh, images), torch.tanh(images))
-
-
-def test_the_flag_reaches_the_restorer(weights):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--job_name", default="none")
-    add_flags(parser)
-    for flags, chosen in ((["--self_ensemble"], True), ([], False)):
-        restorer = Restorer.from_flags(weights, parser.parse_args(["--device", "cpu", *flags]))
-        assert restorer.self_ensemble is chosen and not restorer.local_pooling
 
 
 def test_a_folder_never_mixes_images_with_and_without(weights, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from datasets.degradation import Degradation, degrade_folder, parse_degradation
 from engine.config import ConfigError, load_config
 from engine.console import readable_errors
 from engine.predict.test_set import PredictSpec, predict
-from engine.train.trainer import Trainer
+from engine.train.run import TrainingRun
 from tests.workplace import ROOT, make_config, make_pairs, run, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
@@ -61,7 +61,7 @@ def test_a_data_set_of_pairs_is_one_clear_line(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     make_config(place, data={"train": "pairs/train", "val": None, "degradation": "noise:25"})
     with pytest.raises(SystemExit), readable_errors():
-        Trainer(load_config("tiny", 1), "cpu")
+        TrainingRun(load_config("tiny", 1), "cpu")
     assert re.search("error: data.train: pairs/train: .* plain folder of sharp images", capsys.readouterr().err)
 
 

@@ -5,7 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from engine.predict.inference import Restorer, images_to_tensor, tensor_to_images
+from engine.predict.images import images_to_tensor, tensor_to_images
+from engine.predict.inference import Restorer
 from engine.train.validation import Validation
 from metrics import psnr_torch
 
