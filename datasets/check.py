@@ -154,12 +154,10 @@ def _check_scenes(pairs: Sequence[Pair]) -> list[str]:
     files = [file for pair in pairs for file in (pair.blurred, pair.sharp) if file is not None]
     paths = [f"{file} {file.resolve()}" for file in files]
     problems = []
-    for one, scene in ((one, scene) for one in DATA_SETS.values() for scene in one.test_scenes):
+    for name, scene in ((one.name, scene) for one in DATA_SETS.values() for scene in one.test_scenes):
         found = [file for file, path in zip(files, paths, strict=True) if scene in path]
         if found:
-            problems.append(
-                f"{found[0]}: {one.name}'s test scene {scene} must not be trained on ({len(found)} such images)"
-            )
+            problems.append(f"{found[0]}: {name}'s test scene {scene} must not be trained on (images: {len(found)})")
     return problems
 
 

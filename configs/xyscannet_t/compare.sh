@@ -1,8 +1,8 @@
 #!/bin/sh
-# Scores several restorations of the same pairs by the metrics of the model card.
-#     configs/xyscannet_t/compare.sh PAIRS before=OLD.pth now=configs/xyscannet_t/weights.pth teacher=FOLDER
-# PAIRS is a data set with blurred and sharp images; a file is weights to restore its blurred images with, a folder holds
-# images that are restored already. The blurred images stand among the bounds of FID and KID and in results/compare/*.csv.
+# Scores several restorations of the same pairs with the metrics of the model card.
+#     configs/xyscannet_t/compare.sh PAIRS shipped=models/pretrained/xyscannet_t.pth new=NEW.pth teacher=FOLDER
+# PAIRS is a data set with a test split of blurred and sharp images. Each name is followed by weights, which restore the
+# blurred images into results/compare/NAME, or by a folder of restored images. METRICS="psnr niqe" chooses other metrics.
 set -eu
 if [ $# -lt 2 ]; then sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 pairs=$1 python=${PYTHON:-python} metrics="psnr ssim_matlab_rgb niqe lpips fid kid"

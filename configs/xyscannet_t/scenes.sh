@@ -1,15 +1,15 @@
 #!/bin/sh
-# Makes the data of XYScanNet-T's last stage: datasets/xyscannet_t/scenes_train, tiles of more scenes than data.sh has, and
-# scenes_val, three frames of scenes that are in neither and four tiles of REDS.
+# Makes the data for the next training of XYScanNet-T: datasets/xyscannet_t/scenes_train, with more scenes than data.sh has,
+# and scenes_val, three frames of scenes that are in neither training set and tiles of REDS.
 #     configs/xyscannet_t/scenes.sh DATA
 # DATA holds
 #     GoPro/train/GOPR0372_07_00/{blur,sharp}       83 pairs of a training scene
 #     GoPro_240fps/GOPR0477_11_00                   299 raw frames of a training sequence
-#     GoPro_train_blur/{blur,teacher}               one blurred frame of each of twelve training scenes, and MAXIM's output
+#     GoPro_train_blur/{blur,teacher}               one blurred frame of each of twelve training scenes, and MAXIM's outputs
 #     GoPro_averaged/{blur,sharp}                   11 averages of raw frames of three training scenes
 #     REDS/{000,001,003,020}/{blur,sharp}           80 pairs
-# The photographs of photos.txt are downloaded with apt-get. Nothing of a test scene of GoPro's may be in it: datasets.check
-# looks for their names. Needs 3 GB, and 15 minutes on one core.
+# The photographs of photos.txt are downloaded with apt-get. At the end datasets.check looks for GoPro's test scenes by name.
+# Needs 3 GB, and 15 minutes on one core.
 set -eu
 if [ $# -ne 1 ]; then sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 data=$(realpath "$1") here=$(realpath "$(dirname "$0")")
@@ -40,7 +40,7 @@ while read -r package path; do
     ln -s "$(find "$(realpath "$parts/packages")" -path "*/$path")" "$parts/photos/"
 done < "$here/photos.txt"
 
-# Real pairs. A frame's sharp image in `taught` is what MAXIM makes of it.
+# Real pairs. The sharp images of `taught` are MAXIM's outputs (see NOTICE).
 for kind in blur sharp; do
     link "$data/GoPro/train/GOPR0372_07_00/$kind" 1 "$parts/real/train/GOPR0372_07_00/$kind"
     link "$data/GoPro_averaged/$kind" 1 "$parts/averaged/train/$kind"
@@ -65,14 +65,14 @@ for kind in blur sharp; do
     link "$(realpath "$parts")/reds_001_tiles/test/$kind/REDS_001" 1 "$out/scenes_val/test/$kind" REDS_001-
 done
 
-# Averages of the calm clip, in GoPro's light and in linear light.
+# Averages of the calm clip, of display values as in GoPro's blur and in linear light.
 clip="$data/GoPro_240fps/GOPR0477_11_00"
 synthesize "$clip" "$parts/clip" --frames --step 4 --fewest 9 --most 51 --seed 1
 synthesize "$clip" "$parts/linearclip" --frames --step 9 --fewest 9 --most 41 --gamma 2.2 --seed 2
 tiles "$parts/clip" "$parts/clip_tiles" --size 384 --keep 3
 tiles "$parts/linearclip" "$parts/linearclip_tiles" --size 384 --keep 2
 
-# Hand-shake and moving objects over the sharp frames of all scenes and over photographs.
+# Camera shake and moving objects over the sharp frames of all scenes and over photographs.
 link "$(realpath "$parts")/taught/train/sharp" 1 "$parts/few" taught-
 link "$data/GoPro_averaged/sharp" 1 "$parts/few"
 link "$(realpath "$parts")/few" 1 "$parts/frames"

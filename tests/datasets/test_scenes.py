@@ -1,4 +1,4 @@
-"""What the data of XYScanNet-T's last stage is made with: moving objects, levelled tiles, no test scene, one script."""
+"""Data for the next training of XYScanNet-T: moving objects, levelled tiles, no test scenes, and the script."""
 
 import os
 import shutil
