@@ -221,7 +221,6 @@ def _restore(restorer: Restorer, source: Path, target: Path, overwrite: bool, qu
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"{source}: out of memory; close other programs, or make the photograph smaller") from error
-    height, width = photograph.rgb.shape[:2]
     only = [f"the first of its {photograph.frames} frames"] if photograph.frames > 1 else []
     what = ", ".join([f"{width} x {height}", *only, *losses(target, photograph), f"{seconds:.2f} s"])
     return f"-> {target}  ({what})"
