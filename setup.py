@@ -42,7 +42,8 @@ setup(
         "numpy>=1.26",
         # OpenCV 5 warps differently, which moves the aligned RealBlur scores by 4e-3 dB.
         "opencv-python-headless>=4.10,<5",
-        "pillow>=10.1",
+        "pillow>=11.3",  # the first to read AVIF
+        "pillow-heif>=1.0",
         "pyyaml>=6",
         "tensorboard>=2.14",
         "tqdm>=4.66",

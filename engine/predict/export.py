@@ -17,7 +17,6 @@ written. Without --job_name and --weights, the small network's weights are used,
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,4 +215,4 @@ def compare(run, network: XYScanNet, sizes, what: str, original: XYScanNet | Non
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,14 +12,14 @@ import torch
 
 from models.images import MULTIPLE, reflect_pad
 from models.streaming import stream, streams_exactly
-from models.weights import load_network
 
 from .. import distributed
 from ..memory import GIB, PROBE, OutOfMemory, bytes_per_pixel, free_memory, is_out_of_memory
 from .local_pooling import use_local_pooling
+from .peers import Peer, PeerWeightsError
 from .self_ensemble import restore_ensemble
 from .tiling import restore_tiled
-from .weights import checksum, network_options
+from .weights import checksum, load_any_network
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Restorer:
     all later images are streamed: the same result to rounding, see `streaming`.
 
     Args:
-        weights: the network's file, see `models.weights.load_network`.
+        weights: the network's file, see `weights.load_any_network`.
         job_name: the job whose recipe says what the weights do not.
         device: where to run.
         precision: fp32 | bf16 (autocast).
@@ -48,6 +48,10 @@ class Restorer:
         compiled: whether to run the network through torch.compile, once for each size of image.
         local_pooling: side in pixels of the windows to average over, see `local_pooling`; None for the full image.
         self_ensemble: whether to average over flips and rotations, see `self_ensemble`.
+
+    Raises:
+        WeightsError, PeerWeightsError: the weights cannot be used, or not in this way: networks other than XYScanNet
+            have neither streaming nor local pooling.
     """
 
     def __init__(
@@ -63,15 +67,20 @@ class Restorer:
         local_pooling: int | None = None,
         self_ensemble: bool = False,
     ):
-        self.network = load_network(weights, **network_options(weights, job_name, device)).to(device)
+        self.network = load_any_network(weights, job_name, device).to(device)
+        peer = isinstance(self.network, Peer)
+        if peer and (streamed or local_pooling):
+            flag = "--stream" if streamed else "--local_pooling"
+            raise PeerWeightsError(f"{weights}: {flag} is for XYScanNet alone, and this is {self.network.architecture}")
         self.weights_sha256 = checksum(weights)
         self.device, self.precision, self.tile, self.overlap = device, precision, tile, overlap
         self.local_pooling, self.self_ensemble = local_pooling, self_ensemble
         if local_pooling:
             use_local_pooling(self.network, local_pooling)
+        self.compiled = compiled
         self._compiled = torch.compile(self.network, mode="reduce-overhead", dynamic=False) if compiled else None
         if streamed is None:
-            streamed = device.type == "cpu" and not compiled
+            streamed = device.type == "cpu" and not compiled and not peer
         self.streamed = streamed and not tile
         if self.streamed and not streams_exactly(self.network):
             logger.warning(
@@ -99,8 +108,15 @@ class Restorer:
         )
 
     @property
-    def kl_gate(self) -> str:
-        return self.network.kl_gate
+    def kl_gate(self) -> str | None:
+        """XYScanNet's; None for other networks."""
+        return getattr(self.network, "kl_gate", None)
+
+    @property
+    def credit(self) -> dict[str, str]:
+        """Architecture and licence of another network than XYScanNet."""
+        network = self.network
+        return {"architecture": network.architecture, "licence": network.licence} if isinstance(network, Peer) else {}
 
     @property
     def maker(self) -> dict[str, object]:
@@ -113,6 +129,7 @@ class Restorer:
             "overlap": self.overlap if self.tile else None,
             "local_pooling": self.local_pooling,
             "self_ensemble": self.self_ensemble or None,  # as in records older than the flag
+            **self.credit,
         }
 
     @property
@@ -154,7 +171,7 @@ class Restorer:
         # Out of the handler: with the error, the failed run's activations are gone, and the memory is free again.
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.streamed or self.tile or not streams_exactly(self.network):
+        if self.streamed or self.tile or self.credit or not streams_exactly(self.network):
             raise OutOfMemory(self._advice(padded, names[0]))
         logger.warning(
             "%s: out of memory on %s; from here on images are streamed: the same result to rounding in less memory",

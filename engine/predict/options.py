@@ -6,13 +6,56 @@ import argparse
 from pathlib import Path
 
 
+def add_photograph_flags(parser: argparse.ArgumentParser) -> None:
+    """Add predict.py's own: what to restore, where to, in which form."""
+    parser.add_argument("input", type=Path, nargs="+", metavar="INPUT", help="photographs, videos, and folders of them")
+    parser.add_argument("--output", type=Path, default=Path("restored"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--job_name",
+        default="xyscannet_t",
+        help="whose best_ stage-2 weights to use (default %(default)s, the shipped ones)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpeg", "webp", "same"),
+        default="png",
+        help="of restored photographs; same: the photograph's own, and PNG for those that are none of the three "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default %(default)s)"
+    )
+    parser.add_argument(
+        "--frames",
+        type=frame_range,
+        metavar="FIRST:END",
+        help="restore these frames of a video alone, numbered from 0, END not included",
+    )
+
+
+def frame_range(text: str) -> slice:
+    """--frames's value: FIRST:END, :END or FIRST:.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    first, colon, stop = text.partition(":")
+    if not colon or not all(part.isdecimal() for part in (first, stop) if part):
+        raise argparse.ArgumentTypeError(f"must be FIRST:END, of numbers from 0, not {text!r}")
+    frames = slice(*(int(part) if part else None for part in (first, stop)))
+    if frames.stop is not None and (frames.start or 0) >= frames.stop:
+        raise argparse.ArgumentTypeError(f"must end after its first frame, not {text!r}")
+    return frames
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     parser.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights to use instead of the job's own in results/JOB_NAME/models",
+        help="weights to use instead of the job's own in results/JOB_NAME/models; may be another network's "
+        "that the package spandrel knows (NAFNet, Restormer, ...)",
     )
     parser.add_argument(
         "--tile",
@@ -77,6 +120,8 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         parser.error("--stream is for full images and --tile is not; use one of them")
     if arguments.stream and arguments.compile:
         parser.error("--compile is for full images and tiles, not for --stream")
+    if not 1 <= getattr(arguments, "quality", 95) <= 100:
+        parser.error(f"--quality: must be from 1 to 100, got {arguments.quality}")
     window = arguments.local_pooling
     if window is not None and (window < COARSEST or window % COARSEST):
         parser.error(f"--local_pooling: must be a positive multiple of {COARSEST}, got {window}")

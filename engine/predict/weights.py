@@ -8,9 +8,12 @@ from pathlib import Path
 
 import torch
 
+from models import XYScanNet
 from models.ops.selective_scan import why_not
+from models.weights import WeightsError, load_network, read_torch_file
 
 from ..config import CONFIGS, config_path, model_options, models_dir, shipped_weights
+from .peers import Peer, has_spandrel, load_peer
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,46 @@ def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
 def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_any_network(weights: Path, job_name: str, device: torch.device) -> XYScanNet | Peer:
+    """Load the network that a file's weights are of, XYScanNet or another that spandrel knows, on the CPU.
+
+    Args:
+        weights: the file.
+        job_name: the job whose recipe says what released weights do not.
+        device: where the network will run.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        WeightsError: the file is damaged, or of an XYScanNet that cannot be built, or spandrel is missing.
+        PeerWeightsError: the file is of no network known here.
+    """
+    try:
+        return load_network(weights, **network_options(weights, job_name, device))
+    except WeightsError as error:
+        if not _is_of_another_network(weights):
+            raise
+        if not has_spandrel():
+            reason = f"{error.reason}; networks of others need spandrel: pip install -e .[peers]"
+            raise WeightsError(weights, reason) from error
+    return load_peer(weights)
+
+
+def _is_of_another_network(weights: Path) -> bool:
+    """Whether a file that does not load is whole, and no XYScanNet's by its names."""
+    if weights.suffix == ".safetensors":
+        return True
+    try:
+        content = read_torch_file(weights)
+    except WeightsError:
+        return False
+    inner = content.values() if isinstance(content, dict) else ()
+    names = {name for part in (content, *inner) if isinstance(part, dict) for name in part if isinstance(name, str)}
+    # Restormer has patch_embed and decoder_level1 too, but no scans.
+    return bool(names) and not any(".intra." in name or ".inter." in name for name in names)
 
 
 def network_options(weights: Path, job_name: str, device: torch.device) -> dict:

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from engine.predict.inference import Restorer
-from engine.predict.options import add_flags, check_flags
+from engine.predict.options import add_flags, check_flags, frame_range
 
 
 def parse(*flags: str) -> argparse.Namespace:
@@ -50,3 +50,14 @@ def test_impossible_flags_end_with_one_line_that_names_them(flags, named, capsys
 def test_flags_reach_the_restorer(weights, flags, attributes):
     restorer = Restorer.from_flags(weights, parse(*flags))
     assert {name: getattr(restorer, name) for name in attributes} == attributes
+
+
+@pytest.mark.parametrize("text, expected", [("3:7", slice(3, 7)), (":7", slice(None, 7)), ("3:", slice(3, None))])
+def test_frame_ranges(text, expected):
+    assert frame_range(text) == expected
+
+
+@pytest.mark.parametrize("text", ["3", "a:b", "-1:4", "4:4", "5:2"])
+def test_ranges_that_are_none(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        frame_range(text)

@@ -27,6 +27,7 @@ from engine.prefetch import prefetch
 from metrics.psnr import psnr
 from metrics.ssim import ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet, load_network
+from tests.engine.predict.test_peers import nafnet
 from tests.workplace import ROOT, command, make_config, make_pairs, run
 
 SCRIPT = "predict_GoPro_test_results.py"
@@ -377,3 +378,21 @@ def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
     run(place, SCRIPT, *JOB)
     assert len(table(place)) == 40
     assert sum((images / name).stat().st_mtime_ns == when for name, when in made.items()) >= len(made) - 1
+
+
+def test_another_network_goes_through_the_same_protocol(place, capsys):
+    pytest.importorskip("spandrel", reason="the package spandrel is not installed")
+    torch.manual_seed(0)
+    network = nafnet().eval()
+    torch.save({"params": network.state_dict()}, place / "nafnet.pth")
+    predict(argv=["--job_name", "nafnet", "--device", "cpu", "--weights", "nafnet.pth"])
+    record = json.loads((place / "results/nafnet/images.json").read_text())
+    assert record["architecture"] == "NAFNet" and record["licence"].startswith("permissive")
+    assert record["kl_gate"] is None and not record["streamed"] and len(scores(place, "results/nafnet/images")) == 3
+    blurred = read_rgb(place / "datasets/GoPro/test/blur/000.png")
+    padded = np.pad(blurred, ((0, 3), (0, 2), (0, 0)), mode="reflect").astype(np.float32) / 255
+    with torch.no_grad():
+        expected = network(torch.from_numpy(padded).permute(2, 0, 1)[None])[0, :, :21, :30]
+    expected = (expected.clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    restored = read_rgb(place / "results/nafnet/images/000.png")
+    assert np.abs(restored - expected).max() <= 1 and np.mean(restored != expected) < 0.01

@@ -5,7 +5,9 @@ import torch
 
 from engine.config import ConfigError
 from engine.predict.inference import Restorer
-from engine.predict.weights import MissingWeights, find_weights, network_options
+from engine.predict.weights import MissingWeights, find_weights, load_any_network, network_options
+from models.weights import WeightsError
+from tests.engine.predict.test_peers import nafnet, restormer
 from tests.workplace import make_config
 
 CPU = torch.device("cpu")
@@ -59,3 +61,33 @@ def test_a_scan_backend_of_another_machine_gives_way(weights, tmp_path, monkeypa
     image = torch.rand(1, 3, 16, 24) - 0.5
     restored = (Restorer(weights, job, CPU).restore(image)[0] for job in ("j", "none"))
     assert torch.equal(*restored)
+
+
+@pytest.mark.parametrize("has_spandrel", [True, False])
+def test_what_is_an_xyscannets_or_damaged_keeps_its_own_error(weights, tmp_path, monkeypatch, has_spandrel):
+    monkeypatch.setattr("engine.predict.weights.has_spandrel", lambda: has_spandrel)
+    state = torch.load(weights, weights_only=True)
+    state.pop("decoder_level1.0.intra.proj_in.weight")
+    torch.save(state, tmp_path / "cut.pth")
+    (tmp_path / "damaged.pth").write_bytes(weights.read_bytes()[:-100])
+    for name in ("cut.pth", "damaged.pth"):
+        with pytest.raises(WeightsError) as error:
+            load_any_network(tmp_path / name, "none", CPU)
+        assert "spandrel" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [nafnet, restormer])  # Restormer has names that XYScanNet has too
+@pytest.mark.parametrize("key", [None, "params", "params_ema"])
+def test_other_networks_are_known_by_their_content(tmp_path, make, key):
+    pytest.importorskip("spandrel_extra_arches", reason="the extra peers is not installed")
+    state = make().state_dict()
+    torch.save({key: state} if key else state, tmp_path / "xyscannet.pth")
+    network = load_any_network(tmp_path / "xyscannet.pth", "none", CPU)
+    assert network.architecture.lower() == make.__name__ and not network.training
+
+
+def test_without_spandrel_the_error_says_what_other_networks_need(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.predict.weights.has_spandrel", lambda: False)
+    torch.save({"params": {"intro.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="spandrel"):
+        load_any_network(tmp_path / "other.pth", "none", CPU)
