@@ -2,11 +2,11 @@
 
     python predict_RWBI_results.py --job_name xyscannetp_gopro
 
-Reads datasets/RWBI, writes results/JOB_NAME/images_rwbi, with the time of each image in images_rwbi.csv.
+Reads datasets/RWBI, writes results/JOB_NAME/images_rwbi.
 There are no sharp images, so no PSNR. The paper's Table 3: NIQE 3.383 restored, 3.546 blurred.
 """
 
-from engine.predict.test_set import PredictSpec, predict
+from engine.predict.test_set import predict
 
 if __name__ == "__main__":
-    predict(PredictSpec(name="RWBI", folder="datasets/RWBI", images="images_rwbi", weights="best", paper="rwbi"))
+    predict("rwbi")

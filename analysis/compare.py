@@ -23,15 +23,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from analysis.radar import COLOURS
+from analysis.figure import COLOURS
 from datasets.images import IMAGE_SUFFIXES, read_rgb, write_png
 from datasets.layouts import AmbiguityError, Pair, find_pairs
 from engine.console import readable_errors
 from engine.evaluate.pairing import find_samples, listed, words
-from metrics import psnr
+from metrics.psnr import psnr
 
 CROP = (64, 96)  # height and width where none is given, in the image's pixels; at most half the image's
-TILE, WHOLE = 288, 384  # pixels: no column of crops is wider unless one alone is; the full image is no lower
+TILE, FULL_HEIGHT = 288, 384  # pixels: no column of crops is wider unless one alone is; the full image is no lower
 GAP, FRAME, FONT, LINE = 10, 4, 24, 32
 BLURRED, SHARP = "blurred", "sharp"
 
@@ -270,7 +270,7 @@ def draw(name: str, panels: Sequence[Panel], crops: Sequence[Crop]) -> Image.Ima
     caption = f"{reference.label}: {name}\ncrops enlarged {scale} times" + (
         "; PSNR of full images" if reference.label == SHARP else ""
     )
-    columns.insert(0, _column([_whole(reference.image, crops, max(WHOLE, tiles))], caption))
+    columns.insert(0, _column([_full_image(reference.image, crops, max(FULL_HEIGHT, tiles))], caption))
     picture = Image.new(
         "RGB",
         (sum(column.width + GAP for column in columns) + GAP, max(column.height for column in columns) + 2 * GAP),
@@ -295,11 +295,11 @@ def _tile(crop: np.ndarray, scale: int, colour: str) -> Image.Image:
     return tile
 
 
-def _whole(image: np.ndarray, crops: Sequence[Crop], height: int) -> Image.Image:
+def _full_image(image: np.ndarray, crops: Sequence[Crop], height: int) -> Image.Image:
     """The full image at a height, with a frame around each crop, edged in white to stand out on any ground."""
     scale = height / image.shape[0]
-    whole = Image.fromarray(image).resize((max(1, round(image.shape[1] * scale)), height), Image.Resampling.LANCZOS)
-    pen = ImageDraw.Draw(whole)
+    full = Image.fromarray(image).resize((max(1, round(image.shape[1] * scale)), height), Image.Resampling.LANCZOS)
+    pen = ImageDraw.Draw(full)
     for k, crop in enumerate(crops):
         left, top = round(crop.x * scale), round(crop.y * scale)
         right, bottom = round((crop.x + crop.width) * scale) - 1, round((crop.y + crop.height) * scale) - 1
@@ -308,13 +308,13 @@ def _whole(image: np.ndarray, crops: Sequence[Crop], height: int) -> Image.Image
                 (
                     max(0, left - margin),
                     max(0, top - margin),
-                    min(whole.width - 1, right + margin),
-                    min(whole.height - 1, bottom + margin),
+                    min(full.width - 1, right + margin),
+                    min(full.height - 1, bottom + margin),
                 ),
                 outline=colour,
                 width=width,
             )
-    return whole
+    return full
 
 
 def _column(pictures: Sequence[Image.Image], caption: str) -> Image.Image:

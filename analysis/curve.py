@@ -1,9 +1,10 @@
-"""A run's training curve: loss and validation PSNR over the steps of both stages, as a picture.
+"""Training curves: loss and validation PSNR over the steps of both stages.
 
     python -m analysis.curve xyscannet_t
     python -m analysis.curve xyscannet_t demo --output curves.png
 
-Read from the TensorBoard logs in results/JOB/logs. Stage 2 follows stage 1. The loss is averaged over 2 % of the run.
+Read from the TensorBoard logs in results/JOB/logs. Stage 2 follows stage 1. The loss is averaged over windows of 2 % of
+the run.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.figure import check_name, new_figure, save
-from analysis.radar import COLOURS
+from analysis.figure import COLOURS, check_name, new_figure, save
 from engine.config import results_dir
-from engine.console import readable_errors
 
 LOSS, PSNR = "train/loss", "validation/psnr"
-SMOOTHING = 50  # means over the run's length divided by this
+SMOOTHING = 50  # the loss is averaged over windows of the run's length divided by this
 Series = list[tuple[int, float]]
+
+
+class CurveError(ValueError):
+    """A run without logs. The message names its folder."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("jobs", nargs="+", metavar="JOB", help="job names, results/JOB")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default results/JOB/curve.png, of the first job")
     arguments = parser.parse_args(argv)
+    from engine.console import readable_errors  # only here: --help needs no PyTorch
+
     with readable_errors():
         output = arguments.output or results_dir(arguments.jobs[0]) / "curve.png"
         check_name(output)
@@ -39,13 +44,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_run(logs: Path) -> dict[str, list[Series]]:
-    """LOSS and PSNR -> (step, value) for each stage, stage 2's steps counted on from the end of stage 1's.
+    """LOSS and PSNR -> (step, value) for each stage; the steps of stage 2 are counted from the end of stage 1.
 
-    Raises FileNotFoundError where nothing was logged.
+    Raises:
+        CurveError: nothing was logged.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # a resumed run is nothing to warn of
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about every resumed run
     run: dict[str, list[Series]] = {LOSS: [], PSNR: []}
     before = 0
     for folder in sorted(logs.glob("stage[12]")):
@@ -59,19 +65,19 @@ def read_run(logs: Path) -> dict[str, list[Series]]:
             stages.append([(before + point.step, point.value) for point in points[name]])
         before = run[LOSS][-1][-1][0]
     if not run[LOSS]:
-        raise FileNotFoundError(f"{logs}: no training has been logged there")
+        raise CurveError(f"{logs}: no training has been logged there")
     return run
 
 
 def smoothed(series: Series) -> Series:
-    """Means over neighbouring points, a SMOOTHING-th of them each."""
+    """Means over windows of neighbouring points, SMOOTHING windows in all."""
     width = max(1, len(series) // SMOOTHING)
     points = np.array(series[: len(series) // width * width]).reshape(-1, width, 2)
     return [tuple(point) for point in points.mean(axis=1)]
 
 
 def draw(runs: dict[str, dict[str, list[Series]]], path: Path) -> None:
-    """One panel for the loss, one for the PSNR where any run was validated; a line a run, stages apart."""
+    """One panel for the loss, one for the PSNR if any run was validated; a line for each run, broken between stages."""
     validated = any(series for run in runs.values() for series in run[PSNR])
     figure = new_figure(5.2 * (1 + validated), 3.4)
     axes = figure.subplots(1, 1 + validated, squeeze=False)

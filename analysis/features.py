@@ -1,15 +1,15 @@
-"""What a scan adds to a decoder block's features, by its direction (paper, Fig. 8).
+"""What a state space module adds to a decoder block's features, by the direction of its scans (paper, Fig. 8).
 
     python -m analysis.features photograph.jpg --level 1 --block 2
     python -m analysis.features photograph.jpg --weights \\
         bidirectional=results/ablation/bidirectional/models/best_XYScanNet_stage1.pth \\
         unidirectional=results/ablation/xyscan/models/best_XYScanNet_stage1.pth
 
-A row for each network: the patch, then maps of the residual that a state space module adds to the features, as the
-mean of its absolute value over channels, all on one scale. L->R is what the module adds when it scans each slice from
-its start alone, from the left and from the top; R->L is what the scan from the slices' ends adds to that; their sum is
-what the module adds. In an Intra-VSSM that is linear in the scans, so that R->L is also what this scan would add alone;
-in an Inter-VSSM a sigmoid comes after the scans.
+One row for each network: the patch, then maps of the residual that the module adds to the features, as the mean of its
+absolute value over channels, all on one scale. L->R is the residual of the scans from the slices' starts alone (left
+and top), R->L is what the scans from their ends contribute besides, and their sum is the whole residual. In an
+Intra-VSSM the residual is linear in the scans, so R->L is also what the backward scans would add alone; in an
+Inter-VSSM a sigmoid follows the scans.
 """
 
 from __future__ import annotations
@@ -23,19 +23,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from analysis.figure import check_name, new_figure, save
-from analysis.subjects import Subject, SubjectError, add_flags, check_flags, read_patch, read_subject, untrained_subject
-from engine import distributed
-from engine.console import readable_errors
-from engine.predict.inference import tensor_to_images
-from models.ss2d import SS2D
+from analysis.inputs import (
+    InputError,
+    NamedNetwork,
+    add_flags,
+    check_flags,
+    read_network,
+    read_patch,
+    untrained_network,
+)
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import nn
+
+# Heavier modules are imported where they are used: --help needs no PyTorch.
 
 FORWARD, BACKWARD, BOTH = "L→R", "R→L", "sum"
 TITLES = {
@@ -46,44 +52,50 @@ TITLES = {
 MISSING = {BACKWARD: "this network does not\nscan from there", BOTH: "L→R is all\nthat the module adds"}
 UNTRAINED = ("bidirectional", "unidirectional")
 LEVELS = (1, 2, 3)
-BRIGHTEST = 0.999  # of all values lie on the scale: single pixels must not darken the rest
+BRIGHTEST = 0.999  # the share of all values within the scale: single pixels must not darken the rest
 PANEL = 2.9  # inches
 
 
 @dataclass(frozen=True)
 class Residual:
-    """What a module of a network adds. maps: (h, w) by direction, in the order of the picture."""
+    """What a module of a network adds to its features.
 
-    subject: Subject
+    Attributes:
+        module: its class.
+        maps: direction -> (h, w), in the order of the picture.
+    """
+
+    network: NamedNetwork
     module: str
     maps: dict[str, np.ndarray]
 
     def title(self) -> str:
-        lines = [textwrap.fill(self.subject.label, 24), self.module]
-        return "\n".join(lines + ["UNTRAINED: random weights"] * self.subject.untrained)
+        lines = [textwrap.fill(self.network.label, 24), self.module]
+        return "\n".join(lines + ["UNTRAINED: random weights"] * self.network.untrained)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
+    from engine import distributed
+    from engine.console import readable_errors
+    from models.images import tensor_to_images
+
     with readable_errors():
         check_name(arguments.output)
-        subjects = [read_subject(label, file) for label, file in arguments.weights] or [
-            untrained_subject(scan, scan=scan) for scan in UNTRAINED
+        networks = [read_network(label, file) for label, file in arguments.weights] or [
+            untrained_network(scan, scan=scan) for scan in UNTRAINED
         ]
         patch = read_patch(arguments.image, arguments.size, arguments.corner)
         device = distributed.device(arguments.device)
         residuals = []
-        for subject in subjects:
-            print(subject.announce(), flush=True)
-            module = find_module(subject, arguments.level, arguments.block, arguments.module)
-            residuals.append(measure(subject, module, patch.to(device)))
-            print(
-                "    mean |residual|: "
-                + ", ".join(f"{name} {shown.mean():.4g}" for name, shown in residuals[-1].maps.items())
-            )
-        figure = new_figure(
-            1.3 + PANEL * (1 + max(len(residual.maps) for residual in residuals)), 0.9 + PANEL * len(residuals)
-        )
+        for network in networks:
+            print(network.describe(), flush=True)
+            module = find_module(network, arguments.level, arguments.block, arguments.module)
+            residuals.append(measure(network, module, patch.to(device)))
+            means = [f"{name} {values.mean():.4g}" for name, values in residuals[-1].maps.items()]
+            print(f"    mean |residual|: {', '.join(means)}")
+        columns = 1 + max(len(residual.maps) for residual in residuals)
+        figure = new_figure(1.3 + PANEL * columns, 0.9 + PANEL * len(residuals))
         draw(figure, residuals, tensor_to_images(patch)[0], f"decoder level {arguments.level}, block {arguments.block}")
         save(figure, arguments.output)
     print(f"picture: {arguments.output}")
@@ -99,17 +111,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         nargs=2,
         type=int,
         metavar=("Y", "X"),
-        help="the patch's upper left corner in the image; default: the patch is the image's middle",
+        help="the patch's upper left corner in the image (default: the patch in the image's middle)",
     )
     parser.add_argument(
         "--level",
         type=int,
         default=1,
         metavar="L",
-        help="of the decoder: 1, the image's own resolution, to 3, a quarter of it (default %(default)s)",
+        help="the decoder's level, from 1 (full resolution) to 3 (a quarter of it); default %(default)s",
     )
     parser.add_argument(
-        "--block", type=int, default=1, metavar="B", help="of that level, 1 being the first (default %(default)s)"
+        "--block", type=int, default=1, metavar="B", help="of that level, counted from 1 (default %(default)s)"
     )
     parser.add_argument(
         "--module",
@@ -128,60 +140,66 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 # The measurement
 
 
-def find_module(subject: Subject, level: int, block: int, module: str) -> nn.Module:
-    """The state space module `module`, "intra" or "inter", of a decoder block, counted from 1.
+def find_module(network: NamedNetwork, level: int, block: int, module: str) -> nn.Module:
+    """The state space module ``module``, "intra" or "inter", of a decoder block, counted from 1.
 
-    Raises: SubjectError where there is none, and for SS2D, whose routes are not of two directions.
+    Raises:
+        InputError: there is none, or it does not scan slices in one or two directions, as SS2D does not.
     """
+    from models.mamba import S6
+
     if level not in LEVELS:
-        raise SubjectError(f"--level {level}: the decoder has levels 1, 2 and 3")
-    blocks = getattr(subject.network, f"decoder_level{level}")
+        raise InputError(f"--level {level}: the decoder has levels 1, 2 and 3")
+    blocks = getattr(network.network, f"decoder_level{level}")
     if not 1 <= block <= len(blocks):
-        raise SubjectError(
-            f"--block {block}: decoder level {level} of {subject.label} has "
+        raise InputError(
+            f"--block {block}: decoder level {level} of {network.label} has "
             f"{f'blocks 1 to {len(blocks)}' if len(blocks) > 1 else 'block 1 alone'}"
         )
     found = getattr(blocks[block - 1], module)
-    if isinstance(found, SS2D):
-        raise SubjectError(
-            f"{subject.label} has SS2D modules, which scan full images along four routes; choose a "
-            "network that scans slices"
+    if not isinstance(getattr(found, "mamba", None), S6):
+        raise InputError(
+            f"{network.label} has {type(found).__name__} modules, which have no S6 (mamba) to scan slices in one or "
+            "two directions; choose a network with Intra- or Inter-VSSM"
         )
     return found
 
 
-def measure(subject: Subject, module: nn.Module, patch: torch.Tensor) -> Residual:
+def measure(network: NamedNetwork, module: nn.Module, patch: torch.Tensor) -> Residual:
     """The module's residual maps for a patch (1, 3, H, W), on the patch's device.
 
-    Raises: SubjectError where they are not finite.
+    Raises:
+        InputError: they are not finite.
     """
-    residuals = by_direction(subject.network.to(patch.device), module, patch)
+    residuals = by_direction(network.network.to(patch.device), module, patch)
     maps = {name: to_map(residual) for name, residual in residuals.items()}
-    if not all(np.isfinite(shown).all() for shown in maps.values()):
-        raise SubjectError(f"{subject.label}: its features are not finite; these weights hold inf or NaN")
-    return Residual(subject, type(module).__name__, maps)
+    if not all(np.isfinite(values).all() for values in maps.values()):
+        raise InputError(f"{network.label}: its features are not finite; these weights are of no use")
+    return Residual(network, type(module).__name__, maps)
 
 
-@torch.inference_mode()
 def by_direction(network: nn.Module, module: nn.Module, patch: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What one of the network's modules adds to its features for a patch (1, 3, H, W), by direction: (1, C, h, w) each.
+    """What one of the network's modules adds to its features for a patch (1, 3, H, W): direction -> (1, C, h, w).
 
-    FORWARD alone where the module scans in one direction; else FORWARD, BACKWARD and their sum BOTH.
+    FORWARD alone if the module scans in one direction; else FORWARD, BACKWARD and their sum BOTH.
     """
+    import torch
+
     inputs = []
     handle = module.register_forward_pre_hook(lambda _, positional: inputs.extend(positional))
-    try:
-        network.residual(patch)
-    finally:
-        handle.remove()
-    added = module(*inputs)
-    if not module.mamba.bidirectional:
-        return {FORWARD: added}
-    module.mamba.bidirectional = False
-    try:
-        forward = module(*inputs)
-    finally:
-        module.mamba.bidirectional = True
+    with torch.inference_mode():
+        try:
+            network.residual(patch)
+        finally:
+            handle.remove()
+        added = module(*inputs)
+        if not module.mamba.bidirectional:
+            return {FORWARD: added}
+        module.mamba.bidirectional = False
+        try:
+            forward = module(*inputs)
+        finally:
+            module.mamba.bidirectional = True
     return {FORWARD: forward, BACKWARD: added - forward, BOTH: added}
 
 
@@ -194,13 +212,14 @@ def to_map(residual: torch.Tensor) -> np.ndarray:
 
 
 def draw(figure: Figure, residuals: Sequence[Residual], patch: np.ndarray, where: str) -> None:
-    """A row for each network: the patch, uint8 RGB (H, W, 3), and its maps, all of them on one scale from 0."""
+    """One row for each network: the patch, uint8 RGB (H, W, 3), and its maps, all on one scale from 0."""
     directions = max((residual.maps for residual in residuals), key=len)
     panels = figure.subplots(len(residuals), 1 + len(directions), squeeze=False)
-    top = np.quantile(np.concatenate([shown.ravel() for one in residuals for shown in one.maps.values()]), BRIGHTEST)
+    values = np.concatenate([values.ravel() for residual in residuals for values in residual.maps.values()])
+    top = np.quantile(values, BRIGHTEST)
     for line, residual in zip(panels, residuals, strict=True):
         line[0].imshow(patch)
-        line[0].set_ylabel(residual.title(), fontsize=10, color="#B00020" if residual.subject.untrained else "black")
+        line[0].set_ylabel(residual.title(), fontsize=10, color="#B00020" if residual.network.untrained else "black")
         for panel, direction in zip(line[1:], directions, strict=True):
             if direction in residual.maps:
                 values = residual.maps[direction]

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from analysis.figure import new_figure, save
+from analysis.figure import COLOURS, new_figure, save
 from engine.evaluate.comparison import OWN_NAMES, differences, paper_lines, run_line
-from engine.evaluate.registry import MEASURES
+from metrics.catalogue import METRICS
 
 AXES = ("KID", "FID", "LPIPS", "NIQE", "SSIM")
-# Okabe and Ito's colours, told apart with any colour vision and on paper by markers; yellow is too pale for lines.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#8B6508")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HERO, OWN = "#D55E00", "#000000"
 HOLE = 0.35  # of the radius, in the middle: lines that are worst everywhere stay apart
@@ -51,7 +49,7 @@ def normalise(figures: dict[str, list[float]]) -> dict[str, list[float]]:
     columns = []
     for axis, column in zip(AXES, zip(*figures.values(), strict=True), strict=True):
         best, worst = max(column), min(column)
-        if not MEASURES[OWN_NAMES[axis]].higher_is_better:
+        if not METRICS[OWN_NAMES[axis]].higher_is_better:
             best, worst = worst, best
         columns.append([(value - worst) / (best - worst) if best != worst else 1.0 for value in column])
     return {label: list(values) for label, values in zip(figures, zip(*columns, strict=True), strict=True)}
@@ -91,7 +89,7 @@ def draw(figures: dict[str, list[float]], path: Path) -> None:
 
 
 def axis_label(axis: str, column: tuple[float, ...]) -> str:
-    higher = MEASURES[OWN_NAMES[axis]].higher_is_better
+    higher = METRICS[OWN_NAMES[axis]].higher_is_better
     best, worst = (max(column), min(column)) if higher else (min(column), max(column))
     return f"{axis} {'↑' if higher else '↓'}\n{worst:.3g} to {best:.3g}"
 

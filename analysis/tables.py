@@ -9,16 +9,16 @@ Gathers every scores.json that evaluate.py has written below results/. Rows of d
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from analysis.figure import FigureError
 from analysis.radar import draw_radar
-from datasets.files import write_atomic
+from datasets.catalogue import DATA_SETS
+from datasets.files import JsonError, read_json, write_atomic
 from engine.evaluate.comparison import compare
-from engine.evaluate.registry import DATA_SETS, PROFILES
 from engine.evaluate.table import FORMATS, Table
+from metrics.catalogue import PROFILES
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
 
@@ -61,17 +61,11 @@ def find_records(results: Path) -> dict[str, dict]:
     """The record of every finished evaluation below a folder, by the folder of its images; others are named."""
     records = {}
     for path in sorted(results.rglob("scores.json")):
+        record = {}
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            known = record["dataset"] in DATA_SETS and record["profile"] in PROFILES
-            complaint = (
-                None
-                if known and record["complete"]
-                else (
-                    "not finished; run the same evaluation again" if known else "of no data set or profile known here"
-                )
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            record = read_json(path)
+            complaint = what_is_wrong(record)
+        except (JsonError, OSError) as error:
             complaint = f"no record of an evaluation ({error})"
         if complaint:
             print(f"left out: {path}: {complaint}", file=sys.stderr)
@@ -82,17 +76,26 @@ def find_records(results: Path) -> dict[str, dict]:
     return records
 
 
+def what_is_wrong(record: dict) -> str | None:
+    """Why a record is in no table; None for one that is."""
+    if not all(isinstance(record.get(key), dict) for key in ("metrics", "images")):
+        return "no record of an evaluation"
+    if record.get("dataset") not in DATA_SETS or record.get("profile") not in PROFILES:
+        return "of no data set or profile known here"
+    return None if record.get("complete") else "not finished; run the same evaluation again"
+
+
 def make_tables(records: dict[str, dict]) -> list[Table]:
     """Tables 1 to 4 in the paper's profile, with the paper's rows, and one of each other profile that was run."""
     tables = []
     for profile in PROFILES:
-        for dataset in DATA_SETS:
+        for dataset, data_set in DATA_SETS.items():
             chosen = {
                 label: record
                 for label, record in records.items()
                 if (record["dataset"], record["profile"]) == (dataset, profile)
             }
-            if chosen or profile == "paper":
+            if chosen or (data_set.table and profile == "paper"):
                 tables.append(compare(dataset, profile, chosen))
     return tables
 

@@ -1,10 +1,9 @@
-"""The yardstick: XYScanNet computed the plain way, one eager PyTorch call after another, for benchmarks alone.
+"""The baseline of the benchmarks: XYScanNet as a plain sequence of eager PyTorch calls.
 
-It stands for the released path: fp32, NCHW throughout, a copy before and after every normalisation and every scan, each
-branch scanned by itself, Mamba's block as mamba-ssm computes it (fused where its kernels are there), fusion features
-resized before their 1x1 convolutions, one KL gate a batch. Parameter names are the network's own, so that
-``load_state_dict`` takes its weights; of ``models`` it uses the scan alone, so that nothing made faster there makes it
-faster too.
+It follows the released code's path: fp32, NCHW throughout, a copy before and after every normalisation and every scan,
+each branch scanned separately, Mamba's block as mamba-ssm computes it (fused where its kernels are installed), fusion
+features resized before their 1x1 convolutions, one KL gate a batch. Parameter names are the network's own, so it loads
+the same weights. Of ``models`` it uses only the selective scan: an optimisation there does not speed up the baseline.
 """
 
 import importlib
@@ -24,8 +23,9 @@ class Baseline(nn.Module):
     """(B, 3, H, W) images in [-0.5, 0.5] -> the restored images. H and W are multiples of 4.
 
     Args:
-        dim, num_blocks: as XYScanNet's.
-        scan_backend: what computes the scans of (b, d, l) tensors whose steps lie side by side, see ``selective_scan``.
+        dim: channels at level 1, as in ``models.XYScanNet``.
+        num_blocks: blocks at levels 1, 2 and 3.
+        scan_backend: backend of ``selective_scan``, called with contiguous (b, d, l) tensors.
     """
 
     def __init__(self, dim: int = 48, num_blocks: Sequence[int] = (3, 3, 6), scan_backend: str = "reference"):
@@ -97,7 +97,7 @@ class Rescale(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over channels: pixels become rows of a copy, and channel planes again in another."""
+    """Layer normalisation over channels, with a copy to (B, H W, C) before it and a copy back after it."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -146,7 +146,7 @@ class DecoderBlock(nn.Module):
 
 
 class VSSM(nn.Module):
-    """(B, C, H, W) -> (B, C, H, W); what is scanned is the subclass's ``branches``."""
+    """(B, C, H, W) -> (B, C, H, W). Subclasses scan in ``branches``."""
 
     def __init__(self, dim: int, scan: partial):
         super().__init__()
@@ -163,7 +163,7 @@ class VSSM(nn.Module):
 
 
 class IntraVSSM(VSSM):
-    """Every row, then every column, each laid out for the scan by a copy and laid back by another."""
+    """Scans every row, then every column, with a copy before and after each scan."""
 
     def branches(self, horizontal: torch.Tensor, vertical: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = horizontal.shape[2:]
@@ -174,7 +174,7 @@ class IntraVSSM(VSSM):
 
 
 class InterVSSM(VSSM):
-    """The rows' means, then the columns' means; the scans' sigmoids gate the features."""
+    """Scans the means of the rows, then those of the columns; sigmoids of the results gate the features."""
 
     def branches(self, horizontal: torch.Tensor, vertical: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = self.mamba(rearrange(horizontal.mean(dim=3), "b c h -> b h c").contiguous())
@@ -185,7 +185,7 @@ class InterVSSM(VSSM):
 
 
 class Mamba(nn.Module):
-    """(B, L, d_model) -> (B, L, d_model) in mamba-ssm's order of steps, https://github.com/state-spaces/mamba."""
+    """(B, L, d_model) -> (B, L, d_model), in the order of mamba-ssm: https://github.com/state-spaces/mamba."""
 
     def __init__(self, d_model: int, scan: partial, d_state: int = 16, d_conv: int = 4):
         super().__init__()
@@ -223,23 +223,23 @@ class Mamba(nn.Module):
         x, z = xz.chunk(2, dim=1)
         x = F.silu(self.conv1d(x)[..., :length])
         dt, B, C = self.x_proj(rearrange(x, "b d l -> (b l) d")).split(self.sizes, dim=-1)
-        dt = rearrange(self.dt_proj.weight @ dt.t(), "d (b l) -> b d l", l=length)  # its bias joins in the scan
+        dt = rearrange(self.dt_proj.weight @ dt.t(), "d (b l) -> b d l", l=length)  # its bias is added in the scan
         B, C = (rearrange(t, "(b l) n -> b n l", l=length).contiguous() for t in (B, C))
         y = self.scan(x, dt, A, B, C, self.D, z, self.dt_proj.bias, delta_softplus=True)
         return self.out_proj(rearrange(y, "b d l -> b l d"))
 
 
 def fused_mamba() -> Callable | None:
-    """What mamba-ssm's block runs where causal-conv1d is installed too: all of it but in_proj in one function."""
+    """mamba-ssm's block after in_proj, in one function; None if causal-conv1d cannot be imported."""
     try:
         importlib.import_module("causal_conv1d")
-    except Exception:  # a wheel built for another torch or CUDA fails in many ways: ImportError, OSError…
+    except Exception:  # a wheel built for another torch or CUDA raises ImportError, OSError and others
         return None
     return importlib.import_module("mamba_ssm.ops.selective_scan_interface").mamba_inner_fn
 
 
 class KLFF(nn.Module):
-    """Three maps of one size, the current level's first, fused by the released code's gate: one scalar a batch."""
+    """Fuses three feature maps of equal size, the current level's first, with the released gate: a scalar a batch."""
 
     def __init__(self, dim: int, dim1: int, dim2: int):
         super().__init__()
@@ -253,5 +253,5 @@ class KLFF(nn.Module):
 
 
 def gate(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Sigmoid of the divergence KL = p (log p - log q), p and q the sigmoids of current and other, averaged."""
+    """Sigmoid of the mean of KL = p (log p - log q), where p and q are the sigmoids of current and other."""
     return (current.sigmoid() * (F.logsigmoid(current) - F.logsigmoid(other))).mean().sigmoid()

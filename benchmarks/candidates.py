@@ -1,4 +1,4 @@
-"""Ours and the plain baseline with the scans and precisions asked for, measured one after the other, as ratios."""
+"""Compares the network with the baseline, for each scan backend and precision that is asked for."""
 
 from __future__ import annotations
 
@@ -23,14 +23,11 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Candidate(NamedTuple):
-    """A network to measure ("baseline", "ours" or another of these), its scan backend, and its precision.
+    """One row of a comparison."""
 
-    bf16 is by autocast.
-    """
-
-    name: str
-    backend: str
-    precision: str
+    name: str  # "baseline", "ours" or a variant of ours
+    backend: str  # of the selective scan
+    precision: str  # "fp32", or "bf16" by autocast
 
     def build(self, dim: int, num_blocks: tuple[int, ...], device: torch.device) -> torch.nn.Module:
         torch.manual_seed(0)
@@ -46,10 +43,10 @@ class Candidate(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What the device reaches: bytes a second in a copy, FLOP a second in a matrix product of each precision."""
+    """Measured limits of the device, see ``measure.copy_rate`` and ``measure.matmul_rate``."""
 
-    copy: float
-    matmul: dict[str, float]
+    copy: float  # bytes/s
+    matmul: dict[str, float]  # FLOP/s by precision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,27 +57,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["auto"],
         choices=names,
         metavar="NAME",
-        help=f"our scans: of {', '.join(names)} (default auto)",
+        help=f"scan backends of our network: {', '.join(names)} (default auto)",
     )
     parser.add_argument(
         "--baseline_backend",
         nargs="+",
         choices=names,
         metavar="NAME",
-        help="the baseline's (default: mamba_ssm on a GPU, or torch where that cannot run; reference and "
-        "torch on a CPU)",
+        help="scan backends of the baseline (default on a GPU: mamba_ssm, or torch if that cannot run; on a CPU: "
+        "reference and torch)",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=PRECISIONS,
         metavar="NAME",
-        help="ours, fp32 and bf16 (default: both on a GPU, fp32 on a CPU); the baseline's is fp32",
+        help="fp32 or bf16, of our network (default: both on a GPU, fp32 on a CPU); the baseline runs in fp32",
     )
 
 
 def choose(arguments: argparse.Namespace, device: torch.device) -> list[Candidate]:
-    """The baselines first, then ours."""
+    """The candidates that can run on the device, the baselines first."""
     gpu = device.type == "cuda"
     usual = ["mamba_ssm"] if gpu else ["reference", "torch"]
     baselines = measure.usable_backends(arguments.baseline_backend or usual, device)
@@ -93,7 +90,7 @@ def choose(arguments: argparse.Namespace, device: torch.device) -> list[Candidat
 
 
 def with_variant(candidates: list[Candidate], name: str) -> list[Candidate]:
-    """Each of ours a second time, with checkpointed activations or compiled into CUDA graphs."""
+    """The candidates, and each of ours again under ``name``: with checkpointed activations, or compiled."""
     return [*candidates, *[each._replace(name=name) for each in candidates if each.name == "ours"]]
 
 
@@ -118,7 +115,7 @@ def compare(
     device: torch.device,
     limit: float,
 ) -> None:
-    """Print a table of what ``run(candidate, *arguments)`` measures in a process of its own for each candidate."""
+    """Print a table of ``run(candidate, *arguments)``, each candidate measured in its own process."""
     results = {}
     for candidate in tqdm(candidates, desc=title, leave=False, disable=None):
         results[candidate] = measure.isolated(run, candidate, *arguments, device=device, limit=limit)

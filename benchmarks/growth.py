@@ -1,11 +1,12 @@
-"""How time and memory grow with the size of the image, the width of the network and the batch: tables and a plot.
+"""Time and memory as functions of image size, network width and batch size: tables and a plot.
 
     python benchmarks/growth.py --output growth
     python benchmarks/growth.py --output growth --networks T --megapixels 0.07 0.3 1 3 12 48
 
-Prediction as predict.py does it: on a CPU streamed, on a GPU in full. A line a + b x is fitted to time and to memory
-over pixels; its residual says how linear they are. `floor` is the bytes of the largest feature map that must be held,
-all channels of level 1 in fp32. Each measurement has a process of its own, once, after a small image to warm up.
+Prediction is as in predict.py: streamed on a CPU, full images on a GPU. A line a + b x is fitted to time and memory
+over pixels; its largest residual shows how linear they are. `level 1` is the size of the largest feature map that must
+be kept, all channels of level 1 in fp32. Each measurement runs in its own process, once, after a small image as
+warm-up.
 """
 
 from __future__ import annotations
@@ -26,11 +27,18 @@ from analysis.figure import new_figure, save  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.memory import GIB  # noqa: E402
-from engine.predict.streaming import stream  # noqa: E402
 from models import XYScanNet  # noqa: E402
+from models.streaming import stream  # noqa: E402
 
 ASPECT = 4 / 3
-COLUMNS = [("what", -34), ("s", 10), ("s a megapixel", 15), ("peak GiB", 10), ("floor GiB", 10), ("bytes a pixel", 14)]
+COLUMNS = [
+    ("what", -34),
+    ("s", 10),
+    ("s a megapixel", 15),
+    ("peak GiB", 10),
+    ("level 1 GiB", 13),
+    ("bytes a pixel", 14),
+]
 
 
 class Case(NamedTuple):
@@ -48,7 +56,7 @@ class Case(NamedTuple):
         return self.batch * self.height * self.width
 
     @property
-    def floor(self) -> int:
+    def level1(self) -> int:
         """Bytes of level 1's features in fp32."""
         return 4 * self.dim * self.pixels // self.unshuffle**2
 
@@ -78,22 +86,26 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["T", "S"])
     parser.add_argument("--megapixels", nargs="+", type=float, default=[0.0655, 0.25, 0.9216, 3, 12], metavar="N")
-    parser.add_argument("--dims", nargs="+", type=int, default=[16, 48, 96, 144], metavar="N", help="of XYScanNet-S")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4], metavar="N", help="of 256 px images")
-    parser.add_argument("--output", type=Path, metavar="NAME", help="draw NAME.png")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
-    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="a measurement (%(default)s)")
+    parser.add_argument(
+        "--dims", nargs="+", type=int, default=[16, 48, 96, 144], metavar="N", help="channels, otherwise as XYScanNet-S"
+    )
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4], metavar="N", help="batch sizes at 256 px")
+    parser.add_argument("--output", type=Path, metavar="NAME", help="save the plot as NAME.png")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu (default: a GPU if there is one)")
+    parser.add_argument(
+        "--limit", type=float, default=600, metavar="SECONDS", help="for a measurement (default %(default)s)"
+    )
     return parser.parse_args()
 
 
 def sides(megapixels: float) -> tuple[int, int]:
-    """Height and width of about that many pixels, 4 to 3, multiples of 8."""
+    """Height and width with about that many pixels and an aspect of 4:3, multiples of 8."""
     height = (megapixels * 1e6 / ASPECT) ** 0.5
     return max(round(height / 8) * 8, 8), max(round(height * ASPECT / 8) * 8, 8)
 
 
 def table(what: str, cases: Iterable[Case], device: torch.device, limit: float) -> list[Point]:
-    """Measure the cases and print a line each; returns those that could be measured."""
+    """Measure the cases and print a row for each; returns those that could be measured."""
     measure.print_row(COLUMNS, [what, *[heading for heading, _ in COLUMNS[1:]]])
     found = []
     for case in tqdm(list(cases), desc=what, leave=False, disable=None):
@@ -104,14 +116,14 @@ def table(what: str, cases: Iterable[Case], device: torch.device, limit: float) 
             continue
         found.append((case, result))
         cells = [f"{result.seconds:.2f}", f"{result.seconds / case.pixels * 1e6:.2f}", f"{result.memory / GIB:.3f}"]
-        cells += [f"{case.floor / GIB:.3f}", f"{result.memory / case.pixels:.0f}"]
+        cells += [f"{case.level1 / GIB:.3f}", f"{result.memory / case.pixels:.0f}"]
         measure.print_row(COLUMNS, [name, *cells])
     return found
 
 
 @torch.inference_mode()
 def run(case: Case, device: torch.device) -> measure.Measurement:
-    """One measurement, in this process."""
+    """One measurement, in the current process."""
     torch.manual_seed(0)
     network = XYScanNet(case.dim, case.num_blocks, unshuffle=case.unshuffle).to(device).eval()
     images = torch.rand(case.batch, 3, case.height, case.width, device=device) - 0.5
@@ -121,10 +133,10 @@ def run(case: Case, device: torch.device) -> measure.Measurement:
 
 
 def fit(found: list[Point], what: str) -> tuple[float, float, float]:
-    """(a, b, the largest relative residual) of a + b x over pixels, in seconds or bytes."""
+    """(a, b, largest relative residual) of the fit a + b x over pixels, in seconds or bytes."""
     pixels = np.array([case.pixels for case, _ in found], float)
     values = np.array([getattr(result, what) for _, result in found], float)
-    # Relative residuals: the large images would otherwise decide alone.
+    # Relative residuals: otherwise the largest images would decide the fit.
     matrix = np.stack([1 / values, pixels / values], axis=1)
     (a, b), *_ = np.linalg.lstsq(matrix, np.ones(len(values)), rcond=None)
     return a, b, float(np.abs((a + b * pixels) / values - 1).max())
@@ -135,13 +147,13 @@ def fit_in_words(found: list[Point]) -> str:
         return ""
     (a, b, off), (c, d, error) = fit(found, "seconds"), fit(found, "memory")
     return (
-        f"  time = {a:.2f} s + {b * 1e6:.2f} s a megapixel (off by {off:.0%} at most); "
-        f"memory = {c / GIB:.2f} GiB + {d:.0f} bytes a pixel (off by {error:.0%})\n"
+        f"  time = {a:.2f} s + {b * 1e6:.2f} s a megapixel (largest residual {off:.0%}); "
+        f"memory = {c / GIB:.2f} GiB + {d:.0f} bytes a pixel (largest residual {error:.0%})\n"
     )
 
 
 def draw(measured: dict[str, list[Point]], path: Path) -> None:
-    """Time and memory over pixels, on logarithmic axes, with what must be held."""
+    """Plot time and memory over pixels, on logarithmic axes."""
     figure = new_figure(10, 4.2)
     for axes, what, unit, scale in zip(
         figure.subplots(1, 2), ("seconds", "memory"), ("s", "GiB"), (1, GIB), strict=True
@@ -151,8 +163,8 @@ def draw(measured: dict[str, list[Point]], path: Path) -> None:
             values = [getattr(result, what) / scale for _, result in found]
             axes.loglog(pixels, values, "o-", color=f"C{k}", label=f"XYScanNet-{name}")
             if what == "memory":
-                floors = [case.floor / GIB for case, _ in found]
-                axes.loglog(pixels, floors, ":", color=f"C{k}", label=f"{name}: level 1 in fp32")
+                level1 = [case.level1 / GIB for case, _ in found]
+                axes.loglog(pixels, level1, ":", color=f"C{k}", label=f"{name}: level 1 in fp32")
         axes.set(xlabel="megapixels", ylabel=f"{'time' if what == 'seconds' else 'peak memory'} in {unit}")
         axes.grid(True, which="major", alpha=0.3)
         axes.legend()

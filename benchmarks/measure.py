@@ -1,7 +1,7 @@
-"""What the benchmarks share: a process for each measurement, its median time and peak memory, rates, tables.
+"""Shared by the benchmarks: measurements in separate processes, median time and peak memory, rates, tables.
 
-Memory is what rose above what was held before the first run: on a GPU what PyTorch allocated, on a CPU the process's
-resident memory, both at their highest while the runs were timed.
+Memory is the peak while the runs are timed, less what was in use before the first run: memory allocated by PyTorch on a
+GPU, the process's resident memory on a CPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -26,11 +26,11 @@ from models.ops.selective_scan import BACKENDS, resolve_backend
 try:
     import resource
 except ImportError:  # Windows has none; there memory is not limited
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 OUT_OF_MEMORY = "out of memory"
-LEFT_OUT = "-: nothing to compare with, or left out for the time or memory it takes"
+LEFT_OUT = "-: no baseline to compare with, or left out because it takes too much time or memory"
 
 
 class Measurement(NamedTuple):
@@ -39,7 +39,7 @@ class Measurement(NamedTuple):
 
 
 def measure(work: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
-    """Median time of ``repeats`` runs after one to warm up (which compiles what is compiled), and peak memory."""
+    """Median time and peak memory of ``repeats`` runs, after a warm-up run (which also compiles kernels)."""
     before, _ = _memory(device)
     work()
     _reset_peak(device)
@@ -54,7 +54,7 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int) -> M
 
 
 def once(work: Callable[[], object], device: torch.device) -> Measurement:
-    """Time and peak memory of a single run, for work that takes minutes."""
+    """Time and peak memory of a single run without warm-up, for work that takes minutes."""
     before, _ = _memory(device)
     _reset_peak(device)
     _synchronise(device)
@@ -65,12 +65,15 @@ def once(work: Callable[[], object], device: torch.device) -> Measurement:
 
 
 def isolated(function: Callable, *arguments, device: torch.device, limit: float):
-    """What ``function`` returns in a process of its own; None, and a line that says so, where it takes too long or
-    too much memory.
+    """Run ``function(*arguments)`` in its own process, so that no measurement sees the memory of another.
 
     Args:
-        function: of a module's top level; arguments and result can be pickled.
-        limit: seconds after which the process is ended.
+        function: defined at the top level of a module; its arguments and result must be picklable.
+        limit: seconds after which the process is killed.
+    Returns:
+        The function's result; None, after a line on stderr, if it takes too long or runs out of memory.
+    Raises:
+        RuntimeError: for any other error, with its traceback.
     """
     receiver, sender = _context().Pipe(duplex=False)
     process = _context().Process(target=_answer, args=(sender, device, function, arguments), daemon=True)
@@ -78,7 +81,7 @@ def isolated(function: Callable, *arguments, device: torch.device, limit: float)
     sender.close()
     try:
         result, error = receiver.recv() if receiver.poll(limit) else (None, f"took longer than {limit:g} s")
-    except EOFError:  # ended by the system, as it does when memory is short
+    except EOFError:  # killed by the system, which is short of memory
         result, error = None, OUT_OF_MEMORY
     finally:
         process.kill()
@@ -90,8 +93,8 @@ def isolated(function: Callable, *arguments, device: torch.device, limit: float)
     return result
 
 
-def _context() -> multiprocessing.context.BaseContext:
-    """Processes forked from one that has imported PyTorch and done nothing: fresh, and started in milliseconds."""
+def _context() -> Any:  # typeshed's BaseContext has no Process
+    """Fork from a server process that has only imported PyTorch: a fresh process starts in milliseconds."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -100,7 +103,7 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _answer(sender: Connection, device: torch.device, function: Callable, arguments: tuple) -> None:
-    """Send (result, None) or (None, the error in words)."""
+    """Send (result, None) or (None, error message)."""
     try:
         if device.type == "cpu":
             _limit_memory(device)
@@ -110,7 +113,7 @@ def _answer(sender: Connection, device: torch.device, function: Callable, argume
 
 
 def _limit_memory(device: torch.device) -> None:
-    """Let allocations beyond the free memory fail, before the system ends processes of its own choice."""
+    """Make allocations beyond the free memory fail, so that the system does not kill another process instead."""
     free = free_memory(device)
     if resource is not None and free is not None and STATUS.exists():
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -118,7 +121,7 @@ def _limit_memory(device: torch.device) -> None:
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
-    """Bytes held now, and at most since the last reset. Where the system tells the highest alone, it is both."""
+    """Bytes in use (now, at most since the last reset); both are the peak where the system reports nothing else."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
     if STATUS.exists():
@@ -131,11 +134,11 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR.exists():
-        CLEAR.write_text("5")  # proc(5): sets the peak to what is held now
+        CLEAR.write_text("5")  # proc(5): resets the peak to the current value
 
 
 def _status(name: str) -> int:
-    """Bytes of one line of Linux' description of this process."""
+    """Bytes of one entry of /proc/self/status."""
     return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(name))
 
 
@@ -145,7 +148,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def usable_backends(names: Sequence[str], device: torch.device) -> list[str]:
-    """Those of ``names`` that can run, "auto" by its real name; says why the others cannot."""
+    """The backends among ``names`` that can run, "auto" resolved; prints why the others cannot."""
     usable = []
     for name in names:
         try:
@@ -156,26 +159,26 @@ def usable_backends(names: Sequence[str], device: torch.device) -> list[str]:
 
 
 def every_backend(device: torch.device) -> list[str]:
-    """All that are made for ``device``: a Triton kernel runs on a CPU too, but only in its interpreter."""
+    """All backends that can run on ``device``, without Triton's interpreter on a CPU."""
     return usable_backends([name for name in BACKENDS if not (device.type == "cpu" and name == "triton")], device)
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes a second, read and written, of one large copy: what work bound by memory can reach."""
+    """Bytes/s, read plus written, of a large copy: the limit of memory-bound work."""
     source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)  # 1 GiB, 256 MiB
     target = torch.empty_like(source)
     return 2 * source.nbytes / measure(lambda: target.copy_(source), device, 9).seconds
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product: what work bound by arithmetic can reach."""
+    """FLOP/s of a large matrix product: the limit of compute-bound work."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.rand(side, side, device=device).to(dtype)
     return 2 * side**3 / measure(lambda: a @ a, device, 9).seconds
 
 
 def print_row(columns: Sequence[tuple[str, int]], cells: Sequence[str]) -> None:
-    """One line of a table; a column is (heading, width), to the left where the width is negative."""
+    """Print a row of a table. A column is (heading, width); a negative width aligns it to the left."""
     line = "".join(
         f"{cell:<{-width}}" if width < 0 else f"{cell:>{width}}"
         for (_, width), cell in zip(columns, cells, strict=True)
@@ -184,18 +187,18 @@ def print_row(columns: Sequence[tuple[str, int]], cells: Sequence[str]) -> None:
 
 
 def ratio(numerator: float | None, denominator: float | None) -> str:
-    """A dash where either is missing, or nothing to divide by."""
+    """As 1.23x; a dash if either is missing or the denominator is zero."""
     return f"{numerator / denominator:.2f}x" if numerator is not None and denominator else "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser, limit: int) -> None:
-    """What every benchmark takes."""
-    parser.add_argument("--device", default=None, help="default: a GPU where there is one")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="default %(default)s")
+    """The flags of every benchmark."""
+    parser.add_argument("--device", default=None, help="default: a GPU if there is one")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed runs (default %(default)s)")
     parser.add_argument(
         "--limit",
         type=float,
         default=limit,
         metavar="SECONDS",
-        help="a measurement, all its runs, that takes longer is left out (default %(default)s)",
+        help="leave out measurements that take longer, all runs together (default %(default)s)",
     )

@@ -1,11 +1,11 @@
-"""Time of the metrics against the time of reading the images, and against other implementations, in one run.
+"""Time of the metrics, compared with reading the images and with other implementations.
 
     python benchmarks/metrics.py datasets/GoPro/test
     python benchmarks/metrics.py datasets/GoPro/test --images 20 --repeats 5
 
-All on one core, a pair after the other; each figure is the best of --repeats. The blurred images stand for restored
-ones. scikit-image's SSIM is the per-channel one, in its Gaussian form; no package computes MATLAB's of a volume, so
-SciPy's filters stand in for one. NIQE's goal is two images of 1280 x 720 in a second.
+On one core, one pair after another; each figure is the best of --repeats. Blurred images serve as restored ones.
+scikit-image's SSIM is per channel, with its Gaussian window. No package computes MATLAB's SSIM of an RGB volume, so the
+comparison is the formula written with SciPy's filters. The target for NIQE is two images of 1280 x 720 a second.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import Pair, find_pairs  # noqa: E402
-from metrics import niqe, psnr, ssim_matlab_rgb, ssim_per_channel  # noqa: E402
-from metrics.ssim import ssim_both  # noqa: E402
+from metrics.niqe import niqe  # noqa: E402
+from metrics.psnr import psnr  # noqa: E402
+from metrics.ssim import ssim_both, ssim_matlab_rgb, ssim_per_channel  # noqa: E402
 
 Images = list[tuple[np.ndarray, np.ndarray]]
 
@@ -33,13 +34,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="FOLDER", help="a data set of pairs, or its test split")
     parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N pairs (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="default %(default)s")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed runs (default %(default)s)")
     arguments = parser.parse_args()
     try:
         from scipy.ndimage import gaussian_filter
         from skimage.metrics import structural_similarity
     except ImportError as error:
-        print(f"error: the references need scikit-image and SciPy ({error}): pip install -e .[test]", file=sys.stderr)
+        print(f"error: the comparisons need scikit-image and SciPy ({error}): pip install -e .[test]", file=sys.stderr)
         return 2
     cv2.setNumThreads(1)
     pairs = [pair for pair in find_pairs(arguments.data, "test") if pair.sharp][: arguments.images]
@@ -57,10 +58,10 @@ def main() -> int:
             *pair, channel_axis=2, data_range=255, gaussian_weights=True, use_sample_covariance=False
         )
     )
-    volume = clock(lambda *pair: volume_ssim(*pair, gaussian_filter))
+    volume = clock(lambda restored, sharp: volume_ssim(restored, sharp, gaussian_filter))
     rows = [
         ("reading both PNGs", reading, None, ""),
-        ("PSNR and both SSIMs", simple, simple / reading, "of reading; goal: 2 at most"),
+        ("PSNR and both SSIMs", simple, simple / reading, "of reading; target: at most 2"),
         ("ssim_per_channel", ours := clock(ssim_per_channel), skimage / ours, "times faster than scikit-image"),
         ("scikit-image's SSIM", skimage, None, ""),
         ("ssim_matlab_rgb", ours := clock(ssim_matlab_rgb), volume / ours, "times faster than SciPy's filters"),
@@ -68,20 +69,20 @@ def main() -> int:
     ]
     try:
         seconds = clock(lambda restored, _: niqe(restored))
-        rows.append(("niqe_live", seconds, 1 / seconds, "images/s a core; goal: 2 at least"))
+        rows.append(("niqe_live", seconds, 1 / seconds, "images/s a core; target: at least 2"))
     except ValueError as error:
-        print(f"niqe_live is not measured: {error}")
+        print(f"niqe_live: not measured, {error}")
     for name, seconds, ratio, what in rows:
         print(f"{name:<22}{seconds * 1e3:>9.1f}" + (f"{ratio:>9.2f} {what}" if ratio else ""))
     return 0
 
 
 def read(pairs: list[Pair]) -> Images:
-    return [(read_rgb(pair.blurred), read_rgb(pair.sharp)) for pair in pairs]
+    return [(read_rgb(pair.blurred), read_rgb(pair.sharp)) for pair in pairs if pair.sharp]
 
 
 def best_time(work: Callable[[], object], repeats: int) -> float:
-    """Seconds."""
+    """Seconds of the fastest run."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -90,8 +91,8 @@ def best_time(work: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def volume_ssim(restored: np.ndarray, sharp: np.ndarray, gaussian_filter: Callable) -> float:
-    """MATLAB's SSIM of a volume, written down as its formula."""
+def volume_ssim(restored: np.ndarray, sharp: np.ndarray, gaussian_filter: Callable[..., np.ndarray]) -> float:
+    """MATLAB's SSIM of an H x W x 3 volume, as in its formula."""
 
     def smooth(values: np.ndarray) -> np.ndarray:
         return gaussian_filter(values, 1.5, mode="nearest", radius=5)

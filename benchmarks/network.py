@@ -1,16 +1,16 @@
-"""Time and peak memory of the network against the plain baseline (benchmarks/baseline.py), in one run, as ratios.
+"""Time and peak memory of the network, compared with the baseline (benchmarks/baseline.py) in one run.
 
     python benchmarks/network.py                    on a CPU: XYScanNet-S, 256 x 256, and training at 128 px, batch 4
     python benchmarks/network.py --case 720p train252x16 --dim 144 --precision bf16 --device cuda
     python benchmarks/network.py --size 96 128 --batch 2        both passes at another size
 
-Each measurement has a process of its own, so that one's memory is not the other's. Median of --repeats runs after one
-to warm up; on a GPU the device is synchronised around each. Memory is what rose above weights and image. `x baseline`
-is how many times faster than the baseline with that scan, `memory` the share of its memory. GFLOP/s counts the
-baseline's convolutions and matrix products for all alike; `roofline ms` is the longer of these at the rate of a
-measured matrix product and the layers' bytes at that of a measured copy, see benchmarks/roofline.py. A training step
-is forward, loss without its VGG19 term (the same for all), backward and Adam; `ours checkpointed` is
-train.checkpoint_activations, `ours compiled` the predict scripts' --compile on a GPU.
+Each measurement runs in its own process: the median of --repeats runs after a warm-up run, synchronised on a GPU.
+Memory is the peak above weights and image. `x baseline` is the speed-up over the baseline with that scan backend,
+`memory` the ratio to its memory. GFLOP/s counts the baseline's convolutions and matrix products, for every row.
+`roofline ms` is the time that these take at the rate of a measured matrix product, or the layers' bytes at that of a
+measured copy if that is longer, see benchmarks/roofline.py. A training step is forward, loss without the VGG19 term,
+backward and Adam; `ours checkpointed` sets train.checkpoint_activations, `ours compiled` is --compile of the predict
+scripts, on a GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Case(NamedTuple):
     width: int
 
 
-# Two recipe batches, whole and as one GPU's share of eight; the images that are restored.
+# Test images, a small training batch, and the two recipes' batches, full and as the share of one GPU out of eight.
 CASES = {
     "256": Case(False, 1, 256, 256),
     "720p": Case(False, 1, 720, 1280),
@@ -78,7 +78,7 @@ def main() -> None:
                 title,
                 run,
                 (dim, arguments.num_blocks, case, device, arguments.repeats),
-                entrants(chosen, case, device),
+                with_variants(chosen, case, device),
                 work,
                 rates,
                 device,
@@ -95,27 +95,25 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         choices=CASES,
         metavar="NAME",
-        help=f"of {', '.join(CASES)} (default: all on a GPU, {' and '.join(CPU_CASES)} on a CPU)",
+        help=f"{', '.join(CASES)} (default: all on a GPU, {' and '.join(CPU_CASES)} on a CPU)",
     )
     what.add_argument(
         "--size",
         type=int,
         nargs="+",
         metavar="N",
-        help="inference and training at this height and width, one number where they are equal",
+        help="inference and training at this height and width (one number: both)",
     )
-    parser.add_argument("--batch", type=int, default=1, help="of --size (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="batch size for --size (default %(default)s)")
     parser.add_argument(
-        "--dim", type=int, nargs="+", help="channels: 48 S, 72 mid, 144 P (default: S and P on a GPU, S on a CPU)"
+        "--dim", type=int, nargs="+", help="channels: 48 (S), 72 or 144 (P) (default: 48 and 144 on a GPU, 48 on a CPU)"
     )
     parser.add_argument("--num_blocks", type=int, nargs=3, default=[3, 3, 6], metavar="N")
     candidates.add_arguments(parser)
     measure.add_arguments(parser, limit=600)
     arguments = parser.parse_args()
     if arguments.size and (len(arguments.size) > 2 or any(side < 8 or side % 4 for side in arguments.size)):
-        parser.error(
-            f"--size takes one or two multiples of 4 from 8 on (the baseline pads nothing), got {arguments.size}"
-        )
+        parser.error(f"--size: one or two multiples of 4, at least 8 (the baseline does not pad), got {arguments.size}")
     return arguments
 
 
@@ -126,8 +124,8 @@ def chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[Ca
     return [CASES[name] for name in arguments.case or (CASES if device.type == "cuda" else CPU_CASES)]
 
 
-def entrants(chosen: list[Candidate], case: Case, device: torch.device) -> list[Candidate]:
-    """The candidates, and of ours those that are of use for the case."""
+def with_variants(chosen: list[Candidate], case: Case, device: torch.device) -> list[Candidate]:
+    """The candidates, and the variants of ours that apply to the case."""
     if case.training:
         return candidates.with_variant(chosen, candidates.CHECKPOINTED)
     return candidates.with_variant(chosen, candidates.COMPILED) if device.type == "cuda" else chosen
@@ -140,7 +138,7 @@ def shape(case: Case) -> tuple[int, ...]:
 def run(
     candidate: Candidate, dim: int, num_blocks: list[int], case: Case, device: torch.device, repeats: int
 ) -> measure.Measurement:
-    """One measurement, in this process."""
+    """One measurement, in the current process."""
     network = candidate.build(dim, tuple(num_blocks), device)
     blurred = torch.rand(shape(case), device=device) - 0.5
     make = training_step if case.training else inference
@@ -158,7 +156,7 @@ def inference(network: torch.nn.Module, blurred: torch.Tensor, candidate: Candid
 
 
 def training_step(network: torch.nn.Module, blurred: torch.Tensor, candidate: Candidate) -> Callable[[], None]:
-    loss, optimizer = DeblurLoss(contrast_weight=0), torch.optim.Adam(network.parameters())
+    loss, optimizer = DeblurLoss({"charbonnier": 1, "edge": 0.05}), torch.optim.Adam(network.parameters())
     sharp = torch.rand_like(blurred) - 0.5
 
     def step() -> None:

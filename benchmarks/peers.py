@@ -1,11 +1,11 @@
-"""XYScanNet beside networks that one might take instead, in one run: multiply-adds, time and memory.
+"""XYScanNet compared with NAFNet and Restormer in one run: multiply-adds, time and memory.
 
     python benchmarks/peers.py                      256 px, and 1280 x 720 in full
     python benchmarks/peers.py --sizes 256x256 --networks T S NAFNet-32
 
-NAFNet and Restormer are those of the packages spandrel and spandrel_extra_arches (pip install -e .[peers]), with random
-weights: time and memory do not depend on them. Ours is restored as predict.py does it: streamed on a CPU. Each
-measurement has a process of its own, the median of --repeats runs after one to warm up.
+NAFNet and Restormer come from the packages spandrel and spandrel_extra_arches (pip install -e .[peers]), with random
+weights, on which time and memory do not depend. XYScanNet runs as in predict.py: streamed on a CPU. Each measurement
+runs in its own process: the median of --repeats runs after a warm-up run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from analysis.macs import WHOLE, count  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.memory import GIB  # noqa: E402
-from engine.predict.streaming import stream  # noqa: E402
 from models import XYScanNet  # noqa: E402
+from models.streaming import stream  # noqa: E402
 
 COLUMNS = [("", -16), ("parameters", 12), ("GMAC", 9), ("s", 9), ("s a TMAC", 10), ("peak GiB", 10)]
 
@@ -76,12 +76,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--networks",
-        nargs="+",
-        choices=NETWORKS,
-        default=list(NETWORKS),
-        metavar="NAME",
-        help=f"of {', '.join(NETWORKS)}",
+        "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME", help=", ".join(NETWORKS)
     )
     parser.add_argument("--sizes", nargs="+", type=size, default=[(256, 256), (1280, 720)], metavar="WxH")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -95,7 +90,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def size_of(name: str, height: int, width: int) -> tuple[int, int]:
-    """(parameters, multiply-adds of convolutions, matrix products and scans); nothing is computed."""
+    """(parameters, multiply-adds of convolutions, matrix products and scans), without computing anything."""
     network = NETWORKS[name]().eval()
     macs = count(network, 1, 3, height, width).of[WHOLE]
     return sum(p.numel() for p in network.parameters()), macs
@@ -103,7 +98,7 @@ def size_of(name: str, height: int, width: int) -> tuple[int, int]:
 
 @torch.inference_mode()
 def run(name: str, height: int, width: int, device: torch.device, bf16: bool, repeats: int) -> measure.Measurement:
-    """One measurement, in this process."""
+    """One measurement, in the current process."""
     torch.manual_seed(0)
     network = NETWORKS[name]().to(device).eval()
     images = torch.rand(1, 3, height, width, device=device)

@@ -1,10 +1,10 @@
-"""What bfloat16 costs in quality: PSNR of real images restored in bf16 and in fp32, by the shipped weights.
+"""The cost of bfloat16 in quality: PSNR of images restored in bf16 and in fp32, by default with the shipped weights.
 
-    python benchmarks/precision.py                                      photographs blurred by a synthetic shake
+    python benchmarks/precision.py                                      photographs with synthetic camera shake
     python benchmarks/precision.py datasets/GoPro/test --weights FILE --images 7
 
-Where sharp images are there, the PSNR of both precisions and their difference in dB; always the PSNR of the bf16 result
-against the fp32 one, over 8-bit values. The time is that of one image, the second of two runs.
+Prints the PSNR of both precisions and their difference in dB, if there are sharp images, and the PSNR of the 8-bit bf16
+result against the fp32 one. The time is that of one image, the second of two runs.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from datasets.synthesize import synthesize_photos  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.config import shipped_weights  # noqa: E402
 from engine.demo import HELD_OUT, SAMPLES  # noqa: E402
-from engine.predict.inference import images_to_tensor, tensor_to_images  # noqa: E402
-from metrics import psnr  # noqa: E402
+from metrics.psnr import psnr  # noqa: E402
 from models import load_network  # noqa: E402
+from models.images import images_to_tensor, tensor_to_images  # noqa: E402
 
 COLUMNS = [
     ("image", -40),
     ("fp32 dB", 10),
     ("bf16 dB", 10),
     ("change", 10),
-    ("bf16 of fp32", 14),
+    ("bf16 to fp32", 14),
     ("fp32 s", 9),
     ("bf16 s", 9),
 ]
@@ -73,19 +73,19 @@ def parse_arguments() -> argparse.Namespace:
         "images_of",
         nargs="?",
         metavar="FOLDER",
-        help="a data set or a folder of blurred images (default: the sample photographs held out, shaken)",
+        help="a data set or a folder of blurred images (default: sample photographs with synthetic camera shake)",
     )
     parser.add_argument(
         "--weights", type=Path, default=shipped_weights("xyscannet_t"), metavar="FILE", help="default: the shipped ones"
     )
     parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N (default %(default)s)")
-    parser.add_argument("--size", type=int, metavar="N", help="only the middle N x N pixels, a multiple of 8")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
+    parser.add_argument("--size", type=int, metavar="N", help="center crop of N x N pixels, a multiple of 8")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu (default: a GPU if there is one)")
     return parser.parse_args()
 
 
 def middle(image, size: int | None):
-    """The middle of (H, W, 3), with sides of ``size`` or the next multiples of 8 below the image's own."""
+    """Center crop of (H, W, 3) to ``size``, or to the next multiples of 8 below the size of the image."""
     height, width = (min(size or side, side // 8 * 8) for side in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
@@ -93,7 +93,7 @@ def middle(image, size: int | None):
 
 @torch.inference_mode()
 def restore(network: torch.nn.Module, images: torch.Tensor, bf16: bool):
-    """(the image, seconds) in one of the two precisions."""
+    """(8-bit image, seconds) in bf16 or fp32."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         result = measure.measure(lambda: network(images), images.device, 1)
         restored = network(images)

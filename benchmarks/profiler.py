@@ -1,9 +1,9 @@
-"""The costliest operations of a forward pass or a training step, by torch.profiler.
+"""The most expensive operations of an inference or a training step, by torch.profiler.
 
     python benchmarks/profiler.py --case 256 --dim 48
     python benchmarks/profiler.py --case train252x2 --dim 144 --precision bf16 --device cuda
 
-Times are an operation's own, without what it calls; on a GPU they are its kernels'. The share is of the sum of all.
+Times are self times: without called operations, and on a GPU those of the kernels. The share is that of their sum.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def main() -> None:
     network = candidate.build(arguments.dim, tuple(arguments.num_blocks), device)
     make = training_step if case.training else inference
     work = make(network, torch.rand(shape(case), device=device) - 0.5, candidate)
-    work()  # compiles what is compiled
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler otherwise greets every run on the terminal
+    work()  # warm-up, which compiles kernels
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler's messages
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=activities) as recorded:
         work()
@@ -57,12 +57,12 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, default="256", metavar="NAME", help=f"of {', '.join(CASES)}")
-    parser.add_argument("--dim", type=int, default=48, help="channels: 48 S, 72 mid, 144 P (default %(default)s)")
+    parser.add_argument("--case", choices=CASES, default="256", metavar="NAME", help=", ".join(CASES))
+    parser.add_argument("--dim", type=int, default=48, help="channels: 48 (S), 72 or 144 (P) (default %(default)s)")
     parser.add_argument("--num_blocks", type=int, nargs=3, default=[3, 3, 6], metavar="N")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--rows", type=int, default=10, metavar="N", help="of the table (default %(default)s)")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
+    parser.add_argument("--rows", type=int, default=10, metavar="N", help="rows of the table (default %(default)s)")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu (default: a GPU if there is one)")
     return parser.parse_args()
 
 

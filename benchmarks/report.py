@@ -1,12 +1,12 @@
-"""One report of what a machine makes of this repository: its tests, speed, memory and precision, most important first.
+"""One report on a machine: GPU tests, speed, memory and precision, the most important first.
 
     python -m benchmarks.report --minutes 9 --output report
-    python -m benchmarks.report --minutes 4 --output report --device cpu --tiny      dry run: the smallest sizes
+    python -m benchmarks.report --minutes 4 --output report --device cpu --tiny      dry run with the smallest sizes
     python -m benchmarks.report --readme report/report.json                          into benchmarks/README.md
 
-Each section is a process with a time limit of its own, and the report is written anew after each, so that whatever is
-there when time is up is valid. What fails is recorded with its output and does not stop the others. Nothing is
-downloaded, and a plain copy of the repository suffices.
+Each section runs in its own process with a time limit, and the report is rewritten after each: it is valid at any time.
+A failure is recorded with its output and does not stop the other sections. Nothing is downloaded, and a copy of the
+repository is enough.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from engine import distributed, provenance
 ROOT = Path(__file__).parents[1]
 README = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
-OUTPUT_CHARACTERS = 20_000  # of a section; of longer ones the beginning and the end
-SHORTEST = 10  # seconds: with less left no section is begun
+OUTPUT_CHARACTERS = 20_000  # kept of a section: of longer ones the beginning and the end
+SHORTEST = 10  # seconds: no section is started with less time left
 
 
 @dataclass(frozen=True)
 class Section:
-    """A command, what it is for, and the most seconds it may take."""
+    """A command of the report."""
 
     title: str
-    command: tuple[str, ...]
-    limit: float
+    command: tuple[str, ...]  # arguments of Python
+    limit: float  # seconds
     environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
 class Result:
-    """What became of a section. status: "passed", "failed", or "stopped" where its time was up."""
+    """The outcome of a section."""
 
     title: str
     command: str
-    status: str
+    status: str  # "passed", "failed", "stopped" at its time limit, or "not reached"
     seconds: float
     output: str
 
@@ -85,18 +85,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=9, help="for everything (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=9, help="time for the whole report (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("report"), metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that every section runs")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu (default: a GPU if there is one)")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to check that every section runs")
     parser.add_argument(
-        "--readme", type=Path, metavar="JSON", help="put this report's tables into benchmarks/README.md"
+        "--readme", type=Path, metavar="JSON", help="insert this report into benchmarks/README.md, and do nothing else"
     )
     return parser.parse_args(argv)
 
 
 def gpu_sections() -> list[Section]:
-    """For a CUDA device: correctness first, then what the project is judged by, then what explains it."""
+    """For a CUDA device: correctness, then the main figures, then profiles and other sizes."""
     pytest = "-m pytest -q -ra -p no:cacheprovider -m gpu tests".split()
     s, p = "--dim 48", "--dim 144"
     return [
@@ -124,7 +124,7 @@ def gpu_sections() -> list[Section]:
 
 
 def cpu_sections() -> list[Section]:
-    """For a CPU: the scans through Triton's interpreter and the figures that the README gives."""
+    """For a CPU: the scans in Triton's interpreter, and the figures of benchmarks/README.md."""
     return [
         interpreter("tests/models/ops/triton_cases.py"),
         benchmark("What the Triton kernels compile to", "sass.py", 120),
@@ -139,7 +139,7 @@ def cpu_sections() -> list[Section]:
 
 
 def tiny_sections() -> list[Section]:
-    """Every script once, on sizes that take seconds."""
+    """Every script once, at sizes that take seconds."""
     small = "--dim 8 --num_blocks 1 1 1 --size 16 --repeats 1"
     return [
         interpreter("tests/models/ops/triton_cases.py::test_without_softplus"),
@@ -162,7 +162,7 @@ def interpreter(tests: str) -> Section:
 
 
 def run(section: Section, limit: float, device: torch.device) -> Result:
-    """Run a section's command for at most ``limit`` seconds; its whole process group ends with it."""
+    """Run a section for at most ``limit`` seconds, then kill its process group."""
     command = [sys.executable, *section.command]
     if section.command[0].startswith("benchmarks/"):
         command += ["--device", str(device)]
@@ -192,15 +192,15 @@ def shown(section: Section) -> str:
 
 
 def shorten(text: str) -> str:
-    """Without the frames of progress bars, and not longer than a report can hold."""
+    """Remove intermediate frames of progress bars, and cut the text to OUTPUT_CHARACTERS."""
     text = "\n".join(line.rpartition("\r")[2].rstrip() for line in text.strip().split("\n"))
     half = OUTPUT_CHARACTERS // 2
     return text if len(text) <= 2 * half else f"{text[:half]}\n[…]\n{text[-half:]}"
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
-    """The device, its clocks and memory, and the versions of what runs on it."""
-    facts = {
+    """The device, its clocks and memory, and the versions of the software."""
+    facts: dict[str, object] = {
         "device": distributed.describe(device),
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -230,7 +230,7 @@ def processor() -> str:
 
 
 def nvidia_smi() -> str:
-    """Driver, clocks now and at most, power limit; empty where the command is missing."""
+    """Driver, current and maximum clocks, power limit; empty if the command is missing."""
     if not shutil.which("nvidia-smi"):
         return ""
     fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.limit"
@@ -256,10 +256,10 @@ def as_markdown(report: dict) -> str:
 
 
 def update_readme(report: Path, readme: Path) -> None:
-    """Put a report between the two marks in the README.
+    """Insert a report between the two marks in the README.
 
     Raises:
-        ValueError: the file is no report, or the README has no marks.
+        ValueError: the file is not a report, or the README lacks the marks.
     """
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
@@ -269,7 +269,7 @@ def update_readme(report: Path, readme: Path) -> None:
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{readme}: has no lines {BEGIN} and {END} to put the report between")
+        raise ValueError(f"{readme}: the lines {BEGIN} and {END} are missing")
     write_atomic(readme, f"{before}{BEGIN}\n{text}{END}{after}")
 
 

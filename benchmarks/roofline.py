@@ -1,4 +1,4 @@
-"""The roofline: how fast the plain network could be if nothing but its arithmetic and its layers' bytes took time."""
+"""The roofline: a lower bound on time, from the baseline's arithmetic and the bytes that its layers move."""
 
 from __future__ import annotations
 
@@ -12,31 +12,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .baseline import Mamba
 
-GATES = 2  # exponentials of a channel at a step beside its states': softplus and SiLU
+GATES = 2  # exponentials a channel and step, besides one for each state: softplus and SiLU
 LAYERS = ("convolution", "mm", "addmm", "bmm", "native_layer_norm")
 
 
 class Work(NamedTuple):
-    """One run's work.
+    """The work of one run. Elementwise operations count as fused into the layers."""
 
-    flops: of convolutions and matrix products, two for a multiply-add. numbers: read and written by layers and scans,
-    each once, all between them being fused into them. exps: the scans' exponentials.
-    """
-
-    flops: int
-    numbers: int
-    exps: int
+    flops: int  # of convolutions and matrix products, two for a multiply-add
+    numbers: int  # read and written by layers and scans, each once
+    exps: int  # exponentials in scans
 
     def seconds(self, itemsize: int, matmul_rate: float, copy_rate: float) -> float:
-        """The longer of arithmetic and traffic, at measured rates in FLOP/s and bytes/s."""
+        """Time of arithmetic or memory traffic, whichever is longer, at measured rates in FLOP/s and bytes/s."""
         return max(self.flops / matmul_rate, self.numbers * itemsize / copy_rate)
 
 
 def scan_work(channels: int, tokens: int, states: int, backward: bool) -> Work:
-    """Of one scan of ``tokens`` steps in all.
+    """Work of selective scans over ``tokens`` steps in total.
 
-    Forward: u, delta, z, B and C are read, y is written. Backward: those and y's gradient are read, five gradients are
-    written; the states are computed again. What belongs to a channel alone (A, D, bias) is too small to count.
+    The forward pass reads u, delta, z, B and C and writes y. The backward pass reads these and the gradient of y,
+    writes
+    five gradients and recomputes the states. Parameters of a channel (A, D, bias) are too small to count.
     """
     numbers = (4 * channels + 2 * states) * tokens
     exps = (states + GATES) * channels * tokens
@@ -46,23 +43,23 @@ def scan_work(channels: int, tokens: int, states: int, backward: bool) -> Work:
 
 
 def count(baseline: nn.Module, shape: tuple[int, ...], backward: bool) -> Work:
-    """Work of a baseline or a part of it, made on the meta device, for an input of ``shape``; nothing is computed."""
+    """Work of a baseline, or of a part of it, on the meta device, for an input of ``shape``; computes nothing."""
     scans: list[Work] = []
 
     def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
         scans.append(scan_work(u.shape[1], u.shape[0] * u.shape[2], A.shape[1], backward))
-        return u + delta + z + (B + C).sum(1, keepdim=True)  # no real scan, but all gradients flow
+        return u + delta + z + (B + C).sum(1, keepdim=True)  # not a scan, but has all its gradients
 
     for module in baseline.modules():
         if isinstance(module, Mamba):
-            module.scan = scan
+            module.scan = scan  # type: ignore[assignment]
     products, layers = FlopCounterMode(display=False), _Traffic()
     with torch.set_grad_enabled(backward), layers:
         with products:
             out = baseline(torch.empty(shape, device="meta"))
         if backward:
             out.sum().backward()
-    # A product's two gradients are products of its size each; the counter errs on those of depth-wise convolutions.
+    # Each product has two gradients of its own size. The counter is wrong about those of depth-wise convolutions.
     flops = products.get_total_flops() * (3 if backward else 1)
     return Work(flops, layers.numbers + sum(work.numbers for work in scans), sum(work.exps for work in scans))
 

@@ -1,13 +1,13 @@
-"""What the Triton kernels compile to for a GPU that need not be there, and how fast that lets them be.
+"""The machine code of the Triton kernels, and the bounds on their speed that follow from it; needs no GPU.
 
     python benchmarks/sass.py                       sm_80, sm_90 and sm_100, fp32 and bf16
     python benchmarks/sass.py --capability 90 --list
 
-Triton's own assembler and disassembler are used; nothing runs. Counts are of one step of the recurrence, by a thread,
-which is one channel of one sequence: instructions in the loops (a loop over SPAN steps divided by SPAN, what is done
-once a chunk by the chunk's steps). `issue`, `MUFU` and `bytes` are the least times in ms that the instruction slots,
-the special-function units and memory allow for the largest scan of XYScanNet-P at 720p (144 channels, rows), at the
-clock and bandwidth that the data sheets give. It is a model, not a measurement: latency is taken as hidden.
+Uses the assembler and disassembler that come with Triton; no kernel runs. Instructions are counted per step of the
+recurrence and thread (one channel of one sequence): those in a loop over SPAN steps divided by SPAN, those executed
+once a chunk divided by the steps of a chunk. `issue`, `MUFU` and `bytes` are lower bounds in ms by instruction slots,
+special-function units and memory, for the largest scan of XYScanNet-P at 720p (144 channels, rows), at the clock and
+bandwidth of the data sheets. This is a model, not a measurement: it assumes that all latency is hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +41,14 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Gpu:
-    """From NVIDIA's data sheets: multiprocessors, boost clock in Hz, memory in bytes a second."""
+    """Figures of NVIDIA's data sheets."""
 
     name: str
     multiprocessors: int
-    clock: float
-    memory: float
-    schedulers: int = 4  # each issues one instruction of a warp a cycle
-    special: int = 16  # MUFU results a multiprocessor and cycle
+    clock: float  # boost, Hz
+    memory: float  # bytes/s
+    schedulers: int = 4  # of a multiprocessor; each issues an instruction of a warp a cycle
+    special: int = 16  # MUFU results of a multiprocessor a cycle
 
 
 GPUS = {
@@ -60,20 +60,20 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel: what a thread of it holds, and how many instructions of each kind a step of the recurrence takes."""
+    """Resources and instructions of a compiled kernel."""
 
-    registers: int
+    registers: int  # of a thread
     spilled: int  # bytes
     shared: int  # bytes
     ptx: str
-    per_step: dict[str, float]
+    per_step: dict[str, float]  # instructions by kind
 
     @property
     def instructions(self) -> float:
         return sum(self.per_step.values())
 
     def count(self, *kinds: str) -> float:
-        """Instructions a step whose name is one of ``kinds`` or begins with one and a dot."""
+        """Instructions a step of these kinds, with all their modifiers."""
         return sum(n for name, n in self.per_step.items() if name.partition(".")[0] in kinds)
 
 
@@ -92,8 +92,8 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", type=int, nargs="+", choices=GPUS, default=list(GPUS), metavar="N")
-    parser.add_argument("--list", action="store_true", help="every kind of instruction")
-    parser.add_argument("--device", help="taken for benchmarks.report's sake; nothing runs on it")
+    parser.add_argument("--list", action="store_true", help="also list every kind of instruction")
+    parser.add_argument("--device", help="ignored; accepted because benchmarks.report passes it")
     return parser.parse_args()
 
 
@@ -107,7 +107,7 @@ def print_row(name: str, capability: int, dtype: str, compiled: Compiled) -> Non
 
 
 def least_seconds(compiled: Compiled, gpu: Gpu, work: Work, itemsize: int) -> tuple[float, float, float]:
-    """By instruction slots, by special functions, by bytes, for CHANNELS x TOKENS steps."""
+    """Lower bounds by instruction slots, special functions and memory, for CHANNELS x TOKENS steps."""
     steps = CHANNELS * TOKENS
     issued = compiled.instructions * steps / 32 / (gpu.multiprocessors * gpu.schedulers * gpu.clock)
     special = compiled.count("MUFU") * steps / (gpu.multiprocessors * gpu.special * gpu.clock)
@@ -115,7 +115,7 @@ def least_seconds(compiled: Compiled, gpu: Gpu, work: Work, itemsize: int) -> tu
 
 
 def forward(capability: int, dtype: str, lanes: int = NUMBERS.forward_lanes, keep: bool = False) -> Compiled:
-    """The forward scan; ``keep``: as training runs it."""
+    """The forward scan; with ``keep``, that of training."""
     from models.ops.selective_scan import triton_scan
 
     constants = {"N": STATES, "LANES": lanes, "CHUNK": NUMBERS.chunk, "KEEP": keep, **EVERYTHING}
@@ -143,11 +143,11 @@ def scan_pointers(dtype: str) -> dict[str, str]:
 def compile_kernel(
     kernel, pointers: dict[str, str], constants: dict, capability: int, options: dict, steps: tuple[int, ...] = ()
 ) -> Compiled:
-    """Compile for a GPU that need not be there.
+    """Compile a kernel for a GPU, which need not be present.
 
     Args:
         pointers: type of each pointer argument; the other arguments are 32-bit integers.
-        steps: of the recurrence, that one turn of each innermost loop makes, in the order of the code.
+        steps: steps of the recurrence in an iteration of each innermost loop, in the order of the code.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -161,34 +161,35 @@ def compile_kernel(
         options={**triton_kernel.COMPILE, **options},
     )
     usage, listing = disassemble(binary.asm["cubin"])
-    registers, stack, local = map(int, re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage).groups())
+    registers, stack, local = map(int, re.findall(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)[0])
     per_step = instructions_per_step(listing, steps, constants.get("CHUNK", 1)) if steps else {}
     return Compiled(registers, stack + local, binary.metadata.shared, binary.asm["ptx"], per_step)
 
 
 def cuobjdump() -> Path:
-    """The disassembler that comes with Triton; it may be missing."""
+    """Path of the disassembler that comes with Triton; it may be missing."""
     import triton
 
     return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def disassemble(cubin: bytes) -> tuple[str, str]:
-    """(what cuobjdump says of resources, its listing of instructions)."""
+    """(resource usage, listing of instructions), as cuobjdump prints them."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return tuple(
+        usage, listing = (
             subprocess.run([cuobjdump(), option, file.name], check=True, capture_output=True, text=True).stdout
             for option in ("-res-usage", "-sass")
         )
+    return usage, listing
 
 
 def instructions_per_step(listing: str, steps: tuple[int, ...], chunk: int) -> dict[str, float]:
-    """By name. A loop is what lies between a branch back and its target.
+    """Instructions a step by name. A loop is the code between a backward branch and its target.
 
     Raises:
-        ValueError: the kernel has another number of innermost loops than ``steps`` says.
+        ValueError: the number of innermost loops differs from that of ``steps``.
     """
     code = [
         (int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(\S.*?);", listing, re.MULTILINE)
@@ -197,10 +198,10 @@ def instructions_per_step(listing: str, steps: tuple[int, ...], chunk: int) -> d
     loops = sorted((first, last) for first, last in jumps if first < last)
     inner = [loop for loop in loops if not any(is_inside(other, loop) for other in loops)]
     if len(inner) != len(steps):
-        raise ValueError(f"{len(inner)} innermost loops in the kernel's code, not {len(steps)}")
+        raise ValueError(f"{len(inner)} innermost loops in the code of the kernel, expected {len(steps)}")
     weights = {loop: 1 / count for loop, count in zip(inner, steps, strict=True)}
     weights |= {loop: 1 / chunk for loop in enclosing(loops, inner)}
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for at, text in code:
         around = [loop for loop in weights if loop[0] <= at <= loop[1]]
         if around:
@@ -214,7 +215,7 @@ def is_inside(loop: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def enclosing(loops: list[tuple[int, int]], inner: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The loop over chunks: the smallest that holds all innermost ones."""
+    """The loop over chunks: the smallest that contains all innermost ones."""
     around = [loop for loop in loops if all(is_inside(other, loop) for other in inner)]
     return [min(around, key=lambda loop: loop[1] - loop[0])] if around else []
 

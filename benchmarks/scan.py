@@ -1,17 +1,17 @@
-"""The selective scan alone, over the network's real shapes: each backend that can run here, in one run.
+"""The selective scan by itself, at the network's shapes, for every backend that can run on the device.
 
     python benchmarks/scan.py                              on a CPU: dim 48, rows and columns of a 252 px image
     python benchmarks/scan.py --all                        252 and 320 px, 720p and 1080p, dim 48 and 144
     python benchmarks/scan.py --sizes 720p --dims 144 --backends triton mamba_ssm
 
-Tensors lie as in the network: channels innermost, u and delta by themselves, z half of a wider map, B and C slices of
-another; a row's steps are neighbouring pixels, a column's lie a whole row apart. GB/s counts what must move: forward
-reads u, delta, z (d channels each), B, C (16 states each) and writes y, (4 d + 32) numbers a pixel; backward reads the
-five again and the gradient of y, and writes five gradients, (7 d + 64) more. `of copy` compares it with a plain copy of
-a large tensor on the same device, and `roofline ms` is the time that such a copy would take. Gexp/s counts 16 + 2
-exponentials a channel and pixel (states, softplus, SiLU), twice that with the backward pass, which computes the states
-again. `x reference` and `x mamba_ssm` are how many times faster than these.
-Median of --repeats runs after one to warm up, each measurement in a process of its own.
+Tensors have the network's memory layout: channels innermost, u and delta contiguous, z half of a wider map, B and C
+slices of another. The steps of a row are neighbouring pixels, those of a column are a row apart. GB/s counts what must
+be moved: forward reads u, delta, z (d channels each), B, C (16 states each) and writes y, (4 d + 32) numbers a pixel;
+backward reads the five again and the gradient of y, and writes five gradients, (7 d + 64) more. `of copy` is the ratio
+to the rate of a large copy on the same device, `roofline ms` the time of such a copy. Gexp/s counts 16 + 2 exponentials
+a channel and pixel (states, softplus, SiLU), twice as many with the backward pass, which recomputes the states.
+`x reference` and `x mamba_ssm` are speed-ups over these. Each measurement runs in its own process: the median of
+--repeats runs after a warm-up run.
 """
 
 from __future__ import annotations
@@ -101,16 +101,20 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="on a CPU: every size and dim, as on a GPU")
-    parser.add_argument("--sizes", nargs="+", choices=IMAGES, metavar="NAME", help=f"of {', '.join(IMAGES)}")
-    parser.add_argument("--dims", nargs="+", type=int, metavar="DIM", help="the network's: 48 S, 72 mid, 144 P")
+    parser.add_argument("--sizes", nargs="+", choices=IMAGES, metavar="NAME", help=", ".join(IMAGES))
+    parser.add_argument(
+        "--dims", nargs="+", type=int, metavar="DIM", help="channels of the network: 48 (S), 72 or 144 (P)"
+    )
     parser.add_argument("--levels", nargs="+", type=int, default=[1, 2, 3], choices=[1, 2, 3], metavar="N")
-    parser.add_argument("--batch", type=int, help="images (default: 16 of 252 and 8 of 320 px on a GPU, otherwise 1)")
+    parser.add_argument(
+        "--batch", type=int, help="images (default: 16 of 252 px and 8 of 320 px on a GPU, otherwise 1)"
+    )
     parser.add_argument(
         "--backends",
         nargs="+",
         choices=["auto", *BACKENDS],
         metavar="NAME",
-        help=f"of auto, {', '.join(BACKENDS)} (default: all that can run)",
+        help=f"auto, {', '.join(BACKENDS)} (default: all that can run)",
     )
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of u, delta, z, B and C")
     measure.add_arguments(parser, limit=60)
@@ -118,10 +122,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_shapes(arguments: argparse.Namespace, device: torch.device) -> Iterator[Shape]:
-    """Rows and columns at each level of each size and dim that was asked for."""
-    whole = arguments.all or device.type == "cuda"
-    for dim in arguments.dims or ([48, 144] if whole else [48]):
-        for size in arguments.sizes or (list(IMAGES) if whole else ["252"]):
+    """Rows and columns at each level, for each size and dim."""
+    every = arguments.all or device.type == "cuda"
+    for dim in arguments.dims or ([48, 144] if every else [48]):
+        for size in arguments.sizes or (list(IMAGES) if every else ["252"]):
             batch, height, width = IMAGES[size]
             batch = arguments.batch or (batch if device.type == "cuda" else 1)
             for level in arguments.levels:
@@ -161,7 +165,7 @@ def make_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[
         values = torch.randn(shape.batch, shape.height, shape.width, width, device=device).to(dtype)
         return values.movedim(3, 2) if shape.rows else values.permute(0, 2, 3, 1)
 
-    rank = -(-shape.channels // 32)  # the step sizes' own channels, which lie before B and C
+    rank = -(-shape.channels // 32)  # dt_rank: the step sizes' channels, which precede B and C
     z = features(2 * shape.channels)[:, :, shape.channels :]
     _, B, C = features(rank + 2 * STATES).split([rank, STATES, STATES], dim=2)
     return [features(shape.channels), features(shape.channels), z, B, C]

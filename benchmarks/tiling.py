@@ -1,13 +1,14 @@
-"""Whole, streamed and tiled images: how near to whole ones the others are, their time, their peak memory, in one run.
+"""Full, streamed and tiled prediction: accuracy, time and peak memory in one run.
 
     python benchmarks/tiling.py datasets/GoPro/test --weights FILE
     python benchmarks/tiling.py datasets/GoPro/test --weights FILE --images 3 --size 360 640 --tile 128:32 256:32 256:64
     python benchmarks/tiling.py datasets/GoPro/test --dim 48 --size 720 1280 --images 1 --band 32 64
 
-The blurred images of a data set, or of any folder, their middle of --size pixels. PSNR in dB, the mean over all images:
-`of whole` between a result and the full image's, before both are rounded to 8 bits; `sharp` between it in 8 bits and
-the sharp image, where there is one. Each mode has a process of its own; memory is what rose above weights and images.
-Without --weights the network is a new one of --dim channels: time and memory are a trained one's, PSNR says nothing.
+Restores the blurred images of a data set, or of any folder, cropped to the central --size pixels. PSNR in dB, averaged
+over the images: `to full` between a result and that of the full image, before rounding to 8 bits; `to sharp` between
+the 8-bit result and the sharp image, if there is one. Each mode runs in its own process; memory is the peak above
+weights and images. Without --weights the network has --dim channels and random weights: time and memory are those of a
+trained one, PSNR means nothing.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from benchmarks import measure  # noqa: E402
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import LayoutError, find_pairs  # noqa: E402
 from engine import distributed  # noqa: E402
-from engine.predict.inference import images_to_tensor, tensor_to_images  # noqa: E402
 from engine.predict.tiling import check_tile, restore_tiled  # noqa: E402
-from metrics import psnr  # noqa: E402
+from metrics.psnr import psnr  # noqa: E402
 from models import XYScanNet, load_network  # noqa: E402
+from models.images import images_to_tensor, tensor_to_images  # noqa: E402
 from models.streaming import BAND, stream  # noqa: E402
 
 COLUMNS = (
     ("", -28),
     ("ms an image", 12),
-    ("x whole", 9),
+    ("x full", 9),
     ("memory MiB", 12),
-    ("of it", 8),
-    ("PSNR: of whole", 16),
-    ("sharp", 8),
+    ("x full", 8),
+    ("PSNR: to full", 16),
+    ("to sharp", 10),
 )
 
 
 class Mode(NamedTuple):
-    """How an image is restored: by tiles, in bands, or neither."""
+    """How an image is restored: by tiles, by bands, or in full."""
 
     tile: int | None = None
     overlap: int = 0
@@ -56,7 +57,7 @@ class Mode(NamedTuple):
     def __str__(self) -> str:
         if self.tile:
             return f"tiles of {self.tile}, overlap {self.overlap}"
-        return f"streamed, bands of {self.band}" if self.band else "whole"
+        return f"streamed, bands of {self.band}" if self.band else "full"
 
 
 class Outcome(NamedTuple):
@@ -69,17 +70,17 @@ def main() -> None:
     device = distributed.device(arguments.device)
     blurred, sharp = read(arguments)
     height, width = blurred[0].shape[:2]
-    network = str(arguments.weights or f"a new network, dim {arguments.dim}")
+    network = str(arguments.weights or f"random weights, dim {arguments.dim}")
     print(
         f"{network}, {arguments.precision}, {distributed.describe(device)}, torch {torch.__version__}; "
         f"{len(blurred)} images, the first {width} x {height}\n"
     )
     measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
-    whole = None
+    full = None
     for mode in [Mode(), *(Mode(band=band) for band in arguments.band), *(Mode(*tile) for tile in arguments.tile)]:
         outcome = measure.isolated(run, mode, arguments, device, device=device, limit=arguments.limit)
-        whole = outcome if mode == Mode() else whole
-        measure.print_row(COLUMNS, [str(mode), *describe(outcome, whole, sharp)])
+        full = outcome if mode == Mode() else full
+        measure.print_row(COLUMNS, [str(mode), *describe(outcome, full, sharp)])
     print(measure.LEFT_OUT)
 
 
@@ -87,16 +88,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="FOLDER", help="a data set, its test split, or a folder of images")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights")
-    parser.add_argument("--dim", type=int, default=48, help="without --weights: channels (default %(default)s)")
+    parser.add_argument("--dim", type=int, default=48, help="channels, without --weights (default %(default)s)")
     parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N (default %(default)s)")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the images' own")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="crop size (default: full images)")
     parser.add_argument(
         "--band",
         type=int,
         nargs="*",
         default=[BAND],
         metavar="N",
-        help=f"rows of a streamed band, multiples of 4 (default {BAND})",
+        help=f"rows of a streamed band, a multiple of 4 (default {BAND})",
     )
     parser.add_argument(
         "--tile",
@@ -125,7 +126,7 @@ def tile(text: str) -> tuple[int, int]:
 
 
 def read(arguments: argparse.Namespace) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """The blurred images and the sharp ones, where they are there."""
+    """(blurred images, sharp images or None)."""
     pairs = find_pairs(arguments.data, "test")[: arguments.images]
     if not pairs:
         raise LayoutError(f"{arguments.data}: no images")
@@ -137,7 +138,7 @@ def read(arguments: argparse.Namespace) -> tuple[list[np.ndarray], list[np.ndarr
 
 
 def middle(image: np.ndarray, size: list[int] | None) -> np.ndarray:
-    """The middle of (H, W, 3), of this height and width at most."""
+    """Center crop of (H, W, 3) to at most this height and width."""
     if size is None:
         return image
     top, left = (max(have - want, 0) // 2 for have, want in zip(image.shape, size, strict=False))
@@ -145,12 +146,12 @@ def middle(image: np.ndarray, size: list[int] | None) -> np.ndarray:
 
 
 def run(mode: Mode, arguments: argparse.Namespace, device: torch.device) -> Outcome:
-    """One mode, in this process."""
+    """One mode, in the current process."""
     torch.manual_seed(0)
     network = load_network(arguments.weights) if arguments.weights else XYScanNet(arguments.dim)
     network = network.to(device).eval()
     images = [images_to_tensor([image]).to(device) for image in read(arguments)[0]]
-    restored = []
+    restored: list[torch.Tensor] = []
 
     @torch.inference_mode()
     def restore_all() -> None:
@@ -168,14 +169,14 @@ def restore(network: XYScanNet, image: torch.Tensor, mode: Mode) -> torch.Tensor
     return stream(network, image, mode.band) if mode.band else network(image)
 
 
-def describe(outcome: Outcome | None, whole: Outcome | None, sharp: list[np.ndarray | None]) -> list[str]:
+def describe(outcome: Outcome | None, full: Outcome | None, sharp: list[np.ndarray | None]) -> list[str]:
     """The cells of a row."""
     if outcome is None:
         return ["-"] * (len(COLUMNS) - 1)
     (seconds, memory), restored = outcome
-    reference = whole.measurement if whole else None
-    of_whole = [distance(*pair) for pair in zip(restored, whole.restored, strict=True)] if whole else []
-    of_sharp = [
+    reference = full.measurement if full else None
+    to_full = [distance(*pair) for pair in zip(restored, full.restored, strict=True)] if full else []
+    to_sharp = [
         psnr(tensor_to_images(torch.from_numpy(image))[0], other)
         for image, other in zip(restored, sharp, strict=True)
         if other is not None
@@ -185,12 +186,12 @@ def describe(outcome: Outcome | None, whole: Outcome | None, sharp: list[np.ndar
         measure.ratio(seconds, reference and reference.seconds),
         f"{memory / 2**20:.0f}",
         measure.ratio(memory, reference and reference.memory),
-        *(f"{statistics.fmean(values):.2f}" if values else "-" for values in (of_whole, of_sharp)),
+        *(f"{statistics.fmean(values):.2f}" if values else "-" for values in (to_full, to_sharp)),
     ]
 
 
 def distance(image: np.ndarray, other: np.ndarray) -> float:
-    """PSNR of values in a range of 1; infinite where they are equal."""
+    """PSNR in dB of values with a range of 1; infinite for equal images."""
     error = np.square(image - other, dtype=np.float64).mean()
     return -10 * math.log10(error) if error else math.inf
 

@@ -1,10 +1,10 @@
-"""Searches the numbers that the Triton kernels are launched with (models/ops/tuning.py) on the GPU at hand.
+"""Tunes the launch parameters of the Triton kernels (models/ops/tuning.py) on the current GPU.
 
     python benchmarks/tuning.py
-    python benchmarks/tuning.py --write             keep the best in models/ops/tuned.json, by compute capability
+    python benchmarks/tuning.py --write             save the best in models/ops/tuned.json, by compute capability
 
-One number after another is changed, the best kept: time of the scan forward, forward with backward, and of the
-convolution, in fp32 over the shapes of XYScanNet-P at 720p and of a training crop of 252 px, two images of them.
+Coordinate descent: each parameter in turn gets its fastest value, by the time of the scan (forward, or forward with
+backward) or of the convolution, in fp32, at the shapes of XYScanNet-P at 720p and of two training crops of 252 px.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine import distributed  # noqa: E402
 from models.ops import tuning  # noqa: E402
 from models.ops.tuning import TUNED, Numbers  # noqa: E402
 
-# What is tried of each number, and which times it decides.
+# Parameter -> (which time decides, values to try).
 CANDIDATES = {
     "forward_lanes": ("forward", (32, 64, 128, 256)),
     "forward_registers": ("forward", (80, 96, 128, 168)),
@@ -37,7 +37,7 @@ CANDIDATES = {
 }
 SHAPES = {"720p": scan.Shape("", 1, 720, 1280, 288, True), "252": scan.Shape("", 2, 252, 252, 288, False)}
 TINY = {"tiny": scan.Shape("", 1, 3, 5, 8, True)}
-COLUMNS = [("number", -20), ("value", 8), ("ms", 10), ("best", 6)]
+COLUMNS = [("parameter", -20), ("value", 8), ("ms", 10), ("best", 6)]
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def search(best: Numbers, shapes: list[scan.Shape], device: torch.device, limit: float) -> Numbers:
-    """Coordinate descent, once over all numbers."""
+    """Coordinate descent, once over all parameters."""
     for name, (what, values) in CANDIDATES.items():
         times = {value: seconds(replace(best, **{name: value}), what, shapes, device, limit) for value in values}
         fastest = min(times, key=times.__getitem__)
@@ -66,29 +66,29 @@ def search(best: Numbers, shapes: list[scan.Shape], device: torch.device, limit:
 
 
 def seconds(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device, limit: float) -> float:
-    """The sum over the shapes, measured in a process of its own; infinite where it fails or takes too long."""
+    """Time summed over the shapes, measured in its own process; infinite if it fails or takes too long."""
     try:
         found = measure.isolated(run, numbers, what, shapes, device, device=device, limit=limit)
-    except RuntimeError as error:  # a kernel that cannot be compiled so
+    except RuntimeError as error:  # cannot be compiled with these parameters
         print(f"left out, {str(error).strip().splitlines()[-1]}: {numbers}")
         return math.inf
     return math.inf if found is None else found
 
 
 def run(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device) -> float:
-    """One measurement, in this process."""
+    """One measurement, in the current process."""
     from models.ops import causal_conv_triton
     from models.ops.selective_scan import triton_kernel
 
     for module in (causal_conv_triton, triton_kernel):
-        module.numbers = lambda device: numbers
+        module.numbers = lambda device: numbers  # type: ignore[attr-defined]
     if what == "convolution":
         return sum(convolution(shape, device) for shape in shapes)
     return sum(scan.run(shape, what == "backward", "triton", torch.float32, device, 5).seconds for shape in shapes)
 
 
 def convolution(shape: scan.Shape, device: torch.device) -> float:
-    """Forward and backward, in seconds."""
+    """Seconds of forward and backward."""
     from models.ops.causal_conv_triton import causal_conv_silu_triton
 
     x = scan.make_inputs(shape, torch.float32, device)[0].requires_grad_()
@@ -103,21 +103,23 @@ def convolution(shape: scan.Shape, device: torch.device) -> float:
 
 
 def keep(best: Numbers, device: torch.device) -> None:
-    """Write the numbers for this device's compute capability beside the others'."""
+    """Save the parameters for the compute capability of this device, next to those of others."""
     capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
     content = {name: asdict(numbers) for name, numbers in tuning.tuned().items()} | {capability: asdict(best)}
     write_atomic(TUNED, json.dumps(dict(sorted(content.items())), indent=2) + "\n")
-    print(f"kept for compute capability {capability}: {TUNED}")
+    print(f"saved for compute capability {capability}: {TUNED}")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="keep the best numbers for GPUs of this kind")
-    parser.add_argument("--tiny", action="store_true", help="a shape of a few pixels, to see that the search runs")
     parser.add_argument(
-        "--limit", type=float, default=60, metavar="SECONDS", help="a measurement (default %(default)s)"
+        "--write", action="store_true", help="save the best parameters for GPUs of this compute capability"
     )
-    parser.add_argument("--device", help="cuda, cuda:1; cpu with TRITON_INTERPRET=1 alone")
+    parser.add_argument("--tiny", action="store_true", help="a shape of a few pixels, to check that the search runs")
+    parser.add_argument(
+        "--limit", type=float, default=60, metavar="SECONDS", help="for a measurement (default %(default)s)"
+    )
+    parser.add_argument("--device", help="cuda or cuda:1; cpu only with TRITON_INTERPRET=1")
     return parser.parse_args()
 
 

@@ -1,13 +1,12 @@
-"""One vision state space module, Intra or Inter, against the plain baseline's (benchmarks/baseline.py), in one run.
+"""Intra-VSSM and Inter-VSSM, compared with the baseline's (benchmarks/baseline.py) in one run.
 
     python benchmarks/vssm.py                                           on a CPU: 48 channels, 128 x 128
     python benchmarks/vssm.py --channels 144 --size 720 1280 --device cuda
 
-Inference, and forward with backward. Median of --repeats runs after one to warm up, each measurement in a process of
-its own; memory is what rose above weights and input. `x baseline` is how many times faster than the baseline with
-that scan, `memory` the share of its memory, `roofline ms` the longer of the arithmetic at the rate of a measured matrix
-product and its layers' bytes at that of a measured copy, see benchmarks/roofline.py. Ours has its input with channels
-innermost, as the network gives it, the baseline in channel planes.
+Inference, and forward with backward. Each measurement runs in its own process: the median of --repeats runs after a
+warm-up run; memory is the peak above weights and input. `x baseline` is the speed-up over the baseline with that scan
+backend, `memory` the ratio to its memory, `roofline ms` as in benchmarks/network.py. Our input is channels_last, as in
+the network, the baseline's is contiguous NCHW.
 """
 
 from __future__ import annotations
@@ -56,14 +55,16 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--channels", type=int, default=48, help="a level's: dim, 2 dim or 4 dim (default %(default)s)")
+    parser.add_argument(
+        "--channels", type=int, default=48, help="of the level: dim, 2 dim or 4 dim (default %(default)s)"
+    )
     parser.add_argument(
         "--size",
         type=int,
         nargs="+",
         default=[128],
         metavar="N",
-        help="height and width, one number where they are equal (default 128)",
+        help="height and width (one number: both; default 128)",
     )
     parser.add_argument("--batch", type=int, default=1)
     candidates.add_arguments(parser)
@@ -78,7 +79,7 @@ def part(network: torch.nn.Module, module: str) -> torch.nn.Module:
 def run(
     candidate: Candidate, module: str, shape: tuple[int, ...], backward: bool, device: torch.device, repeats: int
 ) -> measure.Measurement:
-    """One measurement, in this process."""
+    """One measurement, in the current process."""
     network = candidate.build(shape[1], (1, 1, 1), device)
     vssm, norm = part(network, module), part(network, {"intra": "norm1_ssm", "inter": "norm2_ssm"}[module])
     layout = torch.contiguous_format if candidate.name == "baseline" else torch.channels_last

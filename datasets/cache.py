@@ -1,13 +1,12 @@
-"""Decodes a split once into one flat file, so that training reads crops from memory-mapped pixels.
+"""Decodes a split once into one file, from which training reads crops as memory-mapped pixels.
 
-Decoding PNGs is what starves a GPU: a crop of 252 x 252 costs the decoding of 1280 x 720 pixels twice. GoPro's training
-split takes 12 GB of disk decoded.
+Decoding PNGs starves a GPU: a pair of crops of 252 x 252 pixels needs two decoded images of 1280 x 720. GoPro's
+training split takes 12 GB of disk when decoded.
 
-A cache is two files, <fingerprint>.rgb (all pixels, one image after the other) and <fingerprint>.json (path -> offset,
-shape and checksum). Each process verifies an image's checksum when it first reads the image, which costs little beside
-training; what is wrong, the index included, is built again with a line in the log. The fingerprint covers paths, sizes
-and modification times, so a changed split gets a new cache and a job that is running keeps its own; old ones can be
-deleted when no job runs.
+A cache consists of two files: <fingerprint>.rgb (the pixels of all images in sequence) and <fingerprint>.json (path ->
+offset, shape and checksum). Each process verifies the checksum of an image when it first reads it. A damaged cache is
+logged and rebuilt. The fingerprint covers paths, sizes and modification times: a changed split gets a new cache, and
+running jobs keep theirs. Old caches can be deleted when no job is running.
 """
 
 import hashlib
@@ -31,7 +30,7 @@ from .layouts import Pair
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -44,38 +43,45 @@ Places = dict[str, tuple[int, tuple[int, int, int], int]]  # path -> offset in b
 
 
 class CacheError(OSError):
-    """The cache cannot be built. The message says why and what to do."""
+    """The cache cannot be built; the message gives the reason and a remedy."""
 
 
 class CachedReader:
-    """Reads images from a cache: path -> read-only uint8 view (H, W, 3). Maps the file when first used in a process.
+    """Reads images from a cache, which each process maps when it first reads from it.
 
-    Where the pixels are not those that were written, the cache is built again, once for all processes.
+    A damaged cache is rebuilt, once for all processes.
     """
 
     def __init__(self, file: Path, places: Places) -> None:
         self.file, self.places = file, places
-        self._forget()
+        self._pixels: np.ndarray | None = None
+        self._inode: int | None = None  # of the mapped file: another process may have replaced it
+        self._verified: set[str] = set()
 
     def __call__(self, path: str | os.PathLike) -> np.ndarray:
-        """Raises: ImageError for a path that is not in the cache; CacheError where it is wrong also when rebuilt."""
+        """The image at ``path``, a read-only uint8 view (H, W, 3).
+
+        Raises:
+            ImageError: the path is not in the cache.
+            CacheError: the pixels are still damaged after a rebuild.
+        """
         if str(path) not in self.places:
             raise ImageError(f"{path}: not in the cache {self.file}")
         if (image := self._read(str(path))) is None:
             self._renew()
             if (image := self._read(str(path))) is None:
                 raise CacheError(
-                    f"{self.file}: wrong pixels for {path}, also after it was built again; is the disk "
-                    "failing? Put the cache elsewhere or do without it"
+                    f"{self.file}: wrong pixels for {path}, even after a rebuild; the disk may be failing. Set "
+                    "data.cache_dir to another disk, or data.cache=none"
                 )
         return image
 
     def _read(self, path: str) -> np.ndarray | None:
-        """The image; None where its checksum is another, or the file's size."""
+        """The image; None if its checksum or the size of the file is wrong."""
         if self._pixels is None:
             if not _is_whole(self.file, self.places):
                 return None
-            self._pixels, self._mapped = np.memmap(self.file, np.uint8, mode="r"), self.file.stat().st_ino
+            self._pixels, self._inode = np.memmap(self.file, np.uint8, mode="r"), self.file.stat().st_ino
         offset, shape, checksum = self.places[path]
         image = self._pixels[offset : offset + int(np.prod(shape))].reshape(shape)
         if path not in self._verified:
@@ -85,34 +91,33 @@ class CachedReader:
         return image
 
     def _renew(self) -> None:
-        """Map the file anew, built again unless another process has done so since this one mapped it."""
+        """Map the file again, after rebuilding it unless another process already has."""
         index = self.file.with_suffix(".json")
         paths = [Path(path) for path in self.places]
         with _locked(self.file.with_suffix(".lock")):
             places = _read_index(index, self.file, paths)
-            if places is None or self._mapped == self.file.stat().st_ino:
-                logger.warning("%s: damaged; building this cache again", self.file)
+            if places is None or self._inode == self.file.stat().st_ino:
+                logger.warning("%s: damaged; rebuilding this cache", self.file)
                 _build(paths, self.file, index, progress=False)
                 places = _read_index(index, self.file, paths)
-        self._forget()
+        self._pixels, self._inode, self._verified = None, None, set()
         self.places = places or self.places
 
-    def _forget(self) -> None:
-        self._pixels: np.ndarray | None = None
-        self._mapped: int | None = None  # the file's inode, by which it differs from one that takes its place
-        self._verified: set[str] = set()
-
     def __getstate__(self) -> dict:
-        """Without the mapping: pickling it into a worker would copy the pixels."""
-        return {**self.__dict__, "_pixels": None, "_mapped": None, "_verified": set()}
+        """Without the mapping: pickling it for a worker would copy the pixels."""
+        return {**self.__dict__, "_pixels": None, "_inode": None, "_verified": set()}
 
 
 def cached_reader(pairs: Sequence[Pair], folder: str | os.PathLike, progress: bool = False) -> CachedReader:
-    """A reader of the pairs' images from a cache in `folder`, which is built first unless it is there and whole.
+    """A reader of the pairs' images from a cache in ``folder``, which is built first if necessary.
 
-    Safe where several processes or jobs ask at once: one builds, the others wait for it.
-    progress: show a bar while building.
-    Raises: CacheError where the disk is too full; ImageError for an image that cannot be read.
+    Several processes or jobs may call this at once: one builds the cache, the others wait.
+
+    Args:
+        progress: show a progress bar while building.
+    Raises:
+        CacheError: not enough disk space.
+        ImageError: an image cannot be read.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,17 +127,17 @@ def cached_reader(pairs: Sequence[Pair], folder: str | os.PathLike, progress: bo
     if (places := _read_index(index, pixels, paths)) is None:
         with _locked(stem.with_suffix(".lock")) as alone:
             if alone:
-                for left in folder.glob(f".{stem.name}.*.tmp"):  # by a process that was killed
+                for left in folder.glob(f".{stem.name}.*.tmp"):  # of a process that was killed
                     left.unlink()
             if (places := _read_index(index, pixels, paths)) is None:
                 if index.exists():
-                    logger.warning("%s: damaged, or its pixels are; building this cache again", index)
+                    logger.warning("%s: damaged, or its pixels are; rebuilding this cache", index)
                 places = _build(paths, pixels, index, progress)
     return CachedReader(pixels, places)
 
 
 def _read_index(index: Path, pixels: Path, paths: Sequence[Path]) -> Places | None:
-    """The index; None where there is none, where it is not as it was written, or where the pixels are not whole."""
+    """The index; None if it is missing or damaged, or if the pixels are incomplete."""
     if not index.exists():
         return None
     try:
@@ -142,7 +147,7 @@ def _read_index(index: Path, pixels: Path, paths: Sequence[Path]) -> Places | No
         places = {
             path: (offset, tuple(shape), checksum) for path, (offset, shape, checksum) in content["places"].items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # whatever an editor can make of it
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # whatever an edit can break
         return None
     return places if places.keys() == set(map(str, paths)) and _is_whole(pixels, places) else None
 
@@ -152,7 +157,7 @@ def _checksum(places: Places) -> int:
 
 
 def _is_whole(pixels: Path, places: Places) -> bool:
-    """Whether the file has all the pixels: reading a mapping beyond a file's end kills the process."""
+    """Whether the file has its full size: reading a mapping beyond the end of a file kills the process."""
     expected = max(offset + int(np.prod(shape)) for offset, shape, _ in places.values())
     return pixels.is_file() and pixels.stat().st_size == expected
 
@@ -170,10 +175,10 @@ def _fingerprint(paths: Sequence[Path]) -> str:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[bool]:
-    """Holds an exclusive lock, which the system drops if the process dies; yields whether there is such a lock.
+    """Hold an exclusive lock, which the system releases if the process dies; yields False if locks are not supported.
 
-    Where there are no such locks (Windows, some network folders) several processes may build the same cache at once;
-    each writes its own temporary file and the renaming decides, so that costs time and breaks nothing.
+    Without locks (Windows, some network file systems) several processes may build the same cache at once. That costs
+    time but breaks nothing: each writes its own temporary file and renames it.
     """
     with open(file, "a") as handle:
         alone = fcntl is not None
@@ -186,15 +191,15 @@ def _locked(file: Path) -> Iterator[bool]:
 
 
 def _build(paths: Sequence[Path], pixels: Path, index: Path, progress: bool) -> Places:
-    """Writes the pixels, then the index that says they are whole; each under a temporary name first."""
+    """Write the pixels, then the index, each atomically: an index exists only for complete pixels."""
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         layout, total = _layout(unique, pool.map(read_size, unique))
         free = shutil.disk_usage(pixels.parent).free
         if total + SPARE_BYTES > free:
             raise CacheError(
-                f"{pixels.parent}: {len(unique)} decoded images need {total / 1e9:.2f} GB and "
-                f"{free / 1e9:.2f} GB are free; make room, put the cache elsewhere or do without it"
+                f"{pixels.parent}: {len(unique)} decoded images need {total / 1e9:.2f} GB, but only "
+                f"{free / 1e9:.2f} GB are free; make room, set data.cache_dir to another disk, or data.cache=none"
             )
         checksums = []
         with _replaceable(pixels), atomic(pixels) as temporary, open(temporary, "wb") as file:
@@ -208,12 +213,12 @@ def _build(paths: Sequence[Path], pixels: Path, index: Path, progress: bool) -> 
 
 
 def _decoded(paths: Sequence[Path], layout: Layout, pool: ThreadPoolExecutor, progress: bool) -> Iterator[np.ndarray]:
-    """The images in order, decoded by several threads."""
-    ahead = 4 * DECODING_THREADS  # In portions, so that decoding does not fill the memory before a slow disk.
+    """Yield the images in order, decoded by several threads."""
+    chunk = 4 * DECODING_THREADS  # bounds the memory in use when the disk is slower than decoding
     with tqdm(desc="Decoding images into the cache", total=len(paths), unit="image", disable=not progress) as bar:
-        for begin in range(0, len(paths), ahead):
-            portion = paths[begin : begin + ahead]
-            for path, image in zip(portion, pool.map(read_rgb, portion), strict=True):
+        for begin in range(0, len(paths), chunk):
+            batch = paths[begin : begin + chunk]
+            for path, image in zip(batch, pool.map(read_rgb, batch), strict=True):
                 if image.shape != layout[str(path)][1]:
                     raise ImageError(f"{path}: its header says {layout[str(path)][1]}, its pixels are {image.shape}")
                 yield np.ascontiguousarray(image)
@@ -221,7 +226,7 @@ def _decoded(paths: Sequence[Path], layout: Layout, pool: ThreadPoolExecutor, pr
 
 
 def _layout(paths: Sequence[Path], sizes: Iterator[tuple[int, int]]) -> tuple[Layout, int]:
-    """Where each image lies in the file, and the file's length in bytes."""
+    """(offset and shape of each image in the file, size of the file in bytes)."""
     layout: Layout = {}
     total = 0
     for path, (height, width) in zip(paths, sizes, strict=True):
@@ -232,7 +237,7 @@ def _layout(paths: Sequence[Path], sizes: Iterator[tuple[int, int]]) -> tuple[La
 
 @contextmanager
 def _replaceable(final: Path) -> Iterator[None]:
-    """On Windows a file in use cannot be replaced; then another process has built the same."""
+    """Ignore that Windows cannot replace a file in use: another process has built the same one."""
     try:
         yield
     except PermissionError:

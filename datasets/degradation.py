@@ -1,21 +1,21 @@
-"""Degradations beyond blur, made of sharp images: Gaussian noise, JPEG artefacts, super-resolution.
+"""Other degradations than blur, computed from sharp images: Gaussian noise, JPEG artefacts, super-resolution.
 
     python -m datasets.degradation PHOTOS OUT --degradation noise:25     a test set: OUT/test/{blur,sharp}/*.png
     python -m datasets.degradation PHOTOS OUT --degradation jpeg:10-40
     python -m datasets.degradation PHOTOS OUT --degradation sr:4
 
-noise:SIGMA    Gaussian of that standard deviation in 8-bit levels, each value on its own, then rounded and clipped to
-               0..255 as in an image file: at black and white it is one-sided. Papers that keep the noisy values as
-               unclipped fractions measure a slightly different task.
-jpeg:QUALITY   libjpeg's quality, colour at half the resolution (4:2:0), through OpenCV. The grid of 8 x 8 blocks begins
-               at the corner of the crop, as at that of a file.
-sr:FACTOR      made FACTOR times smaller, then as large as before, both by Pillow's bicubic. It antialiases with MATLAB
-               imresize's kernel (a = -0.5, stretched), but at the border it leaves out what is beyond, where MATLAB
-               mirrors. The network's input is the image that is large again, in 8 bits.
+noise:SIGMA    white Gaussian noise with that standard deviation in 8-bit levels, rounded and clipped to 0..255 as in an
+               image file, hence one-sided at black and white. Papers that keep noisy values as unclipped floats measure
+               a slightly different task.
+jpeg:QUALITY   libjpeg's quality with 4:2:0 chroma subsampling, by OpenCV. The grid of 8 x 8 blocks starts at the corner
+               of the crop, as in a file.
+sr:FACTOR      downsampled by FACTOR, then upsampled to the original size, both with Pillow's bicubic. It antialiases
+               with the kernel of MATLAB's imresize (a = -0.5, stretched), but truncates it at the border, where MATLAB
+               mirrors the image. The network's input is the upsampled 8-bit image.
 
 noise:15-50 and jpeg:10-40 draw a level for each image, uniformly. The folder of degraded images is called `blur`, as in
-data sets of blur, so that the predict scripts find them; validation while training sees those of seed 0. OUT appears
-when it is whole.
+deblurring data sets, so that the predict scripts find it. Validation during training uses the images of seed 0. OUT
+appears when it is complete.
 """
 
 import argparse
@@ -25,7 +25,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -36,8 +35,8 @@ from .folder import new_folder, threads_for
 from .images import ImageError, read_rgb, write_png
 from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, image_names, list_images
 
-WRITTEN = re.compile(r"(noise|jpeg|sr):([0-9]{1,3})(?:-([0-9]{1,3}))?")
 BOUNDS = {"noise": (1, 255), "jpeg": (1, 100), "sr": (2, 8)}
+WRITTEN = re.compile(rf"({'|'.join(BOUNDS)}):([0-9]{{1,3}})(?:-([0-9]{{1,3}}))?")
 FORMS = (
     "must be noise:SIGMA (1 to 255) or jpeg:QUALITY (1 to 100), each also as a range such as noise:15-50, "
     "or sr:FACTOR (2 to 8)"
@@ -46,48 +45,52 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Degradation:
-    """What makes a degraded image of a sharp one. Images are uint8 (H, W, 3) RGB.
+    """Computes degraded images from sharp ones. Images are uint8 (H, W, 3) RGB."""
 
-    low, high: the range that the level is drawn from: sigma, quality, or the factor, which is one number.
-    """
-
-    kind: Literal["noise", "jpeg", "sr"]
-    low: int
+    kind: str  # a key of BOUNDS
+    low: int  # range of the level (sigma or quality); the factor of super-resolution
     high: int
 
     @property
     def multiple(self) -> int:
-        """What height and width of an image must be multiples of."""
+        """Height and width of an image must be multiples of this."""
         return self.low if self.kind == "sr" else 1
 
     def __call__(self, sharp: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The degraded image, of the sharp one's size. All randomness comes from the generator.
+        """The degraded image, of the same size. All randomness comes from the generator.
 
-        Raises: ValueError for a size that is not a multiple of the factor of super-resolution.
+        Raises:
+            ValueError: the size is not a multiple of the factor of super-resolution.
         """
         if any(side % self.multiple for side in sharp.shape[:2]):
-            raise ValueError(f"{sharp.shape[1]}x{sharp.shape[0]} pixels are no multiple of {self.multiple}")
+            raise ValueError(f"{sharp.shape[1]}x{sharp.shape[0]} pixels are not a multiple of {self.multiple}")
         if self.kind == "noise":
             return _noisy(sharp, rng.uniform(self.low, self.high), rng)
         if self.kind == "jpeg":
             return _compressed(sharp, int(rng.integers(self.low, self.high, endpoint=True)))
-        return _enlarged_again(sharp, self.low)
+        return _downsampled(sharp, self.low)
 
     def whole(self, sharp: np.ndarray, index: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """(degraded, sharp) of a full image, the same for the same index in its data set and the same seed.
+        """(degraded, sharp) of a full image, reproducible for an index in the data set and a seed.
 
-        Both are cut at the bottom and the right to a multiple of the factor.
-        Raises: ValueError for an image smaller than the factor.
+        Both are cropped at the bottom and right to a multiple of the factor.
+
+        Raises:
+            ValueError: the image is smaller than the factor.
         """
         height, width = (side // self.multiple * self.multiple for side in sharp.shape[:2])
         if not height or not width:
-            raise ValueError(f"{sharp.shape[1]}x{sharp.shape[0]} pixels cannot be made {self.multiple} times smaller")
+            raise ValueError(f"{sharp.shape[1]}x{sharp.shape[0]} pixels cannot be downsampled by {self.multiple}")
         sharp = sharp[:height, :width]
         return self(sharp, np.random.default_rng([seed, index])), sharp
 
 
 def parse_degradation(text: str) -> Degradation:
-    """noise:25, noise:15-50, jpeg:40, jpeg:10-40 or sr:4. Raises: ValueError, which says what text must be."""
+    """Parse noise:25, noise:15-50, jpeg:40, jpeg:10-40 or sr:4.
+
+    Raises:
+        ValueError: anything else; the message gives the valid forms.
+    """
     match = WRITTEN.fullmatch(text)
     if match:
         kind, low, high = match[1], int(match[2]), int(match[3] or match[2])
@@ -98,10 +101,12 @@ def parse_degradation(text: str) -> Degradation:
 
 
 def sharp_pairs(folder: str | os.PathLike) -> list[Pair]:
-    """Every image below a plain folder of sharp images, sorted, as a pair of itself until the degraded one is made.
+    """Every image below a plain folder of sharp images, sorted; each pair holds the sharp image twice.
 
-    Raises: LayoutError for a folder that is missing, without images, or seems to hold pairs, whose blurred images would
-        be taken for sharp ones; AmbiguityError, which is one, where it holds both train and test.
+    Raises:
+        LayoutError: the folder is missing, has no images, or seems to contain pairs, whose blurred images must not be
+            taken for sharp ones.
+        AmbiguityError: the folder contains both train and test.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -110,13 +115,12 @@ def sharp_pairs(folder: str | os.PathLike) -> list[Pair]:
         raise AmbiguityError(root, "split", list(SPLITS))
     paths = list_images(root)
     if not paths:
-        raise LayoutError(f"{root}: holds no images")
+        raise LayoutError(f"{root}: no images found")
     others = [path for path in paths if not any(part.lower() in SHARP_NAMES for part in path.split("/")[:-1])]
     if 0 < len(others) < len(paths):
         raise LayoutError(
-            f"{root}: has folders of sharp images, and {len(others)} images outside of them, such as "
-            f"{others[0]}; degraded images are made of a plain folder of sharp images, so name one that "
-            "holds nothing else"
+            f"{root}: contains folders of sharp images and {len(others)} images outside of them, such as "
+            f"{others[0]}; give a folder that contains sharp images only"
         )
     return [Pair(name, root / path, root / path) for name, path in zip(image_names(paths), paths, strict=True)]
 
@@ -130,21 +134,29 @@ def degrade_folder(
     workers: int | None = None,
     progress: bool = False,
 ) -> int:
-    """Writes a test set of full images: out/test/{blur,sharp}/<name>.png.
+    """Write a test set of full images, out/test/{blur,sharp}/<name>.png.
 
-    source: a plain folder of sharp images. out: a folder that does not exist yet or is empty.
-    workers: threads, None for one a core; they change nothing.
-    Returns: the number of pairs.
-    Raises: LayoutError and ImageError for images that cannot be used; FileExistsError where out holds something.
+    Args:
+        source: a plain folder of sharp images.
+        out: a folder that does not exist or is empty.
+        degradation: as returned by ``parse_degradation``.
+        seed: of noise and levels.
+        workers: threads, None for one a core; the result does not depend on it.
+        progress: show a progress bar.
+    Returns:
+        The number of pairs.
+    Raises:
+        LayoutError, ImageError: images that cannot be used.
+        FileExistsError: ``out`` is not empty.
     """
     pairs = sharp_pairs(source)
 
     def make(index: int) -> None:
-        sharp = read_rgb(pairs[index].sharp)
+        sharp = read_rgb(pairs[index].blurred)  # the sharp image, see sharp_pairs
         try:
             images = degradation.whole(sharp, index, seed)
         except ValueError as error:
-            raise ImageError(f"{pairs[index].sharp}: {error}") from error
+            raise ImageError(f"{pairs[index].blurred}: {error}") from error
         for kind, image in zip(("blur", "sharp"), images, strict=True):
             write_png(folder / "test" / kind / f"{pairs[index].name}.png", image)
 
@@ -165,34 +177,34 @@ def _compressed(sharp: np.ndarray, quality: int) -> np.ndarray:
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     ]
-    # A crop may be a view with negative strides, which OpenCV does not take.
+    # A crop may be a view with negative strides, which OpenCV does not accept.
     data = cv2.imencode(".jpg", cv2.cvtColor(np.ascontiguousarray(sharp), cv2.COLOR_RGB2BGR), options)[1]
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def _enlarged_again(sharp: np.ndarray, factor: int) -> np.ndarray:
+def _downsampled(sharp: np.ndarray, factor: int) -> np.ndarray:
     height, width = sharp.shape[:2]
     small = Image.fromarray(sharp).resize((width // factor, height // factor), Image.Resampling.BICUBIC)
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 where the images cannot be used."""
+    """Returns the exit status: 0, or 1 if the images cannot be used."""
     parser = argparse.ArgumentParser(
         "python -m datasets.degradation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="folder of sharp images")
-    parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
-    parser.add_argument("--degradation", required=True, help="noise:25, jpeg:10-40, sr:4, …: see above")
-    parser.add_argument("--seed", type=int, default=0, help="of noise and levels, default 0")
-    parser.add_argument("--workers", type=int, help="threads; default one a core")
+    parser.add_argument("out", type=Path, help="output folder; must not exist or be empty")
+    parser.add_argument("--degradation", required=True, help="noise:25, jpeg:10-40, sr:4, …; see above")
+    parser.add_argument("--seed", type=int, default=0, help="of noise and levels (default 0)")
+    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
     options = vars(parser.parse_args(arguments))
     try:
         options["degradation"] = parse_degradation(options["degradation"])
     except ValueError as error:
-        parser.error(f"--degradation {error}, not {options['degradation']!r}")
+        parser.error(f"--degradation: {error}, got {options['degradation']!r}")
     if options["seed"] < 0:
-        parser.error(f"--seed must not be negative, got {options['seed']}")
+        parser.error(f"--seed: must not be negative, got {options['seed']}")
     try:
         count = degrade_folder(**options, progress=True)
     except (ValueError, OSError) as error:

@@ -1,6 +1,7 @@
-"""Files and folders on disk: written atomically and synced, walked without loops."""
+"""Files on disk: atomic, synced writes, JSON with errors that name the file, and a walk that survives cyclic links."""
 
 import functools
+import json
 import os
 import re
 import secrets
@@ -10,20 +11,39 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HOST = re.sub(r"\W", "", socket.gethostname())[:30]
-TEMPORARY = re.compile(rf"\..*\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp")  # with the process that writes it
+TEMPORARY = re.compile(rf"\..*\.{HOST}-(\d+)-[0-9a-f]{{8}}\.tmp")  # with the id of the process that writes it
+
+
+class JsonError(ValueError):
+    """A file that holds no JSON object; the message names it."""
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """The JSON object in a file.
+
+    Raises:
+        JsonError: the file holds anything else.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise JsonError(f"{path}: not a JSON object ({error})") from error
+    if not isinstance(content, dict):
+        raise JsonError(f"{path}: not a JSON object ({type(content).__name__})")
+    return content
 
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary file to write in place of ``path``, which gets its name when the block ends without an error.
+    """Yield a temporary file, which is renamed to ``path`` when the block ends without an error.
 
-    Whatever happens, ``path`` is either the old file or the whole new one, also after a power cut: the content is on
-    disk before the rename, the rename when this returns. Every writer has a temporary name of its own. Makes the
-    folders above ``path``; leaves nothing behind on an error. What a killed process of this machine has left behind in
-    the same folder is removed.
+    ``path`` is always either the old file or the complete new one, even after a power cut: the content is synced before
+    the rename, and the rename before this returns. Parent folders are created. Temporary names are unique; the file is
+    removed after an error, and those that killed processes of this machine left in the same folder are removed, too.
 
     Raises:
-        OSError: what the file system reports (full, read-only, forbidden), with ``path`` as its file name.
+        OSError: reported by the file system (full, read-only, no permission), with ``path`` as its file name.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:40]}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -36,23 +56,23 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.errno is not None and error.filename in (None, str(temporary)):  # without a number: a text alone
+        if error.errno is not None and error.filename in (None, str(temporary)):  # without errno it is only a text
             error.filename = str(path)
             if error.filename2 is not None:
                 del error.filename2
         raise
     finally:
-        with suppress(OSError):  # the error on its way out says more
+        with suppress(OSError):  # must not hide the original error
             temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
-    """Write ``content`` (text as UTF-8) to ``path``, see `atomic`."""
+    """Write ``content`` to ``path`` atomically, text as UTF-8, see ``atomic``."""
     with atomic(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-@functools.cache  # once a folder in each process
+@functools.cache  # once for each folder and process
 def _remove_abandoned(folder: Path) -> None:
     for entry in os.scandir(folder):
         match = TEMPORARY.fullmatch(entry.name)
@@ -61,19 +81,19 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name != "posix":  # there, signal 0 is Ctrl-C
+    if os.name != "posix":  # on Windows, signal 0 is Ctrl-C
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # no permission: it is another user's
         return True
     return True
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the folder's names on disk (POSIX; elsewhere folders cannot be opened)."""
+    """Sync a folder's entries to disk (POSIX only: elsewhere folders cannot be opened)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -85,16 +105,16 @@ def sync_folder(folder: Path) -> None:
 def walk(
     folder: str | os.PathLike, skip: tuple[Path, ...] = (), unreadable: Callable[[OSError], None] | None = None
 ) -> Iterator[Path]:
-    """Every regular file below ``folder``, in sorted order, links followed, each folder visited once.
+    """Yield every regular file below ``folder`` in sorted order.
 
-    A folder that several links lead to, or that contains itself by a link, is visited under the first of its names
-    alone. FIFOs, sockets and devices, hidden files and folders, and the folders in ``skip`` are passed over.
+    Links are followed, and each folder is visited once, under the first of its names. FIFOs, sockets, devices, hidden
+    files and hidden folders are skipped.
 
     Args:
-        unreadable: what to do with the error of a folder that cannot be read, before the walk goes on without it.
-
+        skip: folders to leave out.
+        unreadable: called with the error of each folder that cannot be read, which is then skipped.
     Raises:
-        OSError: for a folder that cannot be read, if ``unreadable`` is not given.
+        OSError: a folder cannot be read and ``unreadable`` is not given.
     """
     seen = {Path(path).resolve() for path in skip}
     yield from _walk(Path(folder), seen, unreadable)
@@ -111,7 +131,7 @@ def _walk(folder: Path, seen: set[Path], unreadable: Callable[[OSError], None] |
             raise
         unreadable(error)
         return
-    # Files first: then a link beside a real folder does not take its place.
+    # Files first, and links last: a folder is then visited under its real name.
     yield from (entry for entry in entries if entry.is_file())
     for entry in sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: (entry.is_symlink(), entry)):
         yield from _walk(entry, seen, unreadable)

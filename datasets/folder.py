@@ -1,4 +1,4 @@
-"""Makes a folder that is there only when it is complete, by threads that do not outlive an error."""
+"""Creates output folders that appear only when complete, and thread pools that stop at the first error."""
 
 import os
 import shutil
@@ -12,12 +12,13 @@ from .files import sync_folder
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, under a temporary name beside `out`; it gets its name when the block ends without an error.
+    """Yield a temporary folder beside ``out``, which is renamed to ``out`` when the block ends without an error.
 
-    Raises: FileExistsError where `out` holds something.
+    Raises:
+        FileExistsError: ``out`` exists and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out}: already holds something; choose another folder or remove it first")
+        raise FileExistsError(f"{out}: exists and is not an empty folder; choose another folder or remove it first")
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -32,7 +33,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def threads_for(workers: int | None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, one a core by default; after an error, or Ctrl-C, what has not begun is not begun."""
+    """Yield a pool of threads, by default one a core. Pending work is cancelled after an error or Ctrl-C."""
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
         yield pool

@@ -1,7 +1,7 @@
-"""Reading and writing 8-bit RGB images, and telling a whole file from a truncated or a damaged one.
+"""Reads and writes 8-bit RGB images, and detects truncated and damaged files.
 
-Pixels are upright: an EXIF orientation is applied. 16-bit images are reduced to 8 bits, grey ones are repeated to three
-channels, an alpha channel is dropped.
+EXIF orientation is applied. 16-bit images are reduced to 8 bits, grey images are expanded to three channels, alpha
+channels are dropped.
 """
 
 import os
@@ -27,26 +27,29 @@ STRIP_OFFSETS, STRIP_LENGTHS, TILE_OFFSETS, TILE_LENGTHS = 273, 279, 324, 325  #
 # Cameras may append a few bytes after the end of a PNG or JPEG.
 TAIL_BYTES = 4096
 JPEG_START_OF_SCAN, JPEG_END_OF_IMAGE, JPEG_RESTART = 0xDA, 0xD9, 0xD0
-# What may stand between the scans of a JPEG: Huffman and arithmetic tables, scans, quantisation, lines, restarts, and
-# the applications' own (ITU T.81, table B.1).
+# Markers allowed between the scans of a JPEG: Huffman and arithmetic tables, scans, quantisation tables, number of
+# lines, restart intervals, application segments and comments (ITU T.81, table B.1).
 JPEG_BETWEEN_SCANS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
 OPENCV_NO_MEMORY = -4
 
-# A header's size alone is no danger: what is decoded must fit OpenCV's limit and the memory, and says so if not.
+# No limit on the size in a header: decoding fails with a clear error if OpenCV's limit or the memory is exceeded.
 Image.MAX_IMAGE_PIXELS = None
 
 
 class ImageError(ValueError):
-    """An image file that is missing, unreadable or truncated. The message holds the path."""
+    """An image file that is missing, unreadable or damaged. The message contains the path."""
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
-    """Decodes an image file.
+    """Decode an image file.
 
-    Returns: uint8 array (H, W, 3), RGB.
-    Raises: ImageError, with the path, for a file that is missing, truncated, damaged or no image; MemoryError.
+    Returns:
+        RGB as a uint8 array (H, W, 3).
+    Raises:
+        ImageError: the file is missing, truncated, damaged or not an image.
+        MemoryError: not enough memory to decode it.
     """
     data = read_file(path)
     check_file(path, data)
@@ -62,9 +65,10 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The bytes of a regular file; a FIFO would be waited for without end.
+    """The content of a regular file.
 
-    Raises: ImageError, with the path, for a file that is missing or cannot be read.
+    Raises:
+        ImageError: the file is missing, cannot be read, or is a FIFO or device, which could block forever.
     """
     try:
         mode = os.stat(path).st_mode
@@ -76,24 +80,30 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def kind_of_file(data: bytes) -> str:
-    """What a file that no decoder takes seems to be, by its content, and what to do with it."""
-    if data[4:8] == b"ftyp":  # ISO base media: the size of this box, its name, the brands it is compatible with
+    """What an undecodable file seems to be, judged by its content, and what to do about it."""
+    if data[4:8] == b"ftyp":  # ISO base media: box size, "ftyp", then compatible brands
         brands = {data[start : start + 4] for start in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)}
         if brands & AVIF_BRANDS:
-            return "an AVIF image, which is not read here; convert it to PNG first"
+            return "an AVIF image, which is not supported; convert it to PNG first"
         if brands & HEIC_BRANDS:
             return (
-                "an HEIC image, which is not read here; convert it to JPEG or PNG first (an iPhone takes JPEGs "
+                "an HEIC image, which is not supported; convert it to JPEG or PNG first (iPhones take JPEGs "
                 "with Settings > Camera > Formats > Most Compatible)"
             )
         return "a video, not an image"
     known = data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE, b"RIFF", b"BM", b"II*\0", b"MM\0*"))
-    return "the file is damaged" if known else "no image of a kind that is known here"
+    return "the file is damaged" if known else "not an image, or of an unknown format"
 
 
 def check_file(path: str | os.PathLike, data: bytes) -> None:
-    """Raises ImageError for a file that is truncated or damaged, as far as its format lets it be known: decoders make
-    pixels of many such files without a word."""
+    """Check a file for truncation and damage that decoders accept silently, as far as its format allows.
+
+    Args:
+        path: for the message.
+        data: the content of the file.
+    Raises:
+        ImageError: the file is truncated or damaged.
+    """
     _check_whole(path, data[:16], data[-TAIL_BYTES:], len(data))
     if data.startswith(PNG_SIGNATURE):
         _check_chunks(path, data)
@@ -101,25 +111,26 @@ def check_file(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _check_chunks(path: str | os.PathLike, data: bytes) -> None:
-    """The checksum of every chunk of a PNG (PNG specification, Section 5.3)."""
-    view, place = memoryview(data), len(PNG_SIGNATURE)
-    while place + 12 <= len(data):
-        end = place + 8 + int.from_bytes(view[place : place + 4], "big")
-        kind = bytes(view[place + 4 : place + 8])
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+    """Verify the checksum of every chunk of a PNG (PNG specification, Section 5.3)."""
+    view, start = memoryview(data), len(PNG_SIGNATURE)
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(view[start : start + 4], "big")
+        kind = bytes(view[start + 4 : start + 8])
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise ImageError(f"{path}: damaged, the checksum of its {kind!r} chunk is wrong; copy or download it again")
         if kind == b"IEND":
             return
-        place = end + 4
-    raise ImageError(f"{path}: truncated, PNG without its end; copy or download it again")
+        start = end + 4
+    raise ImageError(f"{path}: truncated, the end of the PNG is missing; copy or download it again")
 
 
 def check_jpeg(path: str | os.PathLike, data: bytes) -> None:
-    """Looks for markers that cannot be in a JPEG's compressed data, which decoders pass over with wrong pixels.
+    """Look for markers that cannot occur in a JPEG's compressed data: decoders skip them and return wrong pixels.
 
-    JPEG has no checksum: a byte that is changed and makes no marker is not found. Other kinds of files are left alone.
+    JPEG has no checksums, so damage that creates no marker is not found. Other formats are not checked.
 
-    Raises: ImageError, with the path, for foreign bytes between the first scan and the end.
+    Raises:
+        ImageError: invalid markers between the first scan and the end.
     """
     if not data.startswith(JPEG_SIGNATURE):
         return
@@ -143,24 +154,25 @@ def check_jpeg(path: str | os.PathLike, data: bytes) -> None:
         if in_scan and not (marker in JPEG_BETWEEN_SCANS and _is_segment(marker, data, place, position)):
             break
         in_scan = in_scan or marker == JPEG_START_OF_SCAN
-    raise ImageError(f"{path}: damaged, foreign bytes in its compressed data; copy or download it again")
+    raise ImageError(f"{path}: damaged, invalid markers in its compressed data; copy or download it again")
 
 
 def _is_segment(marker: int, data: bytes, begin: int, end: int) -> bool:
-    """Whether a JPEG's segment is as long as it should be, as far as that shows; chance finds marker bytes alone."""
+    """Whether a marker begins a segment of plausible length, and is not a chance match in damaged data."""
     if marker == JPEG_START_OF_SCAN:
         return end - begin == 2 + 6 + 2 * data[begin + 4] if begin + 4 < len(data) else False
     return data[end : end + 1] == b"\xff"
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Reads (height, width) from the header, without decoding, and looks at the file's end for truncation.
+    """(height, width) from the header, without decoding; also checks the end of the file for truncation.
 
-    Raises: ImageError, with the path, for a file that is missing, truncated or no image.
+    Raises:
+        ImageError: the file is missing, truncated or not an image.
     """
     try:
         if not os.path.isfile(path):
-            read_file(path)  # says why
+            read_file(path)  # raises with the reason
         with open(path, "rb") as file:
             head = file.read(16)
             size = file.seek(0, os.SEEK_END)
@@ -171,25 +183,26 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
                 if isinstance(image, TiffImageFile):
                     _check_strips(path, image, size)
                 width, height = image.size
-                return (width, height) if _is_turned(image) else (height, width)
+                return (width, height) if _is_transposed(image) else (height, width)
     except (ImageError, MemoryError):
         raise
-    except Exception:  # Pillow raises many kinds for headers that are odd or damaged: whether they matter, pixels tell
+    except Exception:  # Pillow raises many types for odd headers: decoding decides whether they matter
         return read_rgb(path).shape[:2]
 
 
 def write_png(path: str | os.PathLike, rgb: np.ndarray) -> None:
-    """Writes a uint8 (H, W, 3) RGB array as PNG: wholly or not at all. Makes the folders above it.
+    """Write RGB, a uint8 array (H, W, 3), as PNG, atomically. Creates parent folders.
 
-    Raises: ValueError for another type or shape.
+    Raises:
+        ValueError: another dtype or shape.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise ValueError(f"{path}: a PNG is written from uint8 (H, W, 3), not {rgb.dtype} {rgb.shape}")
+        raise ValueError(f"{path}: expected uint8 (H, W, 3) to write as PNG, got {rgb.dtype} {rgb.shape}")
     write_atomic(path, cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def _check_whole(path: str | os.PathLike, head: bytes, tail: bytes, size: int) -> None:
-    """Raises ImageError for an empty file and for a PNG, JPEG, WebP or BMP whose end is missing."""
+    """Raise ImageError for an empty file and for a PNG, JPEG, WebP or BMP whose end is missing."""
     reason = None
     declared = 0
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -199,17 +212,17 @@ def _check_whole(path: str | os.PathLike, head: bytes, tail: bytes, size: int) -
     if size == 0:
         reason = "the file is empty"
     elif size < declared:
-        reason = f"it says {declared} bytes and has {size}"
+        reason = f"{size} of {declared} bytes"
     elif head.startswith(PNG_SIGNATURE) and PNG_END not in tail:
-        reason = "PNG without its end"
+        reason = "the end of the PNG is missing"
     elif head.startswith(JPEG_SIGNATURE) and JPEG_END not in tail and not _decodes(path):
-        reason = "JPEG without its end"
+        reason = "the end of the JPEG is missing"
     if reason:
         raise ImageError(f"{path}: truncated, {reason}; copy or download it again")
 
 
 def _decodes(path: str | os.PathLike) -> bool:
-    """Whether the file decodes to its last row: the slow answer, for a JPEG with much data after its end."""
+    """Whether the file decodes to its last row: a slow check, for JPEGs with much data after their end."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -219,18 +232,18 @@ def _decodes(path: str | os.PathLike) -> bool:
 
 
 def _check_strips(path: str | os.PathLike, image: TiffImageFile, size: int) -> None:
-    """Raises ImageError where the strips or tiles of a TIFF end after the file does."""
+    """Raise ImageError if strips or tiles of a TIFF lie beyond the end of the file."""
     tags = image.tag_v2
     begins = tags.get(STRIP_OFFSETS) or tags.get(TILE_OFFSETS) or (size,)
     lengths = tags.get(STRIP_LENGTHS) or tags.get(TILE_LENGTHS) or (size,)
     needed = max(begin + length for begin, length in zip(begins, lengths, strict=True))
     if needed > size:
-        raise ImageError(f"{path}: truncated, TIFF of {needed} bytes or more has {size}; copy or download it again")
+        raise ImageError(f"{path}: truncated, {size} of at least {needed} bytes; copy or download it again")
 
 
-def _is_turned(image: Image.Image) -> bool:
-    """Whether the EXIF orientation swaps height and width. The raw block is parsed because asking a PNG decodes it."""
-    if "exif" not in image.info or isinstance(image, TiffImageFile):  # Pillow turns a TIFF's size itself.
+def _is_transposed(image: Image.Image) -> bool:
+    """Whether the EXIF orientation swaps height and width. Parses the raw block: getexif() would decode a PNG."""
+    if "exif" not in image.info or isinstance(image, TiffImageFile):  # Pillow transposes the size of a TIFF itself
         return False
     exif = Image.Exif()
     exif.load(image.info["exif"])

@@ -1,15 +1,15 @@
-"""Finds the (blurred, sharp) pairs of a data set in whichever of the field's folder layouts it lies.
+"""Finds the pairs (blurred, sharp) of a data set, whichever of the usual folder layouts it has.
 
-    GoPro      {train,test}/<scene>/{blur,sharp}/*        as downloaded; blur_gamma is not looked at
+    GoPro      {train,test}/<scene>/{blur,sharp}/*        as downloaded; blur_gamma is ignored
     by kind    {train,test}/{blur,sharp}/**
     A/B        {train,test}/{trainA,trainB | testA,testB}/**
     HIDE       test/{test-close-ups,test-long-shot}/* with GT/* beside or inside test, flat or in the same two folders
-    RealBlur   RealBlur_{J,R}_{train,test}_list.txt, each line: sharp path, blurred path, relative to the list's folder
-               or, without a list, <scene>/{blur/blur_N,gt/gt_N}
-    blurred    one folder of images with no sharp ones, such as RWBI
+    RealBlur   RealBlur_{J,R}_{train,test}_list.txt, each line: sharp path, blurred path, relative to the list's folder;
+               without a list: <scene>/{blur/blur_N,gt/gt_N}
+    blurred    a folder of images without sharp ones, such as RWBI
     any two folders
 
-Pairs are made by name, never by sort order: the relative path without suffix, `blur_` and `gt_` prefixes dropped.
+Images are paired by name, never by sort order: by relative path without suffix and without the prefixes blur_ and gt_.
 """
 
 import os
@@ -27,55 +27,54 @@ AB_FOLDERS = {"trainA": "trainB", "testA": "testB"}
 HIDE_FOLDERS = ("test-close-ups", "test-long-shot")
 LIST_NAME = re.compile(r"RealBlur_([JR])_(train|test)_list\.txt")
 VARIANT_NAME = re.compile(r"RealBlur[-_]?([JR])(?![A-Za-z])")
-# Folders that hold sharp images in layouts that are not known here: their images must not be taken for blurred ones.
+# Names of folders of sharp images in unknown layouts: these images must not be taken for blurred ones.
 SHARP_NAMES = {"sharp", "gt", "groundtruth", "ground_truth", "target", "targets", "clean", "hr", "trainb", "testb"}
-LOOKED_FOR = """looked for
+KNOWN_LAYOUTS = """known layouts:
   {train,test}/<scene>/{blur,sharp}                      GoPro as downloaded
   {train,test}/{blur,sharp}                              sorted by kind
   {train,test}/{trainA,trainB | testA,testB}             A/B
   test/{test-close-ups,test-long-shot} with GT           HIDE
   RealBlur_{J,R}_{train,test}_list.txt                   RealBlur with its lists
-  <scene>/{blur,gt}                                      RealBlur without
+  <scene>/{blur,gt}                                      RealBlur without its lists
   a folder of images                                     blurred images only
-Any other arrangement can be given as two folders, blurred and sharp."""
+Any other layout can be given as two folders, blurred and sharp."""
 
 
 class LayoutError(ValueError):
-    """A folder whose layout is not known, or whose blurred and sharp images do not match. The message says where."""
+    """A folder of unknown layout, or whose blurred and sharp images do not match. The message contains the path."""
 
 
 class AmbiguityError(LayoutError):
-    """A folder with several splits or variants, of which one must be chosen: `what` and the `choices` there are."""
+    """A folder with several splits or variants (``what``), of which one must be chosen among ``choices``."""
 
     def __init__(self, root: Path, what: str, choices: list[str]) -> None:
-        super().__init__(f"{root}: has {' and '.join(choices)}; say which {what} is meant")
+        super().__init__(f"{root}: contains {' and '.join(choices)}; choose a {what}")
         self.what, self.choices = what, choices
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A blurred image and its sharp one, if there is one.
+    """A blurred image and its sharp one."""
 
-    name: the blurred image's relative path without suffix and without the folder that says `blur`; unique in its data
-        set, and the path that its results get.
-    """
-
-    name: str
+    name: str  # relative path without suffix and without the folder "blur": unique, and the path of its results
     blurred: Path
-    sharp: Path | None
+    sharp: Path | None  # None if there is none
 
 
 def find_pairs(
     source: str | os.PathLike | Iterable[str | os.PathLike], split: str | None = None, *, variant: str | None = None
 ) -> list[Pair]:
-    """Finds a data set's pairs.
+    """Find the pairs of a data set.
 
-    source: a data set's root, a split's folder, any folder of images, or two folders [blurred, sharp].
-    split: "train" or "test"; None where the folder is a split itself or has only one.
-    variant: "J" or "R", where RealBlur's two data sets lie in one folder.
-    Returns: the pairs, sorted by name.
-    Raises: LayoutError for an unknown layout and for images without partner; AmbiguityError, which is one, where split
-        or variant must be said.
+    Args:
+        source: the root of a data set, the folder of a split, any folder of images, or two folders [blurred, sharp].
+        split: "train" or "test"; None if the folder is a split or has only one.
+        variant: "J" or "R", if one folder contains both of RealBlur's data sets.
+    Returns:
+        The pairs, sorted by name.
+    Raises:
+        LayoutError: unknown layout, or images without a partner.
+        AmbiguityError: split or variant must be given.
     """
     if split not in (None, *SPLITS) or variant not in (None, "J", "R"):
         raise ValueError(f"split is 'train', 'test' or None, variant 'J', 'R' or None, not {split!r} and {variant!r}")
@@ -86,11 +85,11 @@ def find_pairs(
     pairs = _known_layout(root, split, variant)
     children = _subfolders(root)
     if pairs is None and len(children) == 1 and not any(_is_image(entry.name) for entry in os.scandir(root)):
-        pairs = _known_layout(children[0], split, variant)  # An archive unpacked into a folder of its own.
+        pairs = _known_layout(children[0], split, variant)  # an archive unpacked into its own folder
     if pairs is None:
         pairs = _blurred_only(root)
     if not pairs:
-        raise LayoutError(f"{root}: no images in a layout that is known here\n{LOOKED_FOR}\nfound\n{_contents(root)}")
+        raise LayoutError(f"{root}: no images in a known layout\n{KNOWN_LAYOUTS}\nfound:\n{_contents(root)}")
     return sorted(pairs, key=lambda pair: pair.name)
 
 
@@ -98,7 +97,7 @@ def find_pairs(
 
 
 def _known_layout(root: Path, split: str | None, variant: str | None) -> list[Pair] | None:
-    """The pairs below a root, or None where nothing but loose images can be there."""
+    """The pairs below a root; None if it has none of the known layouts."""
     lists = {
         match.groups(): entry
         for entry in sorted(root.iterdir())
@@ -118,21 +117,21 @@ def _known_layout(root: Path, split: str | None, variant: str | None) -> list[Pa
     return _by_kind(root, split) or _hide(root) or _scenes(root)
 
 
-def _choose(root: Path, what: str, wanted: str | None, there: list[str]) -> str:
-    """The wanted split or variant, or the only one there. Raises LayoutError where that is not one."""
-    if wanted in there:
-        return wanted
-    if wanted is None and len(there) == 1:
-        return there[0]
-    if wanted is None:
-        raise AmbiguityError(root, what, there)
-    raise LayoutError(f"{root}: has no {what} {wanted!r}, only {' and '.join(there)}")
+def _choose(root: Path, what: str, wanted: str | None, choices: list[str]) -> str:
+    """The wanted split or variant, or the only one; LayoutError if it does not exist or is ambiguous."""
+    if wanted is not None:
+        if wanted in choices:
+            return wanted
+        raise LayoutError(f"{root}: has no {what} {wanted!r}, only {' and '.join(choices)}")
+    if len(choices) > 1:
+        raise AmbiguityError(root, what, choices)
+    return choices[0]
 
 
 def _two_folders(source: Iterable[str | os.PathLike]) -> list[Path]:
     folders = [_folder(folder) for folder in source]
     if len(folders) != 2:
-        raise LayoutError(f"{len(folders)} folders given: give one, or two as [blurred, sharp]")
+        raise LayoutError(f"{len(folders)} folders given; expected one, or two as [blurred, sharp]")
     return folders
 
 
@@ -142,19 +141,20 @@ def _folder(path: str | os.PathLike) -> Path:
     return Path(path)
 
 
-# The layouts. Each returns None (or no pair) where it does not apply.
+# The layouts. Each function returns None (or no pairs) if its layout does not apply.
 
 
 def _by_kind(folder: Path, split: str | None) -> list[Pair] | None:
-    """{blur,sharp}, {blur,gt}, {trainA,trainB} or {testA,testB}. Without the second folder: blurred images only."""
+    """{blur,sharp}, {blur,gt}, {trainA,trainB} or {testA,testB}; blurred images only if the second folder is
+    missing."""
     if (folder / "blur").is_dir():
         blurred, sharp = folder / "blur", _sharp_beside_blur(folder)
     else:
-        there = {name[:-1]: name for name in AB_FOLDERS if (folder / name).is_dir()}
-        if not there:
+        found = {name[:-1]: name for name in AB_FOLDERS if (folder / name).is_dir()}
+        if not found:
             return None
-        # The folder test may hold trainA: the split decides only between two.
-        name = there[_choose(folder, "split", split, sorted(there))] if len(there) > 1 else next(iter(there.values()))
+        # The folder test may contain trainA: the split matters only if both are there.
+        name = found[_choose(folder, "split", split, sorted(found))] if len(found) > 1 else next(iter(found.values()))
         blurred, sharp = folder / name, folder / AB_FOLDERS[name]
     if sharp is None or not sharp.is_dir():
         return _blurred_only(blurred)
@@ -166,14 +166,15 @@ def _sharp_beside_blur(folder: Path) -> Path | None:
 
 
 def _hide(folder: Path) -> list[Pair] | None:
-    """Blurred images in the folder's own subfolders (or loose, as HIDE's train), sharp ones in GT inside or beside."""
+    """Blurred images in subfolders (or directly in the folder, as in HIDE's train), sharp ones in GT inside or
+    beside."""
     inside = (folder / "GT").is_dir()
     gt = folder / "GT" if inside else folder.parent / "GT"
     if not gt.is_dir() or not (inside or folder.name in SPLITS):
         return None
     blurred = {name: path for name, path in _named(folder).items() if gt not in path.parents}
     nested = any((gt / name).is_dir() for name in HIDE_FOLDERS)
-    # A GT folder beside the splits holds the sharp images of both.
+    # A GT folder beside the splits contains the sharp images of both.
     return _match(str(folder), blurred, _named(gt), key=_key if nested else _last_key, spare_sharp=not inside)
 
 
@@ -194,14 +195,14 @@ def _scenes(folder: Path) -> list[Pair] | None:
 
 
 def _listed(file: Path) -> list[Pair]:
-    """One of RealBlur's list files. Names are <scene>/<blurred image>, without the folder that all images share."""
+    """One of RealBlur's list files. Names are <scene>/<blurred image>, without a folder shared by all images."""
     try:
         rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise LayoutError(f"{file}: no text in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise LayoutError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     wrong = next((row for row in rows if len(row) != 2), None)
     if wrong is not None:
-        raise LayoutError(f"{file}: a line holds a sharp and a blurred path, not {' '.join(wrong)!r}")
+        raise LayoutError(f"{file}: expected a sharp and a blurred path on each line, got {' '.join(wrong)!r}")
     parts = [[part for part in Path(blurred).with_suffix("").parts if part != "blur"] for _, blurred in rows]
     while parts and min(map(len, parts)) > 2 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
@@ -209,16 +210,16 @@ def _listed(file: Path) -> list[Pair]:
         Pair("/".join(part), file.parent / blurred, file.parent / sharp)
         for part, (sharp, blurred) in zip(parts, rows, strict=True)
     ]
-    missing = [str(path) for pair in pairs for path in (pair.blurred, pair.sharp) if not path.is_file()]
+    missing = [str(path) for pair in pairs for path in (pair.blurred, pair.sharp) if path and not path.is_file()]
     if missing:
-        raise LayoutError(f"{file}: {len(missing)} of the images it lists are not there: {_first(missing)}")
+        raise LayoutError(f"{file}: {len(missing)} of the listed images are missing: {_first(missing)}")
     if len({pair.name for pair in pairs}) < len(pairs):
         raise LayoutError(f"{file}: lists an image twice")
     return pairs
 
 
 def _blurred_only(folder: Path) -> list[Pair] | None:
-    """Every image below the folder, unless a folder there seems to hold sharp ones."""
+    """Every image below the folder; None if one of its folders seems to contain sharp images."""
     paths = list_images(folder)
     if any(part.lower() in SHARP_NAMES for path in paths for part in Path(path).parts[:-1]):
         return None
@@ -245,7 +246,7 @@ def _match(
     key: Callable[[str], str] = _key,
     spare_sharp: bool = False,
 ) -> list[Pair]:
-    """Pairs two sets of named images by key; spare_sharp: sharp images without a blurred one are no error."""
+    """Pair two sets of named images by key. With spare_sharp, sharp images without a blurred one are allowed."""
     blurred_of, sharp_of = _by_key(where, blurred, key), _by_key(where, sharp, key)
     alone = [str(blurred[name]) for k, name in blurred_of.items() if k not in sharp_of]
     spare = [] if spare_sharp else [str(sharp[name]) for k, name in sharp_of.items() if k not in blurred_of]
@@ -269,7 +270,7 @@ def _by_key(where: str, named: dict[str, Path], key: Callable[[str], str]) -> di
 
 
 def _named(folder: Path, prefix: str = "") -> dict[str, Path]:
-    """The images below a folder by name: prefix + relative path without suffix."""
+    """The images below a folder by name, which is prefix + relative path without suffix."""
     named: dict[str, Path] = {}
     for path in list_images(folder):
         name = prefix + os.path.splitext(path)[0]
@@ -280,19 +281,20 @@ def _named(folder: Path, prefix: str = "") -> dict[str, Path]:
 
 
 def list_images(folder: Path) -> list[str]:
-    """Relative paths, with forward slashes, of all images below a folder, sorted. Hidden files are skipped.
+    """Relative paths of all images below a folder, sorted, with forward slashes. Hidden files are skipped.
 
-    Raises: OSError for a folder that cannot be read.
+    Raises:
+        OSError: a folder cannot be read.
     """
     relative = [path.relative_to(folder) for path in walk(folder)]
     return sorted(path.as_posix() for path in relative if _is_image(path.name) and all(map(_is_visible, path.parts)))
 
 
 def image_names(paths: list[str]) -> list[str]:
-    """Unique names of images at relative paths: the paths without suffix."""
+    """Unique names of images: their relative paths, without suffix where that stays unique."""
     names = [os.path.splitext(path)[0] for path in paths]
-    # photo.jpg beside photo.png: both keep their suffix in the name, so that neither's result overwrites the other's.
-    # So does photo.jpg.png beside them, whose name would now be that of photo.jpg.
+    # photo.jpg and photo.png both keep their suffix, so that neither result overwrites the other. Then photo.jpg.png
+    # must keep its own, too.
     while len(set(names)) < len(names):
         times = Counter(names)
         names = [path if times[name] > 1 else name for path, name in zip(paths, names, strict=True)]
@@ -300,7 +302,7 @@ def image_names(paths: list[str]) -> list[str]:
 
 
 def _is_visible(name: str) -> bool:
-    """Archives made on a Mac bring .DS_Store, ._name.png and __MACOSX along."""
+    """Archives made on a Mac contain .DS_Store, ._name.png and __MACOSX."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
@@ -317,7 +319,7 @@ def _first(items: list[str], count: int = 3) -> str:
 
 
 def _contents(folder: Path, branches: int = 4, depth: int = 3) -> str:
-    """What lies in a folder, in its first subfolders, and down the first branch of each."""
+    """A listing of a folder, its first subfolders, and the first branch below each."""
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
     lines = [f"  {folder}: {_first(entries, 6) or 'nothing'}"]
     if depth > 0:

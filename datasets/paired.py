@@ -1,4 +1,4 @@
-"""Pairs of images as PyTorch datasets, and the check of all their headers before a run starts."""
+"""Image pairs as PyTorch datasets, and a check of all image headers before a run starts."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -24,11 +24,18 @@ HEADER_THREADS = 16
 class PairedCrops(Dataset):
     """Random augmented crops of pairs, for training.
 
-    An item is addressed by (epoch, index) and drawn from a generator seeded with [seed, epoch, index]: it depends on
-    nothing else, so that resuming and the number of workers and processes change nothing.
+    An item is addressed by (epoch, index), and its randomness is seeded with [seed, epoch, index] alone: resuming and
+    the number of workers and processes do not change it.
 
-    degradation: makes the blurred crop of the augmented sharp one; the pairs' blurred images are not read.
-    Raises: ValueError for a pair without sharp image; ImageError for images that cannot be read or do not fit.
+    Args:
+        pairs: image pairs, each with a sharp image.
+        patch_size: height and width of the crops, in pixels.
+        seed: of crops, augmentation and degradation.
+        read: path -> uint8 (H, W, 3) RGB, such as ``cache.CachedReader``.
+        degradation: computes the blurred crop from the augmented sharp one; the pairs' blurred images are not read.
+        rotate: probability of a rotation, see ``augmentation.augment``.
+    Raises:
+        ValueError: a pair has no sharp image.
     """
 
     def __init__(
@@ -38,25 +45,30 @@ class PairedCrops(Dataset):
         seed: int,
         read: Reader = read_rgb,
         degradation: Degradation | None = None,
+        rotate: float = 1.0,
     ) -> None:
         alone = next((pair for pair in pairs if pair.sharp is None), None)
         if alone is not None:
-            raise ValueError(f"{alone.blurred}: has no sharp image, so nothing can be learnt from it")
+            raise ValueError(f"{alone.blurred}: no sharp image; training needs pairs")
         self.pairs, self.patch_size, self.seed, self.read = pairs, patch_size, seed, read
-        self.degradation = degradation
+        self.degradation, self.rotate = degradation, rotate
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(epoch, index) -> blurred, sharp: uint8 (3, P, P), contiguous."""
+        """(epoch, index) -> (blurred, sharp), contiguous uint8 (3, P, P).
+
+        Raises:
+            ImageError: an image cannot be read, or the two do not fit together.
+        """
         epoch, index = key
         pair = self.pairs[index]
         rng = np.random.default_rng([self.seed, epoch, index])
         try:
-            sharp = self.read(pair.sharp)
+            sharp = self.read(pair.sharp)  # type: ignore[arg-type]  # checked in __init__
             blurred = sharp if self.degradation else self.read(pair.blurred)
-            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng)
+            blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng, self.rotate)
             if self.degradation:
                 blurred = self.degradation(sharp, rng)
         except ImageError:
@@ -67,10 +79,10 @@ class PairedCrops(Dataset):
 
 
 class WholeBatches(Dataset):
-    """Batches of a data set's items, addressed by lists of its keys, or the error that one of them met.
+    """Batches of a dataset's items, addressed by lists of keys.
 
-    An image error, a file's or memory's is returned, not raised: a DataLoader would turn an error of its process into
-    a text with a traceback in it. Whoever takes the batches raises it.
+    Errors of images, files and memory are returned instead of raised, and the consumer of the batches raises them: a
+    DataLoader would convert an error in a worker to a text with a traceback.
     """
 
     def __init__(self, items: Dataset) -> None:
@@ -86,8 +98,10 @@ class WholeBatches(Dataset):
 class WholePairs(Dataset):
     """Full images, for validation and prediction. Sizes may vary: load them with batch_size=None.
 
-    degradation: makes the blurred image of the sharp one, each time the same.
-    Raises: ImageError for an image that cannot be read.
+    Args:
+        pairs: image pairs; sharp images may be missing.
+        read: path -> uint8 (H, W, 3) RGB.
+        degradation: computes the blurred image from the sharp one, reproducibly.
     """
 
     def __init__(self, pairs: Sequence[Pair], read: Reader = read_rgb, degradation: Degradation | None = None) -> None:
@@ -97,22 +111,30 @@ class WholePairs(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor | None, str]:
-        """-> blurred uint8 (3, H, W), sharp uint8 (3, H, W) or None where there is none, the pair's name."""
+        """-> (blurred uint8 (3, H, W), sharp uint8 (3, H, W) or None, name of the pair).
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
         pair = self.pairs[index]
-        if self.degradation:
-            blurred, sharp = self.degradation.whole(self.read(pair.sharp), index)
-            return _to_tensor(blurred), _to_tensor(sharp), pair.name
-        sharp = None if pair.sharp is None else _to_tensor(self.read(pair.sharp))
-        return _to_tensor(self.read(pair.blurred)), sharp, pair.name
+        sharp = self.read(pair.sharp) if pair.sharp else None
+        if self.degradation and sharp is not None:
+            blurred, sharp = self.degradation.whole(sharp, index)
+        else:
+            blurred = self.read(pair.blurred)
+        return _to_tensor(blurred), None if sharp is None else _to_tensor(sharp), pair.name
 
 
 def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress: bool = False) -> None:
-    """Reads the header of every image, so that a bad file stops a run at its start and not at hour 30.
+    """Read the header of every image, so that a bad file stops a run at its start and not hours later.
 
-    patch_size: the least height and width, None for any.
-    progress: show a bar (one process of several is enough).
-    Raises: ImageError for the first image that is missing or truncated, LayoutError for the first whose size differs
-        from its partner's or is below the patch's; the message counts the others.
+    Args:
+        patch_size: smallest allowed height and width; None for any.
+        progress: show a progress bar.
+    Raises:
+        ImageError: an image is missing or truncated.
+        LayoutError: an image differs in size from its partner, or is smaller than the patch. The message names the
+            first problem and counts the others.
     """
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         results = pool.map(_header_problem, pairs, repeat(patch_size))
@@ -124,10 +146,10 @@ def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress
 
 
 def worker_init(worker_id: int) -> None:
-    """A DataLoader's worker_init_fn: OpenCV's own threads would compete with the other workers.
+    """worker_init_fn of the DataLoaders: no OpenCV threads, which would compete with the other workers, and no signals.
 
-    A terminal's Ctrl-C and a batch system's warnings reach every process of a job: the training process decides what
-    they mean, and needs its workers until it has decided.
+    Ctrl-C and the signals of a batch system reach every process of a job. The training process handles them, and needs
+    its workers until the current step is done.
     """
     cv2.setNumThreads(0)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
@@ -154,5 +176,5 @@ def _times(size: tuple[int, int]) -> str:
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    # A copy: the source may be a read-only view, and pinning and stacking want contiguous memory.
+    # A copy: the source may be a read-only view, and pinning and stacking need contiguous memory.
     return torch.from_numpy(image.transpose(2, 0, 1).copy())

@@ -1,9 +1,9 @@
-"""Which image of which epoch goes into which batch: an endless stream of seeded permutations, cut into full batches.
+"""The order of training images: an endless stream of seeded permutations, cut into full batches.
 
 The stream is the concatenation of one permutation per epoch, and batch k of global size B is its positions
-[k B, (k + 1) B). So every image is seen exactly once an epoch, every batch is full (a batch may straddle two epochs),
+[k B, (k + 1) B). So every image is seen exactly once per epoch, every batch is full (a batch may straddle two epochs),
 and a global batch holds the same samples however it is split over processes and accumulation steps. A resumed run
-starts at any iteration without replaying the ones before. The workers never stop at an epoch's end, where restarting
+starts at any iteration without replaying the earlier ones. Workers do not stop at the end of an epoch, where restarting
 them and refilling their queues would starve the GPU.
 """
 
@@ -15,13 +15,22 @@ Key = tuple[int, int]  # epoch, index of the image
 
 
 class BatchStream:
-    """Yields lists of (epoch, index) keys: a DataLoader's batch_sampler.
+    """A DataLoader's batch_sampler: yields lists of (epoch, index) keys.
 
-    For each iteration k from start_iteration to stop_iteration - 1 there are `accumulate` lists of
-    b = batch_size / (world_size * accumulate) keys; list a of rank r is positions k B + (a world_size + r) b onwards.
+    For each iteration k from start_iteration to stop_iteration - 1 there are ``accumulate`` lists of
+    b = batch_size / (world_size * accumulate) keys; list a of rank r starts at position k B + (a world_size + r) b.
 
-    batch_size: global, over all ranks and accumulation steps.
-    Raises: ValueError for a batch size that cannot be split evenly, and for numbers out of range.
+    Args:
+        num_images: images in an epoch.
+        batch_size: global, over all ranks and accumulation steps.
+        seed: of the permutations.
+        start_iteration: the first iteration.
+        stop_iteration: one past the last iteration.
+        rank: of this process.
+        world_size: number of processes.
+        accumulate: micro-batches in an iteration.
+    Raises:
+        ValueError: the batch size cannot be split evenly, or a number is out of range.
     """
 
     def __init__(
@@ -38,7 +47,7 @@ class BatchStream:
         share = world_size * accumulate
         if num_images < 1 or batch_size < 1 or accumulate < 1 or not 0 <= rank < world_size:
             raise ValueError(
-                f"impossible stream: {num_images} images, batch size {batch_size}, "
+                f"impossible sampler: {num_images} images, batch size {batch_size}, "
                 f"rank {rank} of {world_size}, accumulation {accumulate}"
             )
         if batch_size % share:
@@ -74,10 +83,10 @@ class BatchStream:
 
 
 def epoch_of(iteration: int, num_images: int, batch_size: int) -> int:
-    """The epoch, from 0, that an iteration's first sample belongs to."""
+    """The epoch, from 0, of an iteration's first sample."""
     return iteration * batch_size // num_images
 
 
 def iterations_for(epochs: int, num_images: int, batch_size: int) -> int:
-    """The fewest iterations that show every image `epochs` times."""
+    """The smallest number of iterations that shows every image ``epochs`` times."""
     return -(-epochs * num_images // batch_size)

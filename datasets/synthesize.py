@@ -1,17 +1,19 @@
-"""Makes pairs of blurred and sharp images, in GoPro's layout, from sharp photographs or from a fast video.
+"""Synthesises pairs of blurred and sharp images, in GoPro's layout, from photographs or from high-frame-rate video.
 
     python -m datasets.synthesize PHOTOS OUT --pairs_per_photo 8 --size 256     random camera shake over photographs
-    python -m datasets.synthesize VIDEO OUT                                     averages of 7 to 13 neighbouring frames
-    python -m datasets.synthesize FRAMES OUT --frames                           the same, frames as images in a folder
-    python -m datasets.synthesize VIDEO OUT --step 3 --fewest 15 --most 45      more and longer blur, overlapping
+    python -m datasets.synthesize PHOTOS OUT --objects 3                        the same, with up to 3 moving objects
+    python -m datasets.synthesize VIDEO OUT                                     averages of 7 to 13 consecutive frames
+    python -m datasets.synthesize FRAMES OUT --frames                           the same, from a folder of frames
+    python -m datasets.synthesize VIDEO OUT --step 3 --fewest 15 --most 45      overlapping, longer blur
 
-OUT/{train,test}/<photograph or clip>/{blur,sharp}/NNNNNN.png. Whole photographs and clips are held out for test. OUT
-appears when everything is made; the same seed makes the same files with any number of workers.
+Writes OUT/{train,test}/<photograph or clip>/{blur,sharp}/NNNNNN.png. Entire photographs or clips are held out for test.
+OUT appears when it is complete. The same seed gives the same files with any number of workers.
 
-From photographs the scene is still and flat and the camera moves with six degrees of freedom (see trajectory.py); many
-warped frames are averaged in linear light and get shot and read noise. From a video frames are averaged as GoPro's
-authors did (Nah et al., CVPR 2017), the centre frame being the sharp image; --gamma 1 averages the frames as they are
-(GoPro's `blur`), 2.2 in linear light (its `blur_gamma`).
+Photographs: the scene is static and flat, and the camera moves with six degrees of freedom (see trajectory.py). Many
+warped frames are averaged in linear light, then shot and read noise are added. Objects are cut from other photographs
+and move on trajectories of their own. Video: frames are averaged as GoPro's authors did (Nah et al., CVPR 2017), and
+the centre frame is the sharp image; --gamma 1 averages display values (GoPro's `blur`), 2.2 linear light (its
+`blur_gamma`).
 """
 
 import argparse
@@ -46,6 +48,7 @@ def synthesize_photos(
     pairs_per_photo: int = 8,
     size: int = 256,
     strength: float = 12.0,
+    objects: int = 0,
     noise: float = 1.0,
     gamma: float = LINEAR_LIGHT,
     test_every: int = 5,
@@ -54,22 +57,34 @@ def synthesize_photos(
     workers: int | None = None,
     progress: bool = False,
 ) -> dict[str, int]:
-    """Makes pairs from a folder of sharp photographs by random camera shake.
+    """Synthesise pairs from a folder of sharp photographs, by random camera shake.
 
-    out: a folder that does not exist yet or is empty.
-    size: height and width of the images. strength: mean blur length in pixels. noise: standard deviation of the sensor
-        noise in 8-bit levels at mid-grey. gamma: tone curve; frames are averaged as value ** gamma.
-    test_every: every Nth photograph is held out for test (0: none); test_photos: these instead, by name.
-    workers: threads, None for one a core.
-    Returns: {"train": pairs, "test": pairs}.
-    Raises: ImageError for a photograph that is unreadable or smaller than size; ValueError for impossible numbers and
-        unknown names; FileExistsError where out holds something.
+    Args:
+        source: folder of photographs.
+        out: a folder that does not exist or is empty.
+        pairs_per_photo: number of pairs from each photograph.
+        size: height and width of the images in pixels.
+        strength: mean blur length in pixels.
+        objects: largest number of moving objects in a pair, each cut from another photograph of the same split.
+        noise: standard deviation of the sensor noise in 8-bit levels at mid-grey.
+        gamma: frames are averaged as value ** gamma.
+        test_every: hold out every Nth photograph for test; 0 for none.
+        test_photos: hold out these instead, by name without suffix.
+        seed: of trajectories, crops and noise.
+        workers: threads, None for one a core.
+        progress: show a progress bar.
+    Returns:
+        {"train": number of pairs, "test": number of pairs}.
+    Raises:
+        ImageError: a photograph is unreadable or smaller than ``size``.
+        ValueError: a number out of range, or an unknown name.
+        FileExistsError: ``out`` is not empty.
     """
-    if pairs_per_photo < 1 or size < 8 or strength < 0 or noise < 0 or gamma <= 0:
-        raise ValueError("pairs_per_photo >= 1, size >= 8, strength >= 0, noise >= 0 and gamma > 0 are needed")
+    if pairs_per_photo < 1 or size < 8 or min(strength, objects, noise) < 0 or gamma <= 0:
+        raise ValueError("expected pairs_per_photo >= 1, size >= 8, strength, objects and noise >= 0, and gamma > 0")
     photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
     if not photos:
-        raise ImageError(f"{source}: holds no photographs")
+        raise ImageError(f"{source}: no photographs found")
     for path in photos.values():
         if min(read_size(path)) < size:
             raise ImageError(f"{path}: smaller than the {size}x{size} crop; choose a smaller size or leave it out")
@@ -77,9 +92,12 @@ def synthesize_photos(
 
     def make(name: str, folder: Path) -> Iterator[None]:
         photo = linear_photo(read_rgb(photos[name]), size, gamma)
+        others = [path for other, path in photos.items() if splits[other] == splits[name] and other != name]
         for index in range(pairs_per_photo):
             rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
-            blurred, sharp = shaken_pair(photo, size, strength, rng)
+            chosen = rng.integers(len(others), size=rng.integers(objects + 1)) if objects and others else ()
+            pieces = [linear_photo(read_rgb(others[place]), size, gamma) for place in chosen]
+            blurred, sharp = shaken_pair(photo, size, strength, rng, pieces)
             blurred = add_noise(blurred, noise, gamma, rng)
             _write_pair(folder, index + 1, to_8_bit(blurred, gamma), to_8_bit(sharp, gamma))
             yield
@@ -101,39 +119,44 @@ def synthesize_frames(
     workers: int | None = None,
     progress: bool = False,
 ) -> dict[str, int]:
-    """Makes pairs from high-frame-rate video: averages of neighbouring frames, the centre frame being the sharp image.
+    """Synthesise pairs from high-frame-rate video: averages of consecutive frames, and their centre frames.
 
-    source: a video file, a folder of frames (in the order of their names), or a folder of several of either.
-    fewest, most: a random odd number of frames in this range makes one blurred image.
-    step: every step-th frame is the centre of an average, which overlap; None: no frame is used twice.
-    The rest as in synthesize_photos, clips in the place of photographs.
-    Raises: ImageError for a clip that is unreadable or has fewer frames than an average needs.
+    Args:
+        source: a video file, a folder of frames (in the order of their names), or a folder of several of either.
+        fewest: smallest number of frames in an average.
+        most: largest number of frames; each average has a random odd number in this range.
+        step: average around every step-th frame, with overlap; None uses no frame twice.
+        gamma: frames are averaged as value ** gamma.
+
+    The other arguments, the result and the errors are those of ``synthesize_photos``, with clips for photographs. A
+    clip
+    with fewer frames than an average needs is an ImageError.
     """
     counts = [count for count in range(fewest, most + 1) if count % 2]
     if fewest < 3 or not counts or gamma <= 0 or (step is not None and step < 1):
         raise ValueError(
-            f"3 <= fewest <= most with an odd number between, step >= 1 and gamma > 0 are needed, "
-            f"not {fewest}, {most}, {step}, {gamma}"
+            "expected 3 <= fewest <= most with an odd number in that range, step >= 1 and gamma > 0, "
+            f"got {fewest}, {most}, {step}, {gamma}"
         )
     clips = _clips(Path(source))
     splits = _held_out(list(clips), test_every, test_photos)
 
     def make(name: str, folder: Path) -> Iterator[None]:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        windows = _in_turn if step is None else partial(_overlapping, step=step)
+        windows = _consecutive if step is None else partial(_overlapping, step=step)
         for centre, window in windows(_read_frames(clips[name]), counts, rng):
             _write_pair(folder, centre, average(window, gamma), window[len(window) // 2])
             yield
         if not (folder / "blur").exists():
-            raise ImageError(f"{clips[name]}: fewer frames than an average of up to {counts[-1]} needs")
+            raise ImageError(f"{clips[name]}: fewer frames than an average of up to {counts[-1]} frames needs")
 
     return _make_all(make, splits, Path(out), workers, progress, None)
 
 
-def _in_turn(
+def _consecutive(
     frames: Iterable[np.ndarray], counts: Sequence[int], rng: np.random.Generator
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Windows of random lengths that follow one another: the centre's number in the clip, the frames."""
+    """Consecutive windows of random lengths, as (index of the centre frame in the clip, frames)."""
     window, count = [], rng.choice(counts)
     for number, frame in enumerate(frames):
         window.append(frame)
@@ -145,7 +168,7 @@ def _in_turn(
 def _overlapping(
     frames: Iterable[np.ndarray], counts: Sequence[int], rng: np.random.Generator, step: int
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Windows of random lengths about every step-th frame that has neighbours enough for the longest."""
+    """Windows of random lengths around every step-th frame that has enough neighbours for the longest."""
     reach = counts[-1] // 2
     widest = deque(maxlen=counts[-1])
     for number, frame in enumerate(frames):
@@ -171,9 +194,10 @@ def _make_all(
     progress: bool,
     total: int | None,
 ) -> dict[str, int]:
-    """Runs make(name, folder) for every scene in threads: NumPy and OpenCV release the lock. Counts pairs."""
+    """Run make(name, folder) for every scene in threads (NumPy and OpenCV release the GIL). Returns the pairs by
+    split."""
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # One thread a worker; OpenCV's own would compete.
+    cv2.setNumThreads(1)  # one thread a worker: OpenCV's own would compete
     try:
         # The threads end before the folder is given its name, or removed.
         with (
@@ -204,18 +228,18 @@ def _held_out(names: list[str], test_every: int, test_photos: Sequence[str] | No
         }
     unknown = sorted(set(test_photos) - set(names))
     if unknown:
-        raise ValueError(f"held out, but not there: {', '.join(unknown)}; there are {', '.join(names[:20])}")
+        raise ValueError(f"unknown names to hold out: {', '.join(unknown)}; known are {', '.join(names[:20])}")
     return {name: "test" if name in test_photos else "train" for name in names}
 
 
 def _scene_names(paths: Sequence[str]) -> dict[str, str]:
-    """Relative paths by scene name: without suffix unless two would be alike, subfolders joined by a dash."""
+    """Relative paths by scene name: without suffix where that is unique, subfolders joined by a dash."""
     names = [name.replace("/", "-") for name in image_names(list(paths))]
     return _without_clashes(zip(names, paths, strict=True))
 
 
 def _without_clashes(named: Iterable[tuple[str, Source]]) -> dict[str, Source]:
-    """As a dictionary; ImageError where two sources would be written under one name."""
+    """As a dictionary; ImageError if two sources would be written under one name."""
     scenes: dict[str, Source] = {}
     for name, path in named:
         if name in scenes:
@@ -234,7 +258,7 @@ def _folder(source: str | os.PathLike) -> Path:
 
 
 def _clips(source: Path) -> dict[str, Path]:
-    """Clips by name: the source itself, or what lies in it."""
+    """Clips by name: the source itself, or the clips in it."""
     if source.is_file():
         return {source.stem: source}
     inside = sorted(_folder(source).iterdir())
@@ -246,7 +270,7 @@ def _clips(source: Path) -> dict[str, Path]:
     if not clips and list_images(source):
         return {source.resolve().name: source}
     if not clips:
-        raise ImageError(f"{source}: holds neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames")
+        raise ImageError(f"{source}: neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames found")
     return clips
 
 
@@ -257,7 +281,7 @@ def _read_frames(clip: Path) -> Iterator[np.ndarray]:
         for path in list_images(clip):
             frame = read_rgb(clip / path)
             if frame.shape != (shape or frame.shape):
-                raise ImageError(f"{clip / path}: {frame.shape} differs from the frames before it, {shape}")
+                raise ImageError(f"{clip / path}: shape {frame.shape} differs from that of earlier frames, {shape}")
             shape = frame.shape
             yield frame
         return
@@ -278,11 +302,11 @@ def _read_frames(clip: Path) -> Iterator[np.ndarray]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 where the source cannot be used."""
+    """Returns the exit status: 0, or 1 if the source cannot be used."""
     options = vars(_parser().parse_args(arguments))
     source, out, frames = options.pop("source"), options.pop("out"), options.pop("frames")
     frames = frames or source.is_file()
-    others = {"pairs_per_photo", "size", "strength", "noise"} if frames else {"fewest", "most", "step"}
+    others = {"pairs_per_photo", "size", "strength", "objects", "noise"} if frames else {"fewest", "most", "step"}
     misplaced = set(options) & others
     if misplaced:
         _parser().error(f"--{misplaced.pop()} is for {'photographs' if frames else 'frames (see --frames)'}")
@@ -296,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Options that are not given are left out, so that each way of making pairs keeps its own defaults."""
+    """Options that are not given are suppressed, so that the defaults are those of the functions above."""
     parser = argparse.ArgumentParser(
         "python -m datasets.synthesize",
         description=__doc__,
@@ -304,28 +328,29 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("source", type=Path, help="folder of photographs, video file, or folder of frames or clips")
-    parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
-    parser.add_argument("--frames", action="store_true", default=False, help="the source is video: average its frames")
+    parser.add_argument("out", type=Path, help="output folder; must not exist or be empty")
+    parser.add_argument("--frames", action="store_true", default=False, help="the source is a folder of frames")
     parser.add_argument(
-        "--gamma", type=float, help="average value ** gamma; default 2.2 (linear light) for photographs, 1 for frames"
+        "--gamma", type=float, help="average value ** gamma (default: 2.2, linear light, for photographs; 1 for frames)"
     )
     held = parser.add_mutually_exclusive_group()
     held.add_argument(
-        "--test_every", type=int, metavar="N", help="hold out every Nth photograph or clip; default 5, 0: none"
+        "--test_every", type=int, metavar="N", help="hold out every Nth photograph or clip, 0 for none (default 5)"
     )
-    held.add_argument("--test_photos", nargs="+", metavar="NAME", help="hold out these, names without suffix")
-    parser.add_argument("--seed", type=int, help="default 0")
-    parser.add_argument("--workers", type=int, help="threads; default one a core")
+    held.add_argument("--test_photos", nargs="+", metavar="NAME", help="hold out these instead, names without suffix")
+    parser.add_argument("--seed", type=int, help="random seed (default 0)")
+    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
     photos = parser.add_argument_group("photographs")
-    photos.add_argument("--pairs_per_photo", type=int, help="default 8")
-    photos.add_argument("--size", type=int, help="height and width of the images; default 256")
-    photos.add_argument("--strength", type=float, help="mean blur length in pixels; default 12")
-    photos.add_argument("--noise", type=float, help="sensor noise, 8-bit levels at mid-grey; default 1")
+    photos.add_argument("--pairs_per_photo", type=int, help="pairs from each photograph (default 8)")
+    photos.add_argument("--size", type=int, help="height and width of the images (default 256)")
+    photos.add_argument("--strength", type=float, help="mean blur length in pixels (default 12)")
+    photos.add_argument("--objects", type=int, metavar="N", help="up to N moving objects in a pair (default 0)")
+    photos.add_argument("--noise", type=float, help="sensor noise in 8-bit levels at mid-grey (default 1)")
     frames = parser.add_argument_group("frames")
-    frames.add_argument("--fewest", type=int, help="fewest frames averaged; default 7")
-    frames.add_argument("--most", type=int, help="most frames averaged; default 13")
+    frames.add_argument("--fewest", type=int, help="smallest number of frames in an average (default 7)")
+    frames.add_argument("--most", type=int, help="largest number of frames in an average (default 13)")
     frames.add_argument(
-        "--step", type=int, help="an average about every Nth frame; default: no frame is used twice", metavar="N"
+        "--step", type=int, help="average around every Nth frame (default: use no frame twice)", metavar="N"
     )
     return parser
 

@@ -1,12 +1,13 @@
-"""Cuts the pairs of a data set into tiles, so that training reads small files and a set can be packed to travel.
+"""Cuts the pairs of a data set into tiles: smaller files are faster to read in training and easier to copy.
 
-    python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles that cover all
+    python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles of all images
     python -m datasets.tiles datasets/GoPro TILES --size 384 --keep 2 --quality 95    the two most blurred, as WebP
-    python -m datasets.tiles datasets/GoPro TILES --size 320 --reduce 2               of images, and blur, half as large
+    python -m datasets.tiles datasets/GoPro TILES --size 320 --reduce 2               at half the resolution
+    python -m datasets.tiles datasets/REDS TILES --size 384 --level                   blurred images as bright as sharp
 
-OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp). The tiles of an image are as few as cover it, spread
-evenly. Those where blurred and sharp differ most are kept first: a clear sky teaches nothing. OUT appears when it is
-whole.
+Writes OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp): the smallest number of tiles that covers an
+image, evenly spaced. --keep keeps those where blurred and sharp differ most: a clear sky teaches nothing. OUT appears
+when it is complete.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from .images import read_rgb, write_png
 from .layouts import LayoutError, Pair, find_pairs
 from .paired import check_headers
 
+LEVEL_SIGMA = 40  # pixels: larger than the blur, which does not change means over so large an area
+
 
 def cut_tiles(
     source: str | os.PathLike,
@@ -36,35 +39,49 @@ def cut_tiles(
     keep: int | None = None,
     quality: int | None = None,
     reduce: int = 1,
+    level: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> int:
-    """Cuts one split of a data set that has sharp images.
+    """Cut one split of a data set of pairs.
 
-    source: a data set in any layout of layouts.py. out: a folder that does not exist yet or is empty.
-    split: "train" or "test": which pairs are cut, and the folder they get.
-    size: height and width of a tile. keep: tiles kept of each pair, those with the lowest PSNR; None keeps all.
-    quality: of WebP, 1 to 100; None for PNG, which is lossless. workers: threads, None for one a core.
-    reduce: by what whole number height and width are divided first, by area averaging.
-    Returns: the number of tiles.
-    Raises: LayoutError and ImageError for pairs that cannot be used or are smaller than a tile; ValueError for
-        impossible numbers; FileExistsError where out holds something.
+    Args:
+        source: a data set in any layout of layouts.py.
+        out: a folder that does not exist or is empty.
+        split: "train" or "test", of the source and of the output.
+        size: height and width of a tile in pixels.
+        keep: number of tiles to keep of each pair, those with the lowest PSNR; None for all.
+        quality: WebP quality, 1 to 100; None for PNG, which is lossless.
+        reduce: integer factor by which images are first reduced, by area averaging.
+        level: give blurred images the local brightness of the sharp ones (see ``levelled``).
+        workers: threads, None for one a core.
+        progress: show a progress bar.
+    Returns:
+        The number of tiles.
+    Raises:
+        LayoutError, ImageError: pairs that cannot be used or are smaller than a tile.
+        ValueError: a number out of range.
+        FileExistsError: ``out`` is not empty.
     """
     if size < 8 or reduce < 1 or (keep is not None and keep < 1) or (quality is not None and not 1 <= quality <= 100):
-        raise ValueError("size >= 8, reduce >= 1, keep >= 1 and quality between 1 and 100 are needed")
+        raise ValueError("expected size >= 8, reduce >= 1, keep >= 1 and quality between 1 and 100")
     pairs = find_pairs(source, split)
     alone = next((pair for pair in pairs if pair.sharp is None), None)
     if alone is not None:
-        raise LayoutError(f"{alone.blurred}: has no sharp image; tiles are cut of pairs")
+        raise LayoutError(f"{alone.blurred}: no sharp image; tiles are cut from pairs")
     check_headers(pairs, size * reduce, progress)
     with new_folder(Path(out)) as folder, threads_for(workers) as pool:
-        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce), pairs)
+        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce, level), pairs)
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 
 
-def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int) -> int:
-    """Writes the tiles of one pair. Returns how many."""
-    images = {"blur": reduced(read_rgb(pair.blurred), reduce), "sharp": reduced(read_rgb(pair.sharp), reduce)}
+def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int, level: bool) -> int:
+    """Write the tiles of one pair. Returns their number."""
+    files = {"blur": pair.blurred, "sharp": pair.sharp}
+    images = {kind: read_rgb(file) for kind, file in files.items() if file}
+    if level:
+        images["blur"] = levelled(images["blur"], images["sharp"])
+    images = {kind: reduced(image, reduce) for kind, image in images.items()}
     windows = [
         (f"{pair.name}_{top}_{left}", np.s_[top : top + size, left : left + size])
         for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))
@@ -76,13 +93,23 @@ def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | N
 
 
 def reduced(image: np.ndarray, by: int) -> np.ndarray:
-    """(H, W, 3) -> (H // by, W // by, 3): means of by x by pixels."""
+    """Average blocks of by x by pixels: (H, W, 3) -> (H // by, W // by, 3)."""
     height, width = (side // by for side in image.shape[:2])
     return cv2.resize(image[: height * by, : width * by], (width, height), interpolation=cv2.INTER_AREA)
 
 
+def levelled(blurred: np.ndarray, sharp: np.ndarray) -> np.ndarray:
+    """The blurred image with the sharp one's local means, both uint8 (H, W, 3).
+
+    Frames averaged with another gamma or taken with another exposure change the brightness, and a network trained on
+    such pairs learns to change it back.
+    """
+    difference = sharp.astype(np.float32) - blurred
+    return np.rint(np.clip(blurred + cv2.GaussianBlur(difference, (0, 0), LEVEL_SIGMA), 0, 255)).astype(np.uint8)
+
+
 def _offsets(extent: int, size: int) -> list[int]:
-    """The offsets of the fewest windows that cover an extent, evenly spread."""
+    """Offsets of the smallest number of windows that covers an extent, evenly spaced."""
     return [round(offset) for offset in np.linspace(0, extent - size, -(-extent // size))]
 
 
@@ -95,18 +122,19 @@ def _write(stem: Path, tile: np.ndarray, quality: int | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 where the data set cannot be used."""
+    """Returns the exit status: 0, or 1 if the data set cannot be used."""
     parser = argparse.ArgumentParser(
         "python -m datasets.tiles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="data set to cut")
-    parser.add_argument("out", type=Path, help="folder to make; must not exist or be empty")
-    parser.add_argument("--split", choices=["train", "test"], default="train", help="default train")
-    parser.add_argument("--size", type=int, default=384, help="height and width of a tile; default 384")
-    parser.add_argument("--keep", type=int, metavar="N", help="keep each pair's N most blurred tiles; default all")
-    parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100; default PNG, lossless")
-    parser.add_argument("--reduce", type=int, default=1, metavar="N", help="first make the images N times smaller")
-    parser.add_argument("--workers", type=int, help="threads; default one a core")
+    parser.add_argument("out", type=Path, help="output folder; must not exist or be empty")
+    parser.add_argument("--split", choices=["train", "test"], default="train", help="default %(default)s")
+    parser.add_argument("--size", type=int, default=384, help="height and width of a tile (default %(default)s)")
+    parser.add_argument("--keep", type=int, metavar="N", help="keep the N most blurred tiles of a pair (default: all)")
+    parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100 (default: PNG, lossless)")
+    parser.add_argument("--reduce", type=int, default=1, metavar="N", help="first reduce the images by this factor")
+    parser.add_argument("--level", action="store_true", help="match the local brightness of blurred to sharp images")
+    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
     options = vars(parser.parse_args(arguments))
     try:
         count = cut_tiles(**options, progress=True)

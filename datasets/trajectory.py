@@ -1,53 +1,68 @@
-"""Random trajectories of a hand-held camera during one exposure, and the homographies they cause in the image.
+"""Random trajectories of a hand-held camera during one exposure, as homographies of the image.
 
 A pose has six degrees of freedom: rotations (pitch, yaw, roll) in radians and translations (x, y, z) in units of the
-scene's distance; the scene is a plane facing the camera. Each is a smooth random walk: its velocity is an
-Ornstein-Uhlenbeck process, which keeps direction for a while and then drifts, as a hand does (measured trajectories:
-Köhler et al., Recording and Playback of Camera Shake, ECCV 2012).
+distance to the scene, a plane facing the camera. Each is a smooth random walk whose velocity is an Ornstein-Uhlenbeck
+process: it keeps its direction for a while and then drifts, as a hand does (for measured trajectories see Köhler et
+al., Recording and Playback of Camera Shake, ECCV 2012).
 
-The middle of the exposure is the identity, and is also the mean pose: the sharp image, taken there, lies at the blur's
-centre of mass, so a network need not learn to shift images.
+The pose in the middle of the exposure is the identity and also the mean: the sharp image lies at the centre of mass of
+the blur, and a network need not learn to shift images.
 """
 
 import numpy as np
 
-# How much of the motion each degree of freedom causes. Pitch and yaw dominate a hand's shake of a distant scene; roll
-# and z act only away from the optical axis.
+# Share of each degree of freedom in the motion. Pitch and yaw dominate for distant scenes; roll and z act only
+# away from the optical axis.
 WEIGHTS = np.array([1.0, 1.0, 0.7, 0.4, 0.4, 0.4])
-PERSISTENCE = 0.4  # Correlation time of the velocity, in exposures.
+PERSISTENCE = 0.4  # correlation time of the velocity, in exposures
 WALK_STEPS = 96
-# Consecutive frames are about this many pixels apart, so that a moving point leaves a line and not a row of dots.
+# Pixels between consecutive frames: small enough for a moving point to leave a line rather than dots.
 FRAME_STEP = 0.75
 FEWEST_FRAMES = 9
 
 
 def random_shake(
-    rng: np.random.Generator, length: float, focal: float, centre: tuple[float, float], points: np.ndarray
+    rng: np.random.Generator,
+    length: float,
+    focal: float,
+    centre: tuple[float, float],
+    points: np.ndarray,
+    count: int | None = None,
 ) -> np.ndarray:
     """The homographies of the frames of one exposure.
 
-    length: mean path length of the points, in pixels.
-    focal: focal length in pixels; centre: the optical axis (x, y) in the image.
-    points: (P, 2) image positions (x, y) over which the length is measured.
-    Returns: (N, 3, 3), N odd, homographies from the middle frame's image positions to each frame's; the one in the
-        middle is the identity.
+    Args:
+        rng: the source of all randomness.
+        length: mean path length of the points, in pixels.
+        focal: focal length in pixels.
+        centre: position (x, y) of the optical axis in the image.
+        points: (P, 2) image positions (x, y) over which the length is measured.
+        count: number of frames N, odd; None for ``frame_count(length)``.
+    Returns:
+        (N, 3, 3), N odd: homographies from positions in the middle frame to positions in each frame; that of the middle
+        frame is the identity.
     """
-    count = max(FEWEST_FRAMES, int(np.ceil(length / FRAME_STEP)) // 2 * 2 + 1)
-    # Divided by the focal length, a pose's unit moves the image by about a pixel: small enough to scale linearly.
+    count = count or frame_count(length)
+    # After division by the focal length, a unit pose moves the image by about a pixel: small enough to scale linearly.
     poses = _centred(_resampled(_random_walk(rng), count)) / focal
     scale = length / _mean_path_length(_homographies(poses, focal, centre), points)
     return _homographies(poses * scale, focal, centre)
 
 
+def frame_count(length: float) -> int:
+    """Number of frames for a path of that many pixels, odd."""
+    return max(FEWEST_FRAMES, int(np.ceil(length / FRAME_STEP)) // 2 * 2 + 1)
+
+
 def displaced(homographies: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Where each frame puts the points: (N, 3, 3), (P, 2) -> (N, P, 2)."""
+    """The points as seen in each frame: (N, 3, 3), (P, 2) -> (N, P, 2)."""
     homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1)
     moved = np.einsum("nij,pj->npi", homographies, homogeneous)
     return moved[..., :2] / moved[..., 2:]
 
 
 def _random_walk(rng: np.random.Generator) -> np.ndarray:
-    """(WALK_STEPS, 6) poses of about unit size."""
+    """(WALK_STEPS, 6) poses of order 1."""
     keep = np.exp(-1 / (PERSISTENCE * WALK_STEPS))
     velocity = np.empty((WALK_STEPS, 6))
     velocity[0] = rng.standard_normal(6)
@@ -57,7 +72,7 @@ def _random_walk(rng: np.random.Generator) -> np.ndarray:
 
 
 def _centred(poses: np.ndarray) -> np.ndarray:
-    """An odd number of poses made zero in the middle, by a shift, and on average, by a constant acceleration."""
+    """Shift an odd number of poses to zero in the middle, and to a zero mean by a constant acceleration."""
     time = np.linspace(-1, 1, len(poses))[:, None]
     poses = poses - poses[len(poses) // 2]
     return poses - poses.mean(axis=0) * time**2 / np.mean(time**2)

@@ -1,4 +1,4 @@
-"""How scripts speak to a person: log lines on stderr, and one readable line for a mistake instead of a traceback."""
+"""Messages of the scripts: log lines on stderr, and one readable line instead of a traceback."""
 
 import contextlib
 import logging
@@ -16,16 +16,16 @@ PACKAGES = {"analysis", "datasets", "engine", "losses", "metrics", "models"}
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Log the main process's messages; end with one line and a status where the input or the machine is at fault.
+    """Log the main process's messages; on an error of the input or the machine, print one line and exit.
 
-    Status 2 for what `describe` has a line for, 130 for Ctrl-C. Anything else is a fault of the code: a traceback.
+    The exit status is 2 for errors that `describe` has a line for, 130 for Ctrl-C. Other errors are bugs: a traceback.
     """
     logging.basicConfig(level=logging.INFO if distributed.is_main() else logging.WARNING, format="%(message)s")
     logging.captureWarnings(True)
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; what is finished is kept, and the same command resumes from there", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         line = describe(error)
@@ -35,16 +35,16 @@ def readable_errors() -> Iterator[None]:
         logging.getLogger(__name__).debug("where it was raised", exc_info=True)
         sys.exit(2)
     finally:
-        # Reading processes ignore signals: after an error Python would ask them to stop and wait for ever.
+        # Data loader processes ignore signals: after an error Python would wait for them forever.
         for process in multiprocessing.active_children():
             process.kill()
 
 
 def describe(error: BaseException) -> str | None:
-    """What to tell the user of an error that is no fault of the code; None for one that is.
+    """One line for the user on an error of the input or the machine; None for a bug.
 
-    Exceptions defined in this repository are raised with a message for the user. The others that have a line are the
-    file system's, with the file's name, and memory's.
+    Exceptions defined in this repository carry a message for the user. File system errors get a line with the file's
+    name, and so does a lack of memory.
     """
     if type(error).__module__.partition(".")[0] in PACKAGES:
         return str(error)

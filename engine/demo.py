@@ -6,7 +6,6 @@ Everything lies in results/demo/. Further arguments go to both stages:
 ``python -m engine.demo train.iterations=20``.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,21 +15,23 @@ from pathlib import Path
 import numpy as np
 
 from datasets.blur import linear_photo, shaken_pair, to_8_bit
+from datasets.catalogue import DataSet
+from datasets.files import read_json
 from datasets.images import read_rgb, write_png
 from datasets.layouts import find_pairs
 from datasets.synthesize import LINEAR_LIGHT, synthesize_photos
 
 from .config import results_dir
 from .picture import Example, save_comparison
-from .predict.test_set import PredictSpec, predict
+from .predict.test_set import predict
 
 JOB = "demo"
 FOLDER = results_dir(JOB)
 HELD_OUT = ("astronaut", "bridge", "citrus", "pagoda")
 SAMPLES = Path("datasets") / "samples"
-SHAKEN, BLURRED = SAMPLES / "astronaut.jpg", Path("datasets") / "samples_blurred" / "text.jpg"
+SHAKEN, BLURRED = SAMPLES / "astronaut.jpg", Path("datasets") / "samples_blurred" / "wicker.jpg"
 SIDE, STRENGTH = 480, 10  # pixels: the shaken photograph's side, its mean blur length
-SPEC = PredictSpec(name="held-out photographs", folder=str(FOLDER / "data"), images="images", weights="final")
+HELD_OUT_SET = DataSet(None, "held-out photographs", str(FOLDER / "data"), {}, "images", weights="final")
 
 
 def main() -> None:
@@ -51,14 +52,14 @@ def main() -> None:
         run(f"train_XYScanNet_stage{stage}.py", "--job_name", JOB, *sys.argv[1:])
 
     say("5/5  restore and score the held-out photographs")
-    predict(SPEC, ["--job_name", JOB])
+    predict(HELD_OUT_SET, ["--job_name", JOB])
 
     picture = draw()
-    results = json.loads((FOLDER / "images.json").read_text())["results"]
-    gain = results["psnr"] - results["blurred_psnr"]
+    scores = read_json(FOLDER / "images_scores" / "scores.json")["metrics"]
+    blurred, restored = (scores[name]["value"] for name in ("blurred_psnr", "psnr"))
     print(
-        f"\nblurred {results['blurred_psnr']:.2f} dB -> restored {results['psnr']:.2f} dB: {gain:+.2f} dB over "
-        f"{results['images_scored']} images never trained on, {time.perf_counter() - started:.0f} s in all"
+        f"\nblurred {blurred:.2f} dB -> restored {restored:.2f} dB: {restored - blurred:+.2f} dB over "
+        f"{scores['psnr']['images']} images never trained on, {time.perf_counter() - started:.0f} s in all"
     )
     print(picture)
 
@@ -76,7 +77,7 @@ def run(script: str, *arguments: str) -> None:
 
 
 def restore_shipped() -> Path:
-    """Restores a photograph shaken here and one that was blurred when it was taken; returns their picture."""
+    """Restores a photograph shaken here and a blurred frame of GoPro's; returns their picture."""
     blurred, restored = FOLDER / "photographs", FOLDER / "photographs_restored"
     photo = linear_photo(read_rgb(SHAKEN), SIDE, LINEAR_LIGHT)
     pair = shaken_pair(photo, SIDE, STRENGTH, np.random.default_rng(0))
@@ -86,7 +87,7 @@ def restore_shipped() -> Path:
     run("predict.py", str(blurred), "--output", str(restored))
     examples = [
         Example(SHAKEN.stem, shaken, read_rgb(restored / "shaken.png"), sharp),
-        Example("as it was taken", read_rgb(BLURRED), read_rgb(restored / f"{BLURRED.stem}.png"), None),
+        Example("GoPro", read_rgb(BLURRED), read_rgb(restored / f"{BLURRED.stem}.png"), None),
     ]
     picture = FOLDER / "photographs.png"
     save_comparison(examples, picture)

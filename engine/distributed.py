@@ -1,6 +1,6 @@
-"""One process or many: the few calls the loops need, all of them no-ops in a single process.
+"""Several processes: the few collective operations that the loops need, all of them no-ops in a single process.
 
-Started by ``torchrun``, every process finds its place in RANK, LOCAL_RANK and WORLD_SIZE.
+Processes started by ``torchrun`` find their ranks in RANK, LOCAL_RANK and WORLD_SIZE.
 """
 
 import contextlib
@@ -12,28 +12,35 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-# A rank may spend long on its own (building a cache, scoring full images) before the others hear from it again.
+# A rank may be busy for long (building a cache, scoring full images) while the others wait.
 TIMEOUT = datetime.timedelta(hours=2)
 
 
 class DeviceError(ValueError):
-    """A device that is not there."""
+    """The device asked for does not exist."""
 
 
 class PeerError(RuntimeError):
-    """Another process of the run has ended, so that this one cannot go on."""
+    """Another process of the run has ended, so this one cannot continue."""
 
 
 @contextlib.contextmanager
 def process_group(device_name: str | None = None) -> Iterator[None]:
-    """Join the group that torchrun has started (NCCL on GPUs, Gloo on CPUs); leave it at the end."""
+    """Join the group that torchrun has started, and leave it at the end.
+
+    GPU tensors are exchanged by NCCL where each process has a GPU of its own; tensors on the CPU by Gloo, without
+    waiting for a GPU.
+    """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
-    chosen = device(device_name)
+    chosen, backend = device(device_name), "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+        gpus = 1 if ":" in (device_name or "") else torch.cuda.device_count()
+        if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus:  # NCCL needs a GPU for each process
+            backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -41,7 +48,7 @@ def process_group(device_name: str | None = None) -> Iterator[None]:
 
 
 def device(name: str | None = None) -> torch.device:
-    """The device called ``name``; without one this process's own GPU, or the CPU where there is none."""
+    """The device called ``name``; by default this process's own GPU, or the CPU where there is none."""
     if name is None or name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -59,7 +66,7 @@ def device(name: str | None = None) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for reports."""
+    """The device's name, for reports."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
@@ -80,15 +87,15 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and talks to the user."""
+    """Whether this process writes files and messages for the user."""
     return rank() == 0
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """End every process where the block fails in one: the first of those raises its error, the others are silent.
+def fail_together() -> Iterator[None]:
+    """End every process if the block fails in one: the lowest such rank raises its error, the others exit silently.
 
-    The processes wait for each other at the block's end; inside it they must not.
+    The processes wait for each other at the end of the block, and must not inside it.
     """
     failure = None
     try:
@@ -103,7 +110,7 @@ def together() -> Iterator[None]:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether an exchange between processes failed, as it does when one of them has ended."""
+    """Whether the error is a failed exchange between processes, which happens when one of them has ended."""
     phrases = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
     return is_distributed() and (
         isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and any(p in str(error) for p in phrases)
@@ -111,13 +118,13 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def barrier() -> None:
-    if is_distributed():
-        dist.barrier()
+    """Wait until every process is here."""
+    any_rank(False)
 
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Let each node's first process do something once, a download say, before its neighbours find it done."""
+    """Let the first process of each node run the block before the others, for example to download a file once."""
     if local_rank() != 0:
         barrier()
     yield
@@ -126,16 +133,17 @@ def main_first() -> Iterator[None]:
 
 
 def gather(obj: object) -> list:
-    """Every rank's ``obj``, in rank order, on every rank."""
+    """Every rank's ``obj`` in rank order, on every rank."""
     if not is_distributed():
         return [obj]
     gathered = [None] * world_size()
-    dist.all_gather_object(gathered, obj)
+    with torch.inference_mode(False):  # in inference mode PyTorch 2.4 refuses to fill its own buffers
+        dist.all_gather_object(gathered, obj)
     return gathered
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of every rank's ``tensor``; the argument itself stays as it is."""
+    """The sum of every rank's ``tensor``, which itself is not changed."""
     if not is_distributed():
         return tensor
     total = tensor.clone()
@@ -143,6 +151,6 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` is true on any rank; the same answer on all."""
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=device))) if is_distributed() else flag
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true on any rank; the same answer on all. Does not wait for a GPU."""
+    return bool(sum_over_ranks(torch.tensor(float(flag)))) if is_distributed() else flag

@@ -7,19 +7,12 @@ from pathlib import Path
 
 import torch
 
+from datasets.catalogue import DATA_SETS
 from datasets.layouts import LayoutError, find_pairs
 from models.ops.selective_scan import BACKENDS, NATIVE, choose, why_not
 
 from .config import CONFIGS, PRETRAINED, RESULTS
 from .provenance import git_hash, versions
-
-DATA_SETS = {
-    "GoPro": ("train", "test"),
-    "HIDE": ("test",),
-    "RealBlur_J": ("train", "test"),
-    "RealBlur_R": ("train", "test"),
-    "RWBI": ("test",),
-}
 
 
 def main() -> None:
@@ -67,17 +60,17 @@ def _backends() -> list[str]:
 
 def _data_sets() -> list[str]:
     lines = []
-    for name, splits in DATA_SETS.items():
-        folder, found = Path("datasets") / name, []
+    for data_set in DATA_SETS.values():
+        folder, found = Path(data_set.folder), []
         if not folder.is_dir():
-            lines.append(f"{name:<12}not there")
+            lines.append(f"{data_set.title:<12}not there")
             continue
-        for split in splits:
+        for split in data_set.pairs:
             try:
-                found.append(f"{split} {len(find_pairs(folder, split, variant=name[-1] if 'Blur_' in name else None))}")
+                found.append(f"{split} {len(find_pairs(folder, split, variant=data_set.variant))}")
             except LayoutError as error:
                 found.append(f"{split}: {str(error).splitlines()[0]}")
-        lines.append(f"{name:<12}{'; '.join(found)} (python -m datasets.check {folder} looks closer)")
+        lines.append(f"{data_set.title:<12}{'; '.join(found)} (python -m datasets.check {folder} looks closer)")
     return lines
 
 
@@ -85,7 +78,7 @@ def _weights() -> list[str]:
     files = [*sorted(PRETRAINED.glob("*.pth")), *sorted(RESULTS.glob("*/models/*_XYScanNet_stage*.pth"))]
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
     vgg = Path("models") / "vgg19-dcbb9e9d.pth"
-    jobs = ", ".join(sorted(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+    jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir()))
     return [
         *(lines or [f"none in {PRETRAINED} and {RESULTS}/*/models (jobs: {jobs})"]),
         f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}",

@@ -1,4 +1,4 @@
-"""One run at a time over a job's results: a lock that the system releases however its holder ends."""
+"""One run at a time in a job's results: a lock that the system releases however its holder ends."""
 
 import contextlib
 import errno
@@ -21,20 +21,20 @@ TAKEN = (errno.EAGAIN, errno.EACCES)
 
 
 class BusyError(RuntimeError):
-    """Another run is working on the same results. The message names its host and process."""
+    """Another run is using the same results. The message names its host and process."""
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this run, all of its processes together; the main one has the lock.
+def run_lock(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` for this run, all of its processes together; the main one holds the lock.
 
-    Where the file system has no locks, a warning is logged and the run goes on without.
+    Where the file system has no locks, a warning is logged and the run continues without.
 
     Raises:
         BusyError: another run holds it.
     """
     with contextlib.ExitStack() as held:
-        with distributed.together():
+        with distributed.fail_together():
             if distributed.is_main():
                 folder.mkdir(parents=True, exist_ok=True)
                 _lock(held.enter_context(open(folder / ".lock", "ab+", buffering=0)), folder)
@@ -42,10 +42,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _lock(file, folder: Path) -> None:
-    """Lock the file and write into it who has done so.
+    """Lock the file and write the holder's process and host into it.
 
-    POSIX locks, because NFS knows them and because forked reading processes do not inherit them: one that outlives its
-    run must not keep the next run out.
+    POSIX locks, because NFS supports them and forked data loader processes do not inherit them: one that outlives its
+    run must not block the next run.
     """
     try:
         if fcntl is None:
@@ -55,10 +55,10 @@ def _lock(file, folder: Path) -> None:
         if error.errno in TAKEN:
             raise BusyError(_who_holds(file, folder)) from None
         logger.warning(
-            "%s cannot be locked (%s): see to it that no other run has the same --job_name", folder, error.strerror
+            "%s cannot be locked (%s): make sure that no other run has the same --job_name", folder, error.strerror
         )
         return
-    with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+    with contextlib.suppress(OSError):  # the lock also holds on a full disk
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}".encode())
 
@@ -66,5 +66,5 @@ def _lock(file, folder: Path) -> None:
 def _who_holds(file, folder: Path) -> str:
     file.seek(0)
     pid, _, host = file.read(1000).decode(errors="replace").partition(" ")
-    who = f"process {pid} on {host} (kill -TERM {pid} there stops it, its state saved)" if host else "of unknown host"
-    return f"{folder} is in use by another run, {who}. Wait for its end, or give this run a --job_name of its own"
+    who = f"process {pid} on {host} (kill -TERM {pid} there stops it and saves its state)" if host else "on some host"
+    return f"{folder} is in use by another run, {who}. Wait until it ends, or use another --job_name"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.files import atomic
-from metrics import psnr
+from metrics.psnr import psnr
 
 PANELS, PANEL = 3, 360  # in a row; pixels across each
 CROP = (48, 96)  # height and width of the enlarged crop in the image's pixels

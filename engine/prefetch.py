@@ -1,4 +1,4 @@
-"""Work done ahead in a pool, in order, and no further ahead than memory allows."""
+"""Run a function over many items in a pool of workers, a few items ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads; after an error, or Ctrl-C, what has begun is finished and nothing else is begun."""
+    """A thread pool that, after an error or Ctrl-C, finishes the calls that have started and cancels the others."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -22,11 +22,26 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def prefetch(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
-    """`function` of each item, in order, computed in the pool up to `depth` items ahead of who asks."""
-    under_way = deque()
+    """Yield ``function(item)`` for each item, in order.
+
+    Executor.map would submit all items at once; here at most ``depth`` results wait in memory for the consumer.
+    """
+    pending = deque()
     for item in items:
-        under_way.append(pool.submit(function, item))
-        while under_way and (under_way[0].done() or len(under_way) > depth):
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+        pending.append(pool.submit(function, item))
+        while pending and (pending[0].done() or len(pending) > depth):
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def batches(items: Iterable[Item], size: int, kind: Callable[[Item], object]) -> Iterator[list[Item]]:
+    """Up to `size` neighbours of one `kind` at a time."""
+    batch: list[Item] = []
+    for item in items:
+        if batch and (len(batch) == size or kind(item) != kind(batch[0])):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

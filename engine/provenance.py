@@ -1,4 +1,4 @@
-"""What made a result: the versions of the code and of the libraries under it."""
+"""Provenance of a result: the versions of the code and its libraries."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Losses: pure functions of images in [-0.5, 0.5], and their weighted sum."""
+"""Losses: pure functions of images in [-0.5, 0.5], and their weighted sum. Importing a term's file registers it."""
 
 from .charbonnier import charbonnier
 from .contrast import ContrastLoss
 from .deblur import DeblurLoss
 from .edge import edge
+from .terms import TERMS, term
 
-__all__ = ["ContrastLoss", "DeblurLoss", "charbonnier", "edge"]
+__all__ = ["TERMS", "ContrastLoss", "DeblurLoss", "charbonnier", "edge", "term"]

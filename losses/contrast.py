@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .terms import term
+
 BLUR_THRESHOLD = 0.01  # mean absolute difference of sharp and blurred above which a pixel counts as blurred
 EPSILON = 1e-7
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
@@ -23,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class FeaturesError(ValueError):
-    """VGG19's file is there and cannot be used. The message names it, what is wrong, and what to do."""
+    """VGG19's file is there but cannot be used. The message names it, what is wrong, and what to do."""
 
 
+@term("contrast")
 class ContrastLoss(nn.Module):
     """sum(ratio * mask) / sum(mask), ratio = |f(restored) - f(sharp)| / |f(restored) - f(blurred)| by feature pixel.
 
@@ -98,8 +101,8 @@ def _read(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tens
                 or not value.is_floating_point()
                 or not value.float().isfinite().all()
             ):
-                raise ValueError(f"features.{name} is no tensor of {tuple(expected[name].shape)} finite numbers")
-    except Exception as error:  # torch.load raises anything, and so does what is no dictionary of tensors
+                raise ValueError(f"features.{name} is not a tensor of {tuple(expected[name].shape)} finite numbers")
+    except Exception as error:  # torch.load raises anything, and so does content that is not a dictionary of tensors
         if isinstance(error, MemoryError) or "allocate memory" in str(error):  # the machine's fault, not the file's
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error) if type(error) is ValueError else ""
@@ -136,7 +139,7 @@ def vgg19_layers() -> nn.Sequential:
 def _download() -> dict[str, torch.Tensor]:
     try:
         state = torch.hub.load_state_dict_from_url(VGG19_URL, check_hash=True, weights_only=True)
-    except Exception as error:  # no network, no space, a broken proxy: all mean that the file is not to be had now
+    except Exception as error:  # no network, no space, a broken proxy
         raise FileNotFoundError(
             f"the contrast loss needs VGG19's weights: {VGG19_FILE} is not there, and {VGG19_URL} cannot be "
             f"downloaded ({error}). Either put the file there by hand, or train without this term: "

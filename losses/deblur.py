@@ -1,55 +1,48 @@
 """The training loss: Charbonnier + 0.05 edge + 0.0005 contrast (paper, Section 4.1, after DeblurDiNAT)."""
 
+from collections.abc import Mapping
+
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from .charbonnier import charbonnier
-from .contrast import ContrastLoss, blur_mask
-from .edge import edge
+from .contrast import blur_mask
+from .terms import TERMS
 
-PIXEL_TERMS = {"charbonnier": charbonnier, "mse": F.mse_loss}
+PAPER = {"charbonnier": 1.0, "edge": 0.05, "contrast": 0.0005}
 
 
 class DeblurLoss(nn.Module):
-    """The weighted sum and its terms; a weight of 0 leaves a term out, and with it what it needs.
+    """A weighted sum of terms.
 
-    pixel: the pixel-wise term, of weight 1: charbonnier, or mse, the squared error, which is what PSNR counts (not the
-        paper's). A squared error is a tenth as large or less, and the other weights are to be chosen with it.
+    Args:
+        weights: the weight of each term, by its name in `TERMS`. A weight of 0 leaves a term out, and with it what it
+            needs (VGG19 for contrast). A squared error (mse, what PSNR counts) is a tenth of Charbonnier's value or
+            less: choose the other weights accordingly.
     """
 
-    def __init__(
-        self,
-        edge_weight: float = 0.05,
-        contrast_weight: float = 0.0005,
-        features: nn.Module | None = None,
-        pixel: str = "charbonnier",
-    ):
+    def __init__(self, weights: Mapping[str, float] = PAPER):
         super().__init__()
-        self.pixel = pixel
-        self.edge_weight, self.contrast_weight = edge_weight, contrast_weight
-        self.contrast = ContrastLoss(features) if contrast_weight else None
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        chosen = {name: TERMS[name] for name in self.weights}
+        self.terms = {name: loss() if isinstance(loss, type) else loss for name, loss in chosen.items()}
+        self.term_modules = nn.ModuleList(term for term in self.terms.values() if isinstance(term, nn.Module))
 
     def forward(
         self, restored: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor, mask_sum: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """(total, terms by name, unweighted) for images (B, 3, H, W) in [-0.5, 0.5], computed in fp32 at least.
+        """(total, unweighted terms by name) for images (B, 3, H, W) in [-0.5, 0.5], computed in fp32 at least.
 
         Args:
             mask_sum: see ``ContrastLoss.forward``; for batches that are shares of a larger one.
         """
         with torch.autocast(restored.device.type, enabled=False):
             restored = restored.to(sharp.dtype)
-            terms = {self.pixel: PIXEL_TERMS[self.pixel](restored, sharp)}
-            total = terms[self.pixel]
-            if self.edge_weight:
-                terms["edge"] = edge(restored, sharp)
-                total = total + self.edge_weight * terms["edge"]
-            if self.contrast is not None:
-                terms["contrast"] = self.contrast(restored, sharp, blurred, mask_sum)
-                total = total + self.contrast_weight * terms["contrast"]
-        return total, terms
+            values = {
+                name: term(restored, sharp, blurred, mask_sum) if isinstance(term, nn.Module) else term(restored, sharp)
+                for name, term in self.terms.items()
+            }
+            return sum(self.weights[name] * value for name, value in values.items()), values
 
     def mask_sum(self, sharp: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
-        """What the contrast term of this share of a batch would divide by; 0 without that term."""
-        return blur_mask(sharp, blurred).sum() if self.contrast is not None else sharp.new_zeros(())
+        """What the contrast term divides by for this share of a batch; 0 without that term."""
+        return blur_mask(sharp, blurred).sum() if "contrast" in self.terms else sharp.new_zeros(())

@@ -47,7 +47,7 @@ def psnr_ssim_aligned(restored: np.ndarray, sharp: np.ndarray) -> tuple[float, f
     target *= covered
     squares = np.sum((target - aligned) ** 2, dtype=np.float64) / covered.sum(dtype=np.float64)
     psnr = -10.0 * math.log10(squares) if squares else math.inf
-    similarity = ssim_map(aligned.astype(np.float64) * 255, target.astype(np.float64) * 255, volume=False)
+    similarity = ssim_map(aligned.astype(np.float64) * 255, target.astype(np.float64) * 255)
     # The window of these pixels lies in the image, so that it does not matter how borders are continued.
     similarity = similarity[RADIUS:-RADIUS, RADIUS:-RADIUS] * inner
     return psnr, float(similarity.sum() / inner.sum(dtype=np.float64))

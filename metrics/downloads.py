@@ -17,7 +17,6 @@ import torch
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte from the server
-NO_DOWNLOAD = "psnr, ssim_matlab_rgb, ssim_per_channel, psnr_ssim_aligned, niqe_live and stlpips_alex need no download"
 
 
 class DownloadError(OSError):
@@ -93,7 +92,7 @@ def _download(weights: Weights, path: Path) -> None:
         raise DownloadError(
             f"{weights.file} ({weights.megabytes} MB), needed for {weights.needed_by}, cannot be downloaded ({error}). "
             f"Fetch {weights.url} on another machine and put it there as {path} (sha256 {weights.sha256}). "
-            f"{NO_DOWNLOAD}."
+            "The other metrics do not need it."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

@@ -23,15 +23,12 @@ from types import ModuleType
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from .checks import check_rgb
 from .downloads import INCEPTION, DownloadError, fetch
-from .perceptual import full_precision
+from .perceptual import full_precision, network_facts
 
-Images = Path | str | Sequence[Path]
 Extractor = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, 299, 299) float32, 0 to 255 -> (B, D)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 BATCH = 32
 PATCH = (240, 256)  # rows, columns: three by five of them fill an image of 720 x 1280
 
@@ -40,7 +37,7 @@ class Inception:
     """clean-fid's Inception-v3 as an extractor; 2048 features of each image.
 
     Attributes:
-        backbone: the weights' file and sha256, the package's version.
+        facts: what decides the features: the weights' file and sha256, versions, the kind of device.
 
     Raises DownloadError where the package is not installed or the weights are not to be had.
     """
@@ -49,11 +46,14 @@ class Inception:
         module = _cleanfid("inception_torchscript")
         path = fetch(INCEPTION)
         self._network = module.InceptionV3W(str(path.parent), download=False).to(device).eval()
-        self.backbone = {
-            "file": path.name,
-            "sha256": INCEPTION.sha256,
-            "package": f"clean-fid {importlib.metadata.version('clean-fid')}",
-        }
+        self.facts = network_facts(
+            {
+                "file": path.name,
+                "sha256": INCEPTION.sha256,
+                "package": f"clean-fid {importlib.metadata.version('clean-fid')}",
+            },
+            device,
+        )
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, 299, 299) in 0 to 255 -> (B, 2048)."""
@@ -74,107 +74,35 @@ def _cleanfid(module: str) -> ModuleType:
         raise DownloadError(f"FID and KID need the package clean-fid ({error}): pip install -e .[metrics]") from error
 
 
-class SetDistance:
-    """What FID and KID share: the extractor, and reading.
-
-    Args:
-        device: where the extractor runs.
-        extractor: another network than Inception-v3; the distance then bears another name than FID or KID.
-
-    Attributes:
-        name: the exact name of the scores.
-        backbone: what the record of a score says of the network.
-    """
-
-    names = ("", "")  # with Inception-v3, and with another extractor
-
-    def __init__(self, device: str | torch.device = "cpu", extractor: Extractor | None = None):
-        self.device = device
-        self.extractor = inception(str(device)) if extractor is None else extractor
-        self.name = self.names[0 if isinstance(self.extractor, Inception) else 1]
-        self.backbone = getattr(self.extractor, "backbone", {"file": type(self.extractor).__name__})
-
-    def features(self, images: Images, progress: str | None = None) -> np.ndarray:
-        """(N, D) features, see `inception_features`; they can be given for images below, to compute them once."""
-        return inception_features(images, self.device, self.extractor, progress)
-
-    def __call__(self, restored: Images | np.ndarray, sharp: Images | np.ndarray) -> float:
-        """The distance of two sets of images, each a folder, paths, or features (N, D)."""
-        sets = [one if isinstance(one, np.ndarray) else self.features(one) for one in (restored, sharp)]
-        return self._distance(*sets)
-
-    def _distance(self, features1: np.ndarray, features2: np.ndarray) -> float:
-        raise NotImplementedError
-
-
-class FID(SetDistance):
-    """Fréchet Inception distance; 0 and up, lower is better."""
-
-    names = ("fid", "frechet_distance")
-
-    def _distance(self, features1: np.ndarray, features2: np.ndarray) -> float:
-        return frechet_distance(features1, features2)
-
-
-class KID(SetDistance):
-    """Kernel Inception distance, seeded; lower is better."""
-
-    names = ("kid", "kernel_distance")
-
-    def __init__(self, device: str | torch.device = "cpu", seed: int = 0, extractor: Extractor | None = None):
-        super().__init__(device, extractor)
-        self.seed = seed
-
-    def _distance(self, features1: np.ndarray, features2: np.ndarray) -> float:
-        return kernel_distance(features1, features2, self.seed)
-
-
 def inception_features(
-    images: Images,
+    paths: Sequence[Path],
     device: str | torch.device = "cpu",
     extractor: Extractor | None = None,
-    progress: str | None = None,
     cut: Callable[[np.ndarray], list[np.ndarray]] | None = None,
 ) -> np.ndarray:
-    """Features of images in their order: (N, 2048) float32, or as many columns as the extractor gives.
+    """Features of image files in their order: (N, 2048) float32, or as many columns as the extractor gives.
 
     Args:
-        images: paths, or a folder, which stands for its image files by name; its subfolders are left alone.
+        paths: one or more files.
         device: where the extractor runs.
         extractor: Inception-v3, unless another is given.
-        progress: the progress bar's title; without one there is no bar.
-        cut: makes of each image several, as `patches` does; their features follow each other.
+        cut: makes several images of each, as `patches` does; their features follow each other.
 
     Raises:
-        ValueError: no image, an unreadable one, or one that cannot be cut; names the file.
+        ValueError: an unreadable image, or one that cannot be cut; names the file.
         DownloadError: see Inception.
     """
-    paths = _list_images(images)
     extractor = inception(str(device)) if extractor is None else extractor
     to_input = resizer()
     parts = []
-    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc=progress, unit="image", disable=not progress) as bar:
+    with ThreadPoolExecutor() as pool:
         for first in range(0, len(paths), BATCH):
-            batch = paths[first : first + BATCH]
-            groups = pool.map(lambda path: [to_input(image) for image in _read(path, cut)], batch)
+            groups = pool.map(
+                lambda path: [to_input(image) for image in _read(path, cut)], paths[first : first + BATCH]
+            )
             inputs = [image for group in groups for image in group]
             parts += [_extract(inputs[k : k + BATCH], device, extractor) for k in range(0, len(inputs), BATCH)]
-            bar.update(len(batch))
     return np.concatenate(parts)
-
-
-def _list_images(images: Images) -> list[Path]:
-    if isinstance(images, (str, Path)):
-        folder = Path(images)
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: not a folder of images")
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise ValueError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-        return paths
-    if not images:
-        raise ValueError("no images are given")
-    return [Path(path) for path in images]
 
 
 def _read(path: Path, cut: Callable[[np.ndarray], list[np.ndarray]] | None) -> list[np.ndarray]:
@@ -189,7 +117,7 @@ def _read(path: Path, cut: Callable[[np.ndarray], list[np.ndarray]] | None) -> l
 
 def _extract(inputs: list[np.ndarray], device: str | torch.device, extractor: Extractor) -> np.ndarray:
     batch = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).to(device)
-    with torch.inference_mode(), full_precision():
+    with torch.inference_mode(), full_precision(batch.device):
         return extractor(batch).float().cpu().numpy()
 
 

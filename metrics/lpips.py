@@ -22,7 +22,7 @@ class LPIPS(PerceptualDistance):
 
     Attributes:
         name: lpips_alex or lpips_vgg.
-        backbone: the trunk's file and sha256, the heads' sha256, the package's version.
+        facts: what decides the scores: the trunk's and the heads' checksums, versions, the kind of device.
 
     Raises DownloadError where the package is not installed or the trunk's weights are not to be had; ValueError for an
     unknown net.

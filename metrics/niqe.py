@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from .checks import check_rgb
-from .downloads import DownloadError
+from .downloads import DownloadError, sha256
 
 LIVE_MODEL = Path(__file__).parent / "data" / "niqe_live.npz"
 BLOCK = 96
@@ -52,7 +52,7 @@ def niqe(image: np.ndarray, model: str | Path = "live") -> float:
 
     Args:
         image: no side shorter than 96, and one not shorter than 192.
-        model: "live", or the path of a model: a .mat file saved by MATLAB, or an .npz file. See `name_of_model`.
+        model: "live", or the path of a model: a .mat file saved by MATLAB, or an .npz file. See `NIQE`.
 
     Raises:
         ValueError: another dtype or shape, too small or too flat an image, or a file that is no model.
@@ -73,9 +73,23 @@ def niqe(image: np.ndarray, model: str | Path = "live") -> float:
     return float(np.sqrt(offset @ precision @ offset))
 
 
-def name_of_model(model: str | Path) -> str:
-    """The exact name of the scores by a model: niqe_live, or niqe_matlab for a model from a file."""
-    return "niqe_live" if str(model) == "live" else "niqe_matlab"
+class NIQE:
+    """`niqe` by one model, "live" or a file of MATLAB's.
+
+    Attributes:
+        facts: the model's file and checksum, for the scores' record.
+
+    Raises what `niqe` raises for a model.
+    """
+
+    def __init__(self, niqe_model: str | Path = "live"):
+        self.model = str(niqe_model)
+        load_model(self.model)
+        path = LIVE_MODEL if self.model == "live" else Path(self.model)
+        self.facts = {"model": {"file": path.name, "sha256": sha256(path)}}
+
+    def __call__(self, image: np.ndarray) -> float:
+        return niqe(image, self.model)
 
 
 @cache

@@ -19,8 +19,11 @@ class PerceptualDistance:
     Args:
         name: the exact name of the scores.
         network: (B, 3, H, W), (B, 3, H, W) in [-1, 1], RGB -> a distance of each pair, B numbers of any shape.
-        backbone: what the record of a score says of the network: files, checksums, versions.
+        backbone: files, checksums and versions of the network.
         device: where the network runs, in float32.
+
+    Attributes:
+        facts: what decides the scores, for their record.
     """
 
     def __init__(
@@ -30,7 +33,8 @@ class PerceptualDistance:
         backbone: dict[str, str],
         device: str | torch.device,
     ):
-        self.name, self.backbone, self.device = name, backbone, torch.device(device)
+        self.name, self.device = name, torch.device(device)
+        self.facts = network_facts(backbone, device)
         self._network = network
 
     def __call__(self, restored: np.ndarray, sharp: np.ndarray) -> float:
@@ -55,7 +59,7 @@ class PerceptualDistance:
             raise ValueError(f"a batch is of images of one size, got {sorted(shapes)}")
         if not restored:
             return []
-        with torch.inference_mode(), full_precision():
+        with torch.inference_mode(), full_precision(self.device):
             distances = self._network(self._tensor(restored), self._tensor(sharp))
         return distances.flatten().tolist()
 
@@ -64,8 +68,16 @@ class PerceptualDistance:
         return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def network_facts(backbone: dict[str, str], device: str | torch.device) -> dict[str, object]:
+    """What decides the scores by a network: its files, PyTorch's version, the kind of device."""
+    return {"backbone": backbone, "torch": torch.__version__, "device": torch.device(device).type}
+
+
 @contextlib.contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Convolutions in float32 proper: by default cuDNN rounds their inputs to TF32's ten bits, which moves scores."""
+    if device.type == "cpu":  # several threads score there, and the flags are the process's
+        yield
+        return
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield

@@ -22,8 +22,7 @@ Values = TypeVar("Values", np.ndarray, torch.Tensor)
 RADIUS = 5
 C1 = (0.01 * 255.0) ** 2
 C2 = (0.03 * 255.0) ** 2
-ROWS = 4  # rows whose formula is computed at a time: they stay in the processor's nearest cache
-BAND = 90  # rows filtered at a time: memory does not grow with the image
+BAND = 64  # rows computed at a time: they stay in the processor's cache, and memory does not grow with the image
 
 
 def _gaussian() -> np.ndarray:
@@ -32,7 +31,7 @@ def _gaussian() -> np.ndarray:
     return taps / taps.sum()
 
 
-def _across_colours() -> np.ndarray:
+def _colour_matrix() -> np.ndarray:
     """The same window along the axis of three colours with replicated borders: a 3 x 3 matrix (out, in)."""
     matrix = np.zeros((3, 3))
     for out in range(3):
@@ -42,15 +41,15 @@ def _across_colours() -> np.ndarray:
 
 
 TAPS = _gaussian()
-ACROSS_COLOURS = _across_colours()
+ACROSS_COLOURS = _colour_matrix()
 
 
 def ssim_matlab_rgb(restored: np.ndarray, sharp: np.ndarray) -> float:
-    """MATLAB's ssim of two uint8 RGB images (H, W, 3) taken as volumes: the paper's SSIM. 1 for equal images.
+    """MATLAB's ssim of two uint8 RGB images (H, W, 3) as volumes, the paper's SSIM. 1 for equal images.
 
     Raises ValueError for another dtype or shape, or for two different shapes.
     """
-    return _mean_ssims(restored, sharp, (True,))[0]
+    return ssim_both(restored, sharp)[0]
 
 
 def ssim_per_channel(restored: np.ndarray, sharp: np.ndarray) -> float:
@@ -58,77 +57,38 @@ def ssim_per_channel(restored: np.ndarray, sharp: np.ndarray) -> float:
 
     Raises ValueError for another dtype or shape, or for two different shapes.
     """
-    return _mean_ssims(restored, sharp, (False,))[0]
+    return ssim_both(restored, sharp)[1]
 
 
 def ssim_both(restored: np.ndarray, sharp: np.ndarray) -> tuple[float, float]:
-    """`ssim_matlab_rgb` and `ssim_per_channel` of two images, in little more than the time of one: they share their
-    filtering. Raises as they do."""
-    volume, per_channel = _mean_ssims(restored, sharp, (True, False))
-    return volume, per_channel
-
-
-def _mean_ssims(restored: np.ndarray, sharp: np.ndarray, forms: tuple[bool, ...]) -> list[float]:
-    """The mean similarity as a volume for each True, per channel for each False."""
+    """`ssim_matlab_rgb` and `ssim_per_channel` of two images, which share their filtering. Raises as they do."""
     check_rgb_pair(restored, sharp)
-    restored, sharp = np.ascontiguousarray(restored), np.ascontiguousarray(sharp)  # OpenCV knows no reversed axes
-    height = restored.shape[0]
-    totals = [0.0] * len(forms)
-    workspace = np.empty((4, min(BAND + 2 * RADIUS, height), *restored.shape[1:]))  # fresh memory costs as much as sums
+    height, totals = len(restored), np.zeros(2)
     for top in range(0, height, BAND):
-        # The band's neighbours, as far as the window reaches, go with it; where the image ends, the filter replicates.
-        bottom = min(top + BAND, height)
-        first, last = max(top - RADIUS, 0), min(bottom + RADIUS, height)
-        maps = workspace[:, : last - first]
-        _smooth_sums(restored[first:last], sharp[first:last], maps)
-        maps = maps[:, top - first : bottom - first]
-        for row in range(0, bottom - top, ROWS):
-            rows = maps[:, row : row + ROWS]
-            for k, volume in enumerate(forms):
-                totals[k] += _sum_of_similarity(
-                    *(cv2.transform(one, ACROSS_COLOURS) if volume else one for one in rows)
-                )
-    return [total / restored.size for total in totals]
+        # The rows around a band that its windows reach go with it; the filter replicates where the image ends.
+        first, last = max(top - RADIUS, 0), min(top + BAND + RADIUS, height)
+        x, y = (np.ascontiguousarray(image[first:last], np.float64) for image in (restored, sharp))
+        means = [means[top - first : top - first + BAND] for means in _local_means(x, y)]
+        totals += [_similarity(*map(_across_colours, means)).sum(), _similarity(*means).sum()]
+    volume, per_channel = totals / restored.size
+    return float(volume), float(per_channel)
 
 
-def _smooth_sums(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
-    """The local means of s = x + y, d = x - y, s^2 + 2 C1 + 2 C2 and d^2 go to `out`, float64 (4, H, W, 3).
-
-    x and y are uint8 (H, W, 3). Sums and squares are exact in the small types that they are filtered from. The
-    constants are added here, where it costs nothing, for the formula of `_sum_of_similarity`.
-    """
-    plus, minus = cv2.add(x, y, dtype=cv2.CV_16U), cv2.subtract(x, y, dtype=cv2.CV_16S)
-    squares = [np.square(values.astype(np.float32)) for values in (plus, minus)]
-    added = (0, 0, 2 * C1 + 2 * C2, 0)
-    for values, constant, place in zip((plus, minus, *squares), added, out, strict=True):
-        cv2.sepFilter2D(values, cv2.CV_64F, TAPS, TAPS, dst=place, delta=constant, borderType=cv2.BORDER_REPLICATE)
+def ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The similarity per channel of every value of two float64 images (H, W, 3) of levels 0 to 255."""
+    return _similarity(*_local_means(x, y))
 
 
-def _sum_of_similarity(s: np.ndarray, d: np.ndarray, ss: np.ndarray, dd: np.ndarray) -> float:
-    """The formula of `_similarity` in what `_smooth_sums` gives, for 4 x y = s^2 - d^2 and 2 (x^2 + y^2) = s^2 + d^2:
-    the same in half as many passes over the values."""
-    means, difference = s * s, d * d
-    means += 2 * C1
-    variances, covariances = ss - means, dd - difference
-    similarity = means - difference
-    means += difference
-    np.subtract(variances, covariances, out=difference)
-    variances += covariances
-    similarity *= difference
-    means *= variances
-    similarity /= means
-    return float(similarity.sum())
+def _local_means(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    """Of x, y, x^2 + y^2 and x y under the window; only the sum of the two variances enters the formula."""
+    return [
+        cv2.sepFilter2D(values, cv2.CV_64F, TAPS, TAPS, borderType=cv2.BORDER_REPLICATE)
+        for values in (x, y, x * x + y * y, x * y)
+    ]
 
 
-def ssim_map(x: np.ndarray, y: np.ndarray, volume: bool) -> np.ndarray:
-    """The similarity of every value of two float64 images (H, W, 3) of levels 0 to 255, as a volume or per channel."""
-
-    def smooth(values: np.ndarray) -> np.ndarray:
-        values = cv2.sepFilter2D(values, cv2.CV_64F, TAPS, TAPS, borderType=cv2.BORDER_REPLICATE)
-        return cv2.transform(values, ACROSS_COLOURS) if volume else values
-
-    # Only the sum of the two variances enters the formula, so their squares share one filtering.
-    return _similarity(smooth(x), smooth(y), smooth(x * x + y * y), smooth(x * y))
+def _across_colours(means: np.ndarray) -> np.ndarray:
+    return cv2.transform(means, ACROSS_COLOURS)
 
 
 def _similarity(mean_x: Values, mean_y: Values, mean_square: Values, mean_product: Values) -> Values:

@@ -38,7 +38,7 @@ class STLPIPS(PerceptualDistance):
 
     Attributes:
         name: stlpips_alex.
-        backbone: the weights' file and sha256, the package's version.
+        facts: what decides the scores: the weights' checksum, versions, the kind of device.
 
     Raises DownloadError where the package with the weights is not installed, or holds others.
     """
@@ -97,7 +97,7 @@ def blur_pool(images: torch.Tensor) -> torch.Tensor:
 def weights_file() -> Path:
     """The published weights in the installed package, found without importing it. Raises DownloadError."""
     found = importlib.util.find_spec("stlpips_pytorch")
-    if found is None:
+    if found is None or found.submodule_search_locations is None:
         raise DownloadError(f"stlpips_alex needs the weights in the package {PACKAGE} 0.0.2: pip install -e .[metrics]")
     path = Path(found.submodule_search_locations[0]) / FILE
     if not path.is_file() or sha256(path) != SHA256:

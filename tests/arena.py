@@ -98,7 +98,7 @@ def scores_made(table: str, work: Path) -> dict[str, str]:
 
 def predictions_made(work: Path) -> dict[str, str]:
     return images_made("results/tiny/images", work) | {
-        f"scores of {name}": row for name, row in scores_made("results/tiny/images.csv", work).items()
+        f"scores of {name}": row for name, row in scores_made("results/tiny/images_scores/scores.csv", work).items()
     }
 
 
@@ -120,7 +120,7 @@ JOBS = {
     "predict_GoPro": Job(
         ("predict_GoPro_test_results.py", "--job_name", "tiny", *WEIGHTS),
         predictions_made,
-        ("results/tiny/images", "results/tiny/images.csv", "results/tiny/images.json"),
+        ("results/tiny/images", "results/tiny/images.csv", "results/tiny/images.json", "results/tiny/images_scores"),
     ),
     "evaluate.py": Job(
         (
@@ -138,9 +138,11 @@ JOBS = {
             "2",
             "--device",
             "cpu",
+            "--output",
+            "results/tiny/scores",
         ),
-        functools.partial(scores_made, "results/tiny/images_scores/scores.csv"),
-        ("results/tiny/images_scores",),
+        functools.partial(scores_made, "results/tiny/scores/scores.csv"),
+        ("results/tiny/scores",),
     ),
     "ranks": Job((*TRAIN, "data.workers=0"), weights_made, processes=2),
 }

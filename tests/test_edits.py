@@ -3,17 +3,24 @@
 Each edit is made in a copy of the repository, as a researcher would make it, and the real scripts run there.
 """
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from models import XYScanNet
 from tests.workplace import ROOT, make_config, make_pairs
 
-PACKAGES = ("configs", "datasets", "engine", "losses", "metrics", "models")
+PACKAGES = ("analysis", "configs", "datasets", "engine", "losses", "metrics", "models")
 
 FUSION = '''
 
@@ -41,6 +48,25 @@ class Mine(nn.Module):
     def forward(self, X):
         return self.proj(rearrange(self.mamba(rearrange(X, "b c h w -> b h w c")), "b h w c -> b c h w"))
 '''
+LOSS = '''
+
+@term("mine")
+def mine(restored, sharp):
+    """Mean absolute difference."""
+    return (restored - sharp).abs().mean()
+'''
+# A class and a line in the list.
+OPTIMIZER = """
+
+class Mine(torch.optim.SGD):
+    def __init__(self, network, lr):
+        super().__init__(network.parameters(), lr=lr, momentum=0.9)
+
+
+OPTIMIZERS["mine"] = Mine
+"""
+# What the table of a new module's kind says of it, at XYScanNet-S's width.
+ROWS = {"fusion": (8, r"^mine \(here\) +– +0\.00 .* 0\.14 "), "state_space": (5, r"^mine \(here\) +\d\.\d\d ")}
 # name: (file, what is replaced, by what; at the end where nothing is replaced), overrides, whether prediction streams
 EDITS = {
     "gate": (
@@ -60,6 +86,8 @@ EDITS = {
     ),
     "fusion": (("models/fusion.py", None, FUSION), ["model.fusion=mine"], True),
     "state_space": (("models/vssm.py", None, STATE_SPACE), ["model.vssm=mine"], True),
+    "loss": (("losses/edge.py", None, LOSS), ["loss.weights={mine: 0.5}"], True),
+    "optimizer": (("engine/train/optimizers.py", None, OPTIMIZER), ["optim.name=mine"], True),
 }
 
 
@@ -96,8 +124,19 @@ def test_one_edit_is_followed_everywhere(copy, name):
     assert before is None or text.count(before) == 1
     path.write_text(text + after if before is None else text.replace(before, after))
 
-    # Train and validate.
-    log = run(copy, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", *overrides)
+    # Train and validate; the recipe is recorded.
+    train = ("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", *overrides)
+    log = run(copy, *train)
+    recorded = yaml.safe_load((copy / "results/tiny/config_stage1.yaml").read_text())
+    for override in overrides:
+        key, value = override.split("=")
+        assert recorded[key.split(".")[0]][key.split(".")[1]] == yaml.safe_load(value)
+    if name in ("loss", "optimizer"):
+        log = run(copy, *train, "train.iterations=3")
+        assert "resuming from" in log
+    if name == "loss":
+        curves = EventAccumulator(str(copy / "results/tiny/logs/stage1")).Reload()
+        assert [point.step for point in curves.Scalars("train/mine")] == [2, 3]
     validated = psnr(log, r"validation PSNR ([\d.]+) dB")
 
     # The weights alone rebuild the network; prediction runs it, streamed or not.
@@ -108,3 +147,74 @@ def test_one_edit_is_followed_everywhere(copy, name):
     )
     assert ("without streaming" in log) != streams
     assert psnr(log, r"restored +([\d.]+)") == pytest.approx(validated, abs=0.006)
+
+    # The table of its kind has a row for it.
+    if name in ROWS:
+        table, row = ROWS[name]
+        log = run(
+            copy, "-m", "analysis.complexity", "--table", str(table), "--num_blocks", "1", "1", "1", "--size", "8"
+        )
+        assert re.search(row, log, re.MULTILINE), log
+
+
+METRIC_FILE = '''"""Mean absolute error."""
+
+import numpy as np
+
+from .checks import check_rgb_pair
+
+
+def mae(restored, sharp):
+    """Mean absolute difference of two uint8 RGB images (H, W, 3) in 8-bit levels."""
+    check_rgb_pair(restored, sharp)
+    return np.abs(restored.astype(float) - sharp).mean()
+'''
+METRIC_LINE = '    Metric("mae", PAIR, "mae:mae", 4, LOWER, "mean absolute difference of uint8 RGB levels"),\n'
+SET_LINE = '    DataSet("mine", "Mine", "datasets/Mine", {"test": 3}, "images_mine", "final"),\n'
+
+
+def add_line(file: Path, list_name: str, line: str) -> None:
+    """At the head of a list."""
+    text = file.read_text()
+    begin = text.index("\n", text.index(f"{list_name}: ")) + 1
+    file.write_text(text[:begin] + line + text[begin:])
+
+
+def mean_error(folder: Path) -> float:
+    """Of the blurred images against the sharp ones."""
+    pairs = zip(*(sorted((folder / kind).iterdir()) for kind in ("blur", "sharp")), strict=True)
+    return float(np.mean([np.abs(cv2.imread(str(a)).astype(float) - cv2.imread(str(b))).mean() for a, b in pairs]))
+
+
+@pytest.mark.slow
+def test_a_new_metric_is_a_file_and_a_line(copy):
+    (copy / "metrics" / "mae.py").write_text(METRIC_FILE)
+    add_line(copy / "metrics" / "catalogue.py", "METRICS", METRIC_LINE)
+    test = copy / "datasets/GoPro/test"
+    shutil.copytree(test / "blur", copy / "results/blurred/images")
+    arguments = ["--pred", "results/blurred/images", "--gt", str(test), "--dataset", "gopro"]
+    assert "mae" in run(copy, "evaluate.py", "--help")
+    printed = run(copy, "evaluate.py", *arguments, "--metrics", "psnr", "mae")
+    expected = mean_error(test)
+    assert re.search(rf"this run .* {expected:.4f}", printed)
+    scores = json.loads((copy / "results/blurred/images_scores/scores.json").read_text())["metrics"]["mae"]
+    assert scores["value"] == pytest.approx(expected) and scores["how"]["definition"] in METRIC_LINE
+    assert (copy / "results/blurred/images_scores/scores.csv").read_text().startswith("name,files,check,mae,psnr\n")
+    assert re.search(rf"blurred/images .* {expected:.4f}", run(copy, "-m", "analysis.tables"))
+
+
+@pytest.mark.slow
+def test_a_new_test_set_is_a_line(copy):
+    add_line(copy / "datasets" / "catalogue.py", "DATA_SETS", SET_LINE)
+    shutil.copytree(copy / "datasets/GoPro/test", copy / "datasets/Mine/test")
+    weights = copy / "results/tiny/models/final_XYScanNet_stage2.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), weights)
+    printed = run(copy, "predict_test_results.py", "--dataset", "mine", "--job_name", "tiny", "--device", "cpu")
+    predicted = psnr(printed, r"restored +([\d.]+)")
+    arguments = ["--pred", "results/tiny/images_mine", "--gt", "datasets/Mine", "--dataset", "mine"]
+    assert psnr(run(copy, "evaluate.py", *arguments, "--metrics", "psnr"), r"this run +([\d.]+)") == predicted
+    assert "Mine, test\n  3 pairs, 3 expected" in run(copy, "-m", "datasets.check", "datasets/Mine")
+    assert re.search(r"Mine +test 3 ", run(copy, "-m", "engine.doctor"))
+    tables = run(copy, "-m", "analysis.tables").partition("Mine, profile paper")[2]
+    assert psnr(tables, r"tiny/images_mine +([\d.]+)") == predicted

@@ -60,6 +60,7 @@ def test_importing_needs_no_cuda_package():
         "train_XYScanNet_stage2.py",
         "predict_GoPro_test_results.py",
         "predict_RWBI_results.py",
+        "predict_test_results.py",
     ],
 )
 def test_help_needs_no_pytorch(script):

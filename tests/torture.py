@@ -140,7 +140,7 @@ DAMAGE = {
     "final_": ("done", "results/tiny/models/final_*.pth", "predict.py"),
     "photograph": ("done", "datasets/GoPro/test/blur/*.png", "predict.py"),
     "images.csv": ("done", "results/tiny/images.csv", "predict_GoPro"),
-    "scores.csv": ("done", "results/tiny/images_scores/scores.csv", "evaluate.py"),
+    "scores.csv": ("done", "results/tiny/scores/scores.csv", "evaluate.py"),
     "restored image": ("done", "results/tiny/images/*.png", "evaluate.py"),
 }
 

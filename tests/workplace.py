@@ -1,8 +1,14 @@
 """A folder to run the real scripts in: small images laid out as GoPro, a small recipe, stand-in VGG19 weights."""
 
+import contextlib
+import importlib
+import io
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -64,6 +70,23 @@ def run(folder: Path, script: str, *arguments: str, processes: int = 1, code: in
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def train(folder: Path, *arguments: str, stage: int = 1, code: int = 0) -> str:
+    """`run` of a training script on the CPU, in this process: nothing has to be imported again."""
+    printed, before, root = io.StringIO(), os.getcwd(), logging.getLogger()
+    handler, level, status = logging.StreamHandler(printed), root.level, 0
+    root.addHandler(handler), root.setLevel(logging.INFO), os.chdir(folder)
+    argv = mock.patch.object(sys, "argv", [f"train_XYScanNet_stage{stage}.py", "--device", "cpu", *arguments])
+    try:
+        with argv, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            importlib.import_module(f"train_XYScanNet_stage{stage}").main()
+    except SystemExit as end:
+        status = end.code
+    finally:
+        root.removeHandler(handler), root.setLevel(level), os.chdir(before)
+    assert status == code, printed.getvalue()
+    return printed.getvalue()
 
 
 def weights(folder: Path, job: str = "tiny", kind: str = "final", stage: int = 1) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What evaluate.py is asked for: its command line."""
+"""The command line of evaluate.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from .registry import DATA_SETS, FLAGS, PROFILES
+from datasets.catalogue import DATA_SETS, OWN, DataSet, data_set
+from metrics.catalogue import FLAGS, PROFILES
+
 from .table import FORMATS
 
 
@@ -14,19 +16,20 @@ from .table import FORMATS
 class Request:
     """What to score, and how.
 
-    Args:
+    Attributes:
         restored: the folder of restored images.
-        dataset: a key of registry.DATA_SETS, whose rows of the paper to print; None for other images.
-        truth: a data set, a folder of sharp images, or two folders, blurred and sharp; may be empty for RWBI.
-        metrics: some of registry.FLAGS; empty for all that the paper reports on the data set.
+        data_set: whose rows of the paper to print, and whose metrics are the default; OWN for other images.
+        truth: a data set, a folder of sharp images, or two folders, blurred and sharp; empty where nothing is known
+            but the restored images.
+        metrics: flags of metrics/catalogue.py; empty for the data set's.
         niqe_model: "live", or the file of MATLAB's exported model.
         output: the folder of the results; by default beside the restored images.
-        workers: processes on the CPU; by default one a core.
+        workers: threads on the CPU; by default one per core.
         partial: score what can be paired, where images are missing, extra or of a wrong shape.
     """
 
     restored: Path
-    dataset: str | None = None
+    data_set: DataSet = OWN
     truth: tuple[Path, ...] = ()
     metrics: tuple[str, ...] = ()
     profile: str = "paper"
@@ -55,9 +58,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_request(argv: list[str] | None) -> Request:
+    """Ends the program with the parser's usage for a command that cannot be."""
     parser = argparse.ArgumentParser(
         description="Score a folder of restored images, and print the means beside the paper's. The same command again "
-        "goes on where it was stopped.",
+        "continues where it was stopped.",
         epilog=f"Results go to PRED_scores/scores.csv and scores.json. Metrics: {', '.join(FLAGS)}.",
     )
     parser.add_argument("--pred", required=True, type=Path, metavar="FOLDER", help="the restored images")
@@ -68,7 +72,7 @@ def parse_request(argv: list[str] | None) -> Request:
         default=[],
         metavar="FOLDER",
         help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
-        "sharp; images are paired by name. RWBI needs none",
+        "sharp; images are paired by name. A data set without sharp images, such as RWBI, needs none",
     )
     parser.add_argument("--dataset", choices=DATA_SETS, help="print the paper's rows of this test set, too")
     parser.add_argument(
@@ -94,22 +98,23 @@ def parse_request(argv: list[str] | None) -> Request:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the results instead of PRED_scores")
     parser.add_argument("--format", default="text", choices=FORMATS, help="of the printed table")
     parser.add_argument("--device", help="for the networks: cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes on the CPU (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads on the CPU (default: one per core)")
     parser.add_argument(
         "--partial",
         action="store_true",
         help="leave out, and name, images that are missing, extra or of a wrong shape, instead of stopping",
     )
     given = parser.parse_args(argv)
+    scored_on = data_set(given.dataset)
     if given.workers is not None and given.workers < 1:
         parser.error(f"--workers must be at least 1, got {given.workers}")
     if len(given.gt) > 2:
         parser.error(f"--gt takes one folder or two, got {len(given.gt)}")
-    if not given.gt and given.dataset != "rwbi":
+    if not given.gt and scored_on.has_sharp:
         parser.error("--gt is needed: the data set, or its sharp images")
     return Request(
         given.pred,
-        given.dataset,
+        scored_on,
         tuple(given.gt),
         tuple(given.metrics),
         given.profile,

@@ -1,19 +1,20 @@
-"""What was measured beside the paper's figures: the table of one or several scores.json of one data set and profile."""
+"""Tables of measured scores beside the paper's, from the scores.json of one or several evaluations."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 
+from datasets.catalogue import data_set
+from metrics.catalogue import METRICS
 from metrics.paper import paper_table
 
 from .pairing import listed
-from .registry import MEASURES, data_set
 from .table import NOT_MEASURED, Column, Line, Table
 
 REFERENCES = ("Ground Truth", "Blurred")  # rows of the paper that are no method's
 PAPERS = " (paper)"  # marks the paper's own rows
-OWN_NAMES = {measure.paper: name for name, measure in MEASURES.items() if measure.paper}
+OWN_NAMES = {metric.paper: name for name, metric in METRICS.items() if metric.paper}  # the paper's word -> our name
 NORMALISED = (
     "The paper does not say how it normalises KID and FID to [0, 1]. Dividing by the blurred inputs' score "
     "is the likeliest reading, and unverified."
@@ -25,11 +26,14 @@ TWO_MODELS = (
 
 
 def compare(dataset: str | None, profile: str, records: dict[str, dict]) -> Table:
-    """The table of a data set: the runs' `records` by label, and the paper's rows where the profile is the paper's.
+    """The table of a data set: the paper's rows where the profile is the paper's, then a row for each record.
 
-    For images of no data set of the paper (None) it has the runs alone.
+    Args:
+        dataset: key of datasets/catalogue.py; None for anybody's own images, whose table has no row of the paper.
+        records: what scores.json holds, by the row's label.
 
-    Raises ValueError for a record of another data set or profile: such rows never share a table.
+    Raises:
+        ValueError: a record is of another data set or profile: such rows never share a table.
     """
     for label, record in records.items():
         if (record["dataset"], record["profile"]) != (dataset, profile):
@@ -37,37 +41,36 @@ def compare(dataset: str | None, profile: str, records: dict[str, dict]) -> Tabl
                 f"{label} is {record['dataset']}, profile {record['profile']}, and no row of a table of "
                 f"{dataset}, profile {profile}"
             )
-    lines = paper_lines(dataset) if dataset and profile == "paper" else []
+    lines = paper_lines(dataset) if profile == "paper" else []
+    if len(records) == 1:
+        lines += baseline_lines(*records.values())
     lines += [run_line(label, record) for label, record in records.items()]
     names = {name for line in lines for name in line.figures}
-    columns = [
-        Column(name, digits(name, lines), measure.higher_is_better)
-        for name, measure in MEASURES.items()
-        if name in names
-    ]
     about = data_set(dataset)
-    title = f"Table {about.table}. {about.title}" if about.table else about.title.capitalize()
-    return Table(
-        f"{title}, profile {profile}",
-        columns,
-        lines,
-        notes(names, profile, records)
-        if dataset
-        else [f"{label}: {gap}" for label, record in records.items() for gap in _gaps(record["metrics"])],
-    )
+    title = f"Table {about.table}. {about.title}" if about.table else about.title
+    return Table(f"{title}, profile {profile}", columns(names, lines), lines, notes(names, profile, records))
+
+
+def columns(names: set[str], lines: list[Line]) -> list[Column]:
+    """The columns of these metrics."""
+    return [
+        Column(name, digits(name, lines), metric.higher_is_better) for name, metric in METRICS.items() if name in names
+    ]
 
 
 def digits(name: str, lines: list[Line]) -> int:
-    """After the point: as many as the paper prints in this table, else as the measure usually has."""
+    """After the point: as many as the paper prints in this table, else as the metric usually has."""
     figures = [line.figures.get(name) for line in lines if line.label.endswith(PAPERS)]
     decimals = [
         len(str(figure).partition(".")[2]) for figure in figures if isinstance(figure, float) and math.isfinite(figure)
     ]
-    return max(decimals, default=MEASURES[name].digits)
+    return max(decimals, default=METRICS[name].digits)
 
 
-def paper_lines(dataset: str) -> list[Line]:
-    """The paper's rows, marked as the paper's, under the exact names of what it measures."""
+def paper_lines(dataset: str | None) -> list[Line]:
+    """The paper's rows, marked as the paper's, under the exact names of what it measures; none without a table."""
+    if data_set(dataset).table is None:
+        return []
     return [
         Line(
             method + PAPERS,
@@ -78,9 +81,23 @@ def paper_lines(dataset: str) -> list[Line]:
     ]
 
 
+def baseline_lines(record: dict) -> list[Line]:
+    """What the blurred input scores, where that was measured."""
+    figures = {
+        METRICS[name].baseline_of: score["value"]
+        for name, score in record["metrics"].items()
+        if METRICS[name].baseline_of and "value" in score
+    }
+    return [Line("blurred input", figures, competes=False)] if figures else []
+
+
 def run_line(label: str, record: dict) -> Line:
     """A run's means; it competes where they are over the same images as the paper's."""
-    figures = {name: score.get("value", NOT_MEASURED) for name, score in record["metrics"].items()}
+    figures = {
+        name: score.get("value", NOT_MEASURED)
+        for name, score in record["metrics"].items()
+        if name in METRICS and METRICS[name].baseline_of is None and {"value", "not_measured"} & score.keys()
+    }
     return Line(label, figures, competes=not differences(record))
 
 
@@ -89,7 +106,7 @@ def differences(record: dict) -> list[str]:
     scored, count = record["images"]["scored"], data_set(record["dataset"]).count
     reasons = []
     if count not in (None, scored):
-        reasons.append(f"over {scored} images, the paper's are over all {count}")
+        reasons.append(f"over {scored} images, the test set has {count}")
     elif scored < record["images"]["data_set"]:
         reasons.append(f"over {scored} of {record['images']['data_set']} images")
     if (record.get("made_by") or {}).get("tile"):
@@ -98,33 +115,39 @@ def differences(record: dict) -> list[str]:
 
 
 def notes(names: set[str], profile: str, records: dict[str, dict]) -> list[str]:
-    """What must be said under the table; each text once."""
+    """What must be said under a table; each text once."""
     remarks = []
-    if profile == "paper":
-        remarks.append("Rows marked (paper) are the paper's own figures, not measured here.")
-        remarks += [NORMALISED] if {"kid_over_blurred", "fid_over_blurred"} & names else []
-        remarks += [TWO_MODELS] if "niqe_live" in names else []
-    else:
-        remarks.append(
-            f"The paper's figures are of another profile and no rows of this table: {profile} measures FID "
-            "and KID on patches."
-        )
+    papers = not records or any(data_set(record["dataset"]).table for record in records.values())
+    remarks += _notes_on_the_paper(names, profile) if papers else []
     for label, record in records.items():
-        remarks += [f"{label}: not comparable with the paper's rows: {reason}." for reason in differences(record)]
+        against = "not comparable with the paper's rows: " if papers else ""
+        remarks += [f"{label}: {against}{reason}." for reason in differences(record)]
         remarks += [f"{label}: {remark}" for remark in _gaps(record["metrics"])]
     return remarks
 
 
+def _notes_on_the_paper(names: set[str], profile: str) -> list[str]:
+    if profile != "paper":
+        return [
+            f"The paper's figures are of another profile and no rows of this table: {profile} measures FID and KID on "
+            "patches."
+        ]
+    remarks = ["Rows marked (paper) are the paper's own figures, not measured here."]
+    remarks += [NORMALISED] if {OWN_NAMES["KID"], OWN_NAMES["FID"]} & names else []
+    remarks += [TWO_MODELS] if "niqe_live" in names else []
+    return remarks
+
+
 def _gaps(metrics: dict[str, dict]) -> list[str]:
-    """Which scores were not measured, each reason once, and which images a mean leaves out."""
-    columns = defaultdict(list)
+    """Which metrics were not measured, each reason once, and which images a mean leaves out."""
+    unmeasured = defaultdict(list)
     for name, score in metrics.items():
         if "not_measured" in score:
-            columns[score["not_measured"]].append(name)
-    remarks = [f"{', '.join(names)} not measured: {reason}" for reason, names in columns.items()]
+            unmeasured[score["not_measured"]].append(name)
+    remarks = [f"{', '.join(names)} not measured: {reason}" for reason, names in unmeasured.items()]
     for name, score in metrics.items():
         if failed := score.get("failed"):
             total = score["images"] + len(failed)
             named = listed([f"{image}: {reason}" for image, reason in failed.items()])
-            remarks.append(f"{name} leaves out {len(failed)} of {total} images that it cannot be had of:{named}")
+            remarks.append(f"{name} leaves out {len(failed)} of {total} images that cannot be scored:{named}")
     return remarks

@@ -1,129 +1,73 @@
-"""Scores of one image at a time: in processes over the images on a CPU, the networks in batches on a GPU."""
+"""Scores of one image at a time: by threads on the CPU, networks on a GPU in batches."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping
 
 import cv2
 import numpy as np
 import torch
 
 from datasets.images import read_rgb
-from metrics import AlignmentError, niqe, psnr, psnr_ssim_aligned, ssim_matlab_rgb, ssim_per_channel
-from metrics.ssim import ssim_both
+from metrics.catalogue import METRICS
 
-from ..prefetch import prefetch
+from ..prefetch import batches, prefetch, threads
 from .pairing import Sample
-from .registry import ALIGNED, NETWORKS
 from .store import Score
 
-PAIR_FUNCTIONS = {"psnr": psnr, "ssim_matlab_rgb": ssim_matlab_rgb, "ssim_per_channel": ssim_per_channel}
-SSIMS = ("ssim_matlab_rgb", "ssim_per_channel")
 GPU_BATCH = 8
-READERS = 4  # threads that decode for the GPU
+
+Task = tuple[Sample, list[str]]  # a sample, and the names of the metrics that it lacks
+Scorers = Mapping[str, Callable]  # by the metric's name, see Metric.load
+Images = dict[str, np.ndarray]  # restored, sharp, blurred -> uint8 RGB (H, W, 3)
 
 
-class ScoringError(RuntimeError):
-    """Scoring cannot go on; the message says why and what to do."""
+def score_on_cpu(tasks: list[Task], scorers: Scorers, workers: int) -> Iterator[tuple[str, dict[str, Score]]]:
+    """The name and the scores of each task's image, in order, by so many threads."""
+    with one_thread_each(), threads(workers) as pool:
+        yield from prefetch(pool, functools.partial(score_image, scorers=scorers), tasks, depth=4 * workers)
 
 
-# A sample, and the names of the scores that it lacks.
-Task = tuple[Sample, list[str]]
+def score_image(task: Task, scorers: Scorers) -> tuple[str, dict[str, Score]]:
+    """The image's name and its scores; the reason where an image cannot be scored.
 
-
-@functools.cache
-def load_network(name: str, device: str) -> Callable:
-    """The network behind one of registry.NETWORKS, once in each process. Raises metrics.downloads.DownloadError."""
-    # Imported where they are needed: a table of PSNR needs no torchvision.
-    if name == "stlpips_alex":
-        from metrics.stlpips import STLPIPS
-
-        return STLPIPS(device=device)
-    from metrics.lpips import LPIPS
-
-    return LPIPS(net=name.removeprefix("lpips_"), device=device)
-
-
-def score_image(task: Task, niqe_model: str) -> tuple[str, dict[str, Score]]:
-    """The sample's name and its scores on the CPU; for a score that cannot be had of this image, why."""
+    Raises ImageError for a file that cannot be read.
+    """
     sample, columns = task
-    restored = read_rgb(sample.restored)
-    sharp = read_rgb(sample.sharp) if sample.sharp and set(columns) - {"niqe_live", "niqe_matlab"} else None
-    scores: dict[str, Score] = {}
+    images = read_images(task)
+    results: dict[tuple, object] = {}  # a function that gives several scores is called once
     for column in columns:
-        if column in scores:
-            continue
-        try:
-            if column in SSIMS and set(SSIMS) <= set(columns):
-                scores |= zip(SSIMS, ssim_both(restored, sharp), strict=True)
-            elif column in ALIGNED:
-                scores |= zip(ALIGNED, map(float, psnr_ssim_aligned(restored, sharp)), strict=True)
-            else:
-                scores[column] = _score(column, restored, sharp, niqe_model)
-        except (AlignmentError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            scores |= dict.fromkeys(ALIGNED, reason) if column in ALIGNED else {column: reason}
-    return sample.name, scores
+        metric = METRICS[column]
+        call = metric.function, metric.arguments, metric.images
+        if call not in results:
+            try:
+                results[call] = scorers[column](*(images[kind] for kind in metric.images))
+            except ValueError as error:  # too small, not to be aligned
+                results[call] = " ".join(str(error).split())
+    return sample.name, {column: _score(column, results) for column in columns}
 
 
-def _score(column: str, restored: np.ndarray, sharp: np.ndarray | None, niqe_model: str) -> float:
-    if column in ("niqe_live", "niqe_matlab"):
-        return float(niqe(restored, model=niqe_model))
-    if column in NETWORKS:
-        return float(load_network(column, "cpu")(restored, sharp))
-    return float(PAIR_FUNCTIONS[column](restored, sharp))
+def _score(column: str, results: dict[tuple, object]) -> Score:
+    metric = METRICS[column]
+    result = results[metric.function, metric.arguments, metric.images]
+    if isinstance(result, str):
+        return result
+    return float(result if metric.part is None else result[metric.part])
 
 
-def score_in_processes(tasks: list[Task], niqe_model: str, workers: int) -> Iterator[tuple[str, dict[str, Score]]]:
-    """`score_image` of each task, in order, by as many processes, each on one core."""
-    function = functools.partial(score_image, niqe_model=niqe_model)
-    workers = min(workers, len(tasks))
-    if workers <= 1:
-        with one_thread():
-            yield from map(function, tasks)
-        return
-    # Forking the main process would copy locks that its threads hold; the fork server has none.
-    start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(start)
-    if start == "forkserver":
-        context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker)
-    try:
-        yield from prefetch(pool, function, tasks, depth=4 * workers)
-    except BrokenProcessPool as error:
-        raise ScoringError(
-            "a scoring process died, killed by the system for want of memory perhaps; the same command "
-            "goes on with the images that are left, --workers 1 needs less memory"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare_worker() -> None:
-    """One core a process; it ends with the main process, however that ends, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def read_images(task: Task) -> Images:
+    """The images that the task's metrics compare."""
+    sample, columns = task
+    return {
+        kind: read_rgb(getattr(sample, kind)) for kind in {kind for name in columns for kind in METRICS[name].images}
+    }
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """The same arithmetic in the main process as in a worker: sums depend on how many threads make them."""
+def one_thread_each() -> Iterator[None]:
+    """Libraries without threads of their own: the images share the cores, and a sum depends on how many make it."""
     before = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -134,37 +78,20 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before[1])
 
 
-def score_on_gpu(tasks: list[Task], device: torch.device) -> Iterator[tuple[str, dict[str, Score]]]:
-    """The networks' scores of each task, in batches of neighbouring images of one size."""
-    with ThreadPoolExecutor(READERS) as readers:
-        for batch in _batches(prefetch(readers, _read, tasks, depth=2 * GPU_BATCH)):
-            restored, sharp = [images[0] for _, images in batch], [images[1] for _, images in batch]
+def score_on_gpu(tasks: list[Task], scorers: Scorers, workers: int) -> Iterator[tuple[str, dict[str, Score]]]:
+    """The networks' scores of each task, in batches of neighbouring images of one size, read by so many threads."""
+    with threads(workers) as readers:
+        read = prefetch(readers, lambda task: (task, read_images(task)), tasks, depth=2 * GPU_BATCH)
+        for batch in batches(read, GPU_BATCH, kind=lambda one: (one[1]["restored"].shape, one[0][1])):
             columns = batch[0][0][1]
-            scores = {column: _batch_scores(column, restored, sharp, device) for column in columns}
+            scores = {column: _batch_scores(column, [images for _, images in batch], scorers) for column in columns}
             for k, ((sample, _), _) in enumerate(batch):
                 yield sample.name, {column: scores[column][k] for column in columns}
 
 
-def _batch_scores(
-    column: str, restored: list[np.ndarray], sharp: list[np.ndarray], device: torch.device
-) -> list[Score]:
+def _batch_scores(column: str, images: list[Images], scorers: Scorers) -> list[Score]:
     try:
-        return [float(score) for score in load_network(column, str(device)).batch(restored, sharp)]
+        scores = scorers[column].batch(*([one[kind] for one in images] for kind in METRICS[column].images))
     except ValueError as error:  # too small for the network, as all of one size are
-        return [str(error)] * len(restored)
-
-
-def _read(task: Task) -> tuple[Task, tuple[np.ndarray, np.ndarray]]:
-    return task, (read_rgb(task[0].restored), read_rgb(task[0].sharp))
-
-
-def _batches(images: Iterable[tuple[Task, tuple]]) -> Iterator[list[tuple[Task, tuple]]]:
-    """Neighbours of one size that lack the same scores."""
-    batch: list[tuple[Task, tuple]] = []
-    for task, pair in images:
-        if batch and (len(batch) == GPU_BATCH or pair[0].shape != batch[0][1][0].shape or task[1] != batch[0][0][1]):
-            yield batch
-            batch = []
-        batch.append((task, pair))
-    if batch:
-        yield batch
+        return [" ".join(str(error).split())] * len(images)
+    return list(map(float, scores))

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..config import model_options
     from ..console import readable_errors
     from .formats import ExportError, write_onnx, write_program, write_released
-    from .inference import checksum, find_weights
+    from .weights import checksum, find_weights
 
     with readable_errors():
         weights = find_weights(arguments.weights, arguments.job_name, "best")

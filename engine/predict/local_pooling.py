@@ -1,8 +1,11 @@
-"""Local pooling: means over windows of the training crops' size instead of the full image, for prediction.
+"""Test-time local converter (TLC): average over windows of the training crops' size instead of the full image.
 
-The Inter-Scanner averages whole rows and columns, and KLFF's gate the full image. A network trained on crops meets
-other statistics in a larger image; averaging each pixel's own window gives it those it knows (Chu et al. 2022,
-https://arxiv.org/abs/2112.04491, there called TLC). Where the window covers the image nothing changes.
+The Inter-Scanner averages full rows and columns, and KLFF's gate the full image. A network trained on crops meets other
+statistics in a larger image; averaging over a window around each pixel keeps them as in training. Where the window
+covers the image nothing changes. Chu et al. 2022, https://arxiv.org/abs/2112.04491.
+
+As in NAFNet's local variants (NAFNetLocal, with AvgPool2d in place of the global pooling), the classes here replace
+those of a trained network: `use_local_pooling` changes the modules' classes and leaves their parameters alone.
 """
 
 import torch
@@ -17,7 +20,7 @@ COARSEST = 8  # pixels of the image to one position of level 3, at most
 
 
 class LocalInterVSSM(InterVSSM):
-    """InterVSSM with the means of Eq. 4 over windows of ``window`` of its level's pixels."""
+    """InterVSSM with the means of Eq. 4 over ``window`` positions of its level."""
 
     window: int
 
@@ -32,7 +35,7 @@ class LocalInterVSSM(InterVSSM):
 
 
 class LocalKLFF(KLFF):
-    """KLFF whose gate is of means over windows of ``window`` of its level's pixels."""
+    """KLFF with the mean of its gate over windows of ``window`` x ``window`` positions of its level."""
 
     window: int
 
@@ -50,12 +53,12 @@ LOCAL = {InterVSSM: LocalInterVSSM, KLFF: LocalKLFF}
 
 
 def use_local_pooling(network: nn.Module, window: int) -> None:
-    """Let an XYScanNet average over windows of ``window`` image pixels in both directions, from now on.
+    """Make an XYScanNet average over windows of ``window`` x ``window`` image pixels, in place.
 
-    Modules of other classes than those above stay as they are.
+    Modules of other classes than InterVSSM and KLFF stay as they are.
 
     Raises:
-        ValueError: for a window that is no positive multiple of 8, and for a gate over the whole batch.
+        ValueError: the window is not a positive multiple of 8, or kl_gate is batch.
     """
     if window < COARSEST or window % COARSEST:
         raise ValueError(f"local pooling needs a window of a multiple of {COARSEST} pixels, got {window}")
@@ -70,11 +73,13 @@ def use_local_pooling(network: nn.Module, window: int) -> None:
 
 
 def local_mean(x: torch.Tensor, window: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means along ``dim`` of all windows that lie inside, and which of them is each position's.
+    """Means of all windows along ``dim``, and the index of each position's window.
 
-    A position's window has it in its middle; near an end, it is the last one that lies inside.
-    Returns: (the means, shorter by window - 1; indices of them, as long as ``dim``). All of ``dim`` is one window where
-        it is not longer.
+    A position's window has it in its middle; near an end, it is the last one inside. A window at least as long as
+    ``dim`` is all of it.
+
+    Returns:
+        The means, shorter along ``dim`` by window - 1; indices of them, as many as ``dim`` has positions.
     """
     size = x.shape[dim]
     if window >= size:

@@ -1,35 +1,74 @@
-"""The flags that say how images are restored, the same in all prediction scripts."""
+"""Command-line flags that say how to restore images, shared by all prediction scripts."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-AUTO = "auto"
-LARGEST = 2**20  # pixels: a tile that any overlap fits
+
+def add_photograph_flags(parser: argparse.ArgumentParser) -> None:
+    """Add predict.py's own: what to restore, where to, in which form."""
+    parser.add_argument("input", type=Path, nargs="+", metavar="INPUT", help="photographs, videos, and folders of them")
+    parser.add_argument("--output", type=Path, default=Path("restored"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--job_name",
+        default="xyscannet_t",
+        help="whose best_ stage-2 weights to use (default %(default)s, the shipped ones)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpeg", "webp", "same"),
+        default="png",
+        help="of restored photographs; same: the photograph's own, and PNG for those that are none of the three "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default %(default)s)"
+    )
+    parser.add_argument(
+        "--frames",
+        type=frame_range,
+        metavar="FIRST:END",
+        help="restore these frames of a video alone, numbered from 0, END not included",
+    )
+
+
+def frame_range(text: str) -> slice:
+    """--frames's value: FIRST:END, :END or FIRST:.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    first, colon, stop = text.partition(":")
+    if not colon or not all(part.isdecimal() for part in (first, stop) if part):
+        raise argparse.ArgumentTypeError(f"must be FIRST:END, of numbers from 0, not {text!r}")
+    frames = slice(*(int(part) if part else None for part in (first, stop)))
+    if frames.stop is not None and (frames.start or 0) >= frames.stop:
+        raise argparse.ArgumentTypeError(f"must end after its first frame, not {text!r}")
+    return frames
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add them to a parser."""
+    """Add the flags to a parser."""
     parser.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights to use instead of the job's own in results/JOB_NAME/models",
+        help="weights to use instead of the job's own in results/JOB_NAME/models; may be another network's "
+        "that the package spandrel knows (NAFNet, Restormer, ...)",
     )
     parser.add_argument(
         "--tile",
-        type=_tile,
+        type=int,
         metavar="N",
-        help="restore by tiles of N x N pixels, a multiple of 8, to save memory; default: full images "
-        "(the two score differently). auto: full images if they fit the free memory, else "
-        "streamed ones, else the largest tiles that fit",
+        help="restore by tiles of N x N pixels, a multiple of 8, to save memory; default: full images, "
+        "whose results and scores differ from tiled ones",
     )
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="restore full images band by band: the same result to rounding in a fraction of the "
-        "memory; on a CPU always, where it is quicker too",
+        help="restore full images band by band: the same result to rounding in a fraction of the memory; "
+        "always on a CPU, where it is faster too, and by itself when a GPU runs out of memory",
     )
     parser.add_argument(
         "--overlap",
@@ -48,27 +87,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--local_pooling",
         type=int,
         metavar="N",
-        help="average over windows of N pixels, the training crops' size, instead of whole rows, "
-        "columns and images: other results, where images are larger than that",
+        help="average over windows of N x N pixels, the training crops' size, instead of full rows, columns "
+        "and images (TLC); changes the results of images larger than that",
     )
     parser.add_argument(
         "--self_ensemble",
         action="store_true",
-        help="restore each image in its eight flips and rotations and take the mean: a little nearer "
-        "to the sharp image, for eight times the time",
+        help="restore each image in its eight flips and rotations and take the mean: slightly better, "
+        "in eight times the time",
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the network with torch.compile first, into CUDA graphs on a GPU: a minute or "
-        "more for each size of image, worth it for many of one size; the same to rounding",
+        help="run the network through torch.compile, as CUDA graphs on a GPU: the same result to rounding; takes "
+        "a minute or more for each new image size, so use it for many images of one size",
     )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
-    parser.add_argument("--overwrite", action="store_true", help="redo what is already there")
+    parser.add_argument("--overwrite", action="store_true", help="restore again what is already there")
 
 
 def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Stops with the parser's usage and an error for flags that cannot be."""
+    """End with the parser's usage and an error for values and combinations that are impossible."""
     from .. import distributed  # only here: --help needs no PyTorch, which takes seconds to import
     from .local_pooling import COARSEST
     from .tiling import check_tile
@@ -79,27 +118,15 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         parser.error(f"--device: {error}")
     if arguments.stream and arguments.tile is not None:
         parser.error("--stream is for full images and --tile is not; use one of them")
-    if arguments.local_pooling is not None:
-        if arguments.local_pooling < COARSEST or arguments.local_pooling % COARSEST:
-            parser.error(f"--local_pooling: must be a positive multiple of {COARSEST}, got {arguments.local_pooling}")
-        if arguments.stream or arguments.tile == AUTO:
-            parser.error(
-                "--local_pooling is for full images and tiles of a given size, not for --stream and --tile auto"
-            )
-    if arguments.compile and (arguments.stream or arguments.tile == AUTO):
-        parser.error("--compile is for full images and tiles of one size, not for --stream and --tile auto")
+    if arguments.stream and arguments.compile:
+        parser.error("--compile is for full images and tiles, not for --stream")
+    if not 1 <= getattr(arguments, "quality", 95) <= 100:
+        parser.error(f"--quality: must be from 1 to 100, got {arguments.quality}")
+    window = arguments.local_pooling
+    if window is not None and (window < COARSEST or window % COARSEST):
+        parser.error(f"--local_pooling: must be a positive multiple of {COARSEST}, got {window}")
     if arguments.tile is not None:
         try:
-            check_tile(LARGEST if arguments.tile == AUTO else arguments.tile, arguments.overlap)
+            check_tile(arguments.tile, arguments.overlap)
         except ValueError as error:
             parser.error(f"--tile, --overlap: {error}")
-
-
-def _tile(text: str) -> int | str:
-    """--tile's value."""
-    if text == AUTO:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"a number of pixels or {AUTO}, got {text!r}") from None

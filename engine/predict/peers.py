@@ -6,6 +6,7 @@ spandrel_extra_arches.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from pathlib import Path
 
@@ -42,20 +43,21 @@ class Peer(nn.Module):
         return self.descriptor((images + 0.5).clamp(0, 1)) - 0.5
 
 
+def has_spandrel() -> bool:
+    return importlib.util.find_spec("spandrel") is not None
+
+
 def load_peer(path: Path) -> Peer:
     """The network that the weights in ``path`` are of, on the CPU.
 
     Raises:
         PeerWeightsError: spandrel is missing, no architecture fits, or it changes the size or the number of channels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it imports
-            import spandrel
-    except ImportError as error:
-        raise PeerWeightsError(
-            f"{path} is not of XYScanNet; other networks need spandrel ({error}): pip install -e .[peers]"
-        ) from error
+    if not has_spandrel():
+        raise PeerWeightsError(f"{path} is not of XYScanNet; other networks need spandrel: pip install -e .[peers]")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports
+        import spandrel
     _add_extra_architectures()
     try:
         descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)

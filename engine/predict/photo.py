@@ -1,12 +1,16 @@
-"""One's own photographs: read in whatever form cameras and editors leave them, restored, and written as PNG.
+"""Read photographs as cameras and editors save them, and write the restored ones as PNG, JPEG or WebP.
 
-The network sees upright RGB; what it does not see (alpha, colour profile, EXIF) goes with the result unchanged. 16-bit
-photographs keep their 16 bits through the network and into the PNG, grey ones stay grey.
+The network sees upright RGB. Colour profile and EXIF are copied to the result unchanged, and grey photographs stay
+grey. PNG also keeps 16 bits, and PNG and WebP alpha. A result says what made it: a PNG in an iTXt chunk, a JPEG in its
+comment, a WebP in XMP.
 """
 
 from __future__ import annotations
 
+import html
 import io
+import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,48 +23,62 @@ from datasets.files import write_atomic
 from datasets.images import ImageError, check_file, kind_of_file, read_file
 
 from ..memory import GIB, OutOfMemory, free_memory
-from .png import encode_png
+from .png import encode_png, read_text
 
 ORIENTATION = 0x0112  # EXIF's tag
 BITS_PER_SAMPLE = 258  # TIFF's tag
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # where these bytes lie in every PNG file
 PNG_GREY_TYPES = (0, 4)
+MAKER = "XYScanNet"  # what made a result stands under this keyword
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP"}
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # pixels that the encoders take
+LARGEST_EXIF = 65527  # bytes in a JPEG: a segment's 65535 without its length and "Exif\0\0"
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:xyscannet="urn:xyscannet:" xyscannet:made_by="{}"/></rdf:RDF></x:xmpmeta>'
+)
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef")
-DECODING = 8  # bytes a pixel, at least: the decoded photograph and its upright copy
+DECODING = 8  # bytes a pixel, at least: the decoded photograph and an upright copy
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """An upright photograph and what goes with it."""
+    """An upright photograph, and what the result copies from it."""
 
     rgb: np.ndarray  # (H, W, 3), uint8 or uint16; grey ones have three equal channels
     alpha: np.ndarray | None = None  # (H, W), same type
     grey: bool = False
     icc: bytes | None = None  # colour profile
     exif: bytes | None = None  # without the orientation, which is applied
-    frames: int = 1  # in the file; only the first is here
+    frames: int = 1  # in the file, of which this is the first
 
 
 def read_photograph(path: Path) -> Photograph:
-    """Reads PNG, JPEG, WebP, TIFF, BMP and whatever else Pillow can: 8 or 16 bit, grey, palette, alpha, CMYK.
+    """Read PNG, JPEG, WebP, TIFF, BMP and what else Pillow reads: 8 or 16 bit, grey, palette, alpha, CMYK.
 
-    Raises ImageError, with the path, for a file that is missing, damaged, or of a kind that cannot be restored;
-    OutOfMemory for more pixels than there is memory for.
+    Raises:
+        ImageError: the file is missing, damaged, or of a kind that cannot be restored; names the path.
+        OutOfMemory: decoding would take more memory than is free.
     """
     return decode_photograph(path, read_file(path))
 
 
 def decode_photograph(path: Path, data: bytes) -> Photograph:
-    """As `read_photograph`, of what the file at the path holds."""
-    if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would take a preview in them for the photograph
+    """As `read_photograph`, from the file's bytes; ``path`` is for its suffix and for messages."""
+    if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the preview in them
         raise ImageError(f"{path}: a camera's raw file; develop it to a TIFF or PNG of 16 bits first")
     check_file(path, data)
+    heif = data[4:8] == b"ftyp" and _register_heif()
     try:
         with Image.open(io.BytesIO(data)) as image:
             _expect_to_fit(path, *image.size)
             image.load()
-            photograph = _sixteen_bit(image, data) if _is_sixteen_bit(image, data) else _eight_bit(image)
-            # A phone's MPO is a photograph followed by previews and depth maps, not several photographs.
+            if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+                photograph = _deep_heif(data)
+            else:
+                photograph = _sixteen_bit(image, data) if _is_sixteen_bit(image, data) else _eight_bit(image)
+            # A phone's MPO holds one photograph, and then previews and depth maps.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             return replace(photograph, exif=_exif(image), frames=frames)
     except (OutOfMemory, MemoryError):
@@ -68,13 +86,15 @@ def decode_photograph(path: Path, data: bytes) -> Photograph:
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
+        if heif and "HEIC" in kind_of_file(data):
+            raise ImageError(f"{path}: a damaged HEIC image; copy or download it again") from error
         raise ImageError(f"{path}: cannot be read; {kind_of_file(data) if data else 'the file is empty'}") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(f"{path}: cannot be read ({error or type(error).__name__})") from error
 
 
 def _expect_to_fit(path: Path, width: int, height: int) -> None:
-    """Looks before decoding whether the memory suffices: a small file may hold any number of pixels."""
+    """Check the memory before decoding: a small file can hold any number of pixels."""
     needed, free = DECODING * width * height, free_memory(torch.device("cpu"))
     if free is not None and needed > free:
         raise OutOfMemory(
@@ -83,26 +103,113 @@ def _expect_to_fit(path: Path, width: int, height: int) -> None:
         )
 
 
-def write_photograph(path: Path, photograph: Photograph, text: tuple[str, str] | None = None) -> None:
-    """Writes PNG with the photograph's own depth, grey, alpha, profile and EXIF: wholly or not at all.
+def result_suffix(path: Path, form: str) -> str:
+    """Of the restored photograph. ``form`` is png, jpeg, webp, or same: ``path``'s own; PNG where it is another."""
+    own = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
+    return own if form == "same" else FORMATS[form]
 
-    text: a keyword and what the file says under it.
+
+def losses(target: Path, photograph: Photograph) -> list[str]:
+    """What a result of this suffix cannot hold of the photograph, in words."""
+    form = SUFFIXES[target.suffix.lower()]
+    lost = {
+        "16 bits reduced to 8": form != "PNG" and photograph.rgb.dtype == np.uint16,
+        "without transparency": form == "JPEG" and photograph.alpha is not None,
+        "without EXIF, which is too large": form == "JPEG" and len(photograph.exif or b"") > LARGEST_EXIF,
+    }
+    return [words for words, applies in lost.items() if applies]
+
+
+def write_photograph(path: Path, photograph: Photograph, made_by: str | None = None, quality: int = 95) -> None:
+    """Write PNG, JPEG or WebP by the suffix, atomically, with all of the photograph that the format holds.
+
+    Args:
+        made_by: JSON that says what made it, see `read_maker`.
+        quality: of JPEG and WebP, 1 to 100.
+
+    Raises:
+        ImageError: a side is too long for the format.
     """
-    pixels = photograph.rgb
+    pixels, form = photograph.rgb, SUFFIXES[path.suffix.lower()]
     if photograph.grey:
         pixels = pixels.mean(axis=2, keepdims=True).round().astype(pixels.dtype)
-    if photograph.alpha is not None:
+    if photograph.alpha is not None and form != "JPEG":
         pixels = np.concatenate([pixels, photograph.alpha[..., None]], axis=2)
-    write_atomic(path, encode_png(pixels, photograph.icc, photograph.exif, text))
+    if form == "PNG":
+        text = (MAKER, made_by) if made_by else None
+        write_atomic(path, encode_png(pixels, photograph.icc, photograph.exif, text))
+        return
+    if max(pixels.shape) > LONGEST_SIDE[form]:
+        raise ImageError(f"{path}: a {form} has at most {LONGEST_SIDE[form]} pixels a side; use --format png")
+    if pixels.dtype == np.uint16:
+        pixels = (pixels / 257).round().astype(np.uint8)
+    options = _jpeg_options(photograph, made_by) if form == "JPEG" else _webp_options(photograph, made_by)
+    encoded = io.BytesIO()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.save(encoded, form, quality=quality, icc_profile=photograph.icc, **options)
+    write_atomic(path, encoded.getvalue())
+
+
+def _jpeg_options(photograph: Photograph, made_by: str | None) -> dict[str, object]:
+    options: dict[str, object] = {"subsampling": 0}  # full colour resolution: it was just restored
+    if photograph.exif and len(photograph.exif) <= LARGEST_EXIF:
+        options["exif"] = b"Exif\0\0" + photograph.exif
+    return options | ({"comment": f"{MAKER} {made_by}".encode()} if made_by else {})
+
+
+def _webp_options(photograph: Photograph, made_by: str | None) -> dict[str, object]:
+    options: dict[str, object] = {"exif": photograph.exif} if photograph.exif else {}
+    return options | ({"xmp": XMP.format(html.escape(made_by)).encode()} if made_by else {})
+
+
+def read_maker(path: Path) -> dict[str, object] | None:
+    """What made a result, as `write_photograph` stored it; None for a file that is not an intact result."""
+    try:
+        data = read_file(path)
+        check_file(path, data)
+        with Image.open(io.BytesIO(data)) as image:
+            form, comment, xmp = image.format, image.info.get("comment", b""), image.info.get("xmp", b"")
+        if form == "JPEG":
+            text = comment.decode().removeprefix(f"{MAKER} ") if comment.startswith(MAKER.encode()) else ""
+        elif form == "WEBP":
+            made_by = re.search('xyscannet:made_by="([^"]*)"', xmp.decode())
+            text = html.unescape(made_by[1]) if made_by else ""
+        else:
+            text = read_text(path, MAKER)
+        return dict(json.loads(text or ""))
+    except Exception:  # another program's file, or a damaged one, for which Pillow raises many kinds
+        return None
 
 
 def _is_sixteen_bit(image: Image.Image, data: bytes) -> bool:
-    """Pillow opens most 16-bit images as 8-bit ones, so the file itself is asked."""
+    """Read it from the file's header: Pillow opens most 16-bit images as 8-bit ones."""
     if image.format == "PNG":
         return data[PNG_BIT_DEPTH] == 16
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) == 16 and image.mode not in ("CMYK", "F")
     return False
+
+
+def _register_heif() -> bool:
+    """Make Pillow read HEIC, if pillow-heif is there; it reads AVIF itself, from version 11.3."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()  # again changes nothing
+    return True
+
+
+def _deep_heif(data: bytes) -> Photograph:
+    """An HEIC of 10 or 12 bits, as 16 bits."""
+    import pillow_heif
+
+    file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
+    pixels = np.asarray(file)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    # The upper bits hold the value; repeated in the lower ones, white becomes white.
+    pixels = pixels | pixels >> file.info["bit_depth"]
+    return _photograph(pixels, pixels.shape[2] < 3, file.info.get("icc_profile"))
 
 
 def _sixteen_bit(image: Image.Image, data: bytes) -> Photograph:
@@ -111,7 +218,7 @@ def _sixteen_bit(image: Image.Image, data: bytes) -> Photograph:
         raise ImageError("16-bit pixels in a form that OpenCV cannot decode; convert the photograph to 16-bit PNG")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     grey = pixels.shape[2] == 1
-    if image.format == "PNG":  # OpenCV turns a TIFF, and makes RGBA of grey with alpha
+    if image.format == "PNG":  # OpenCV applies a TIFF's orientation, and decodes grey with alpha to RGBA
         pixels = _upright(pixels, _orientation(image))
         grey = data[PNG_COLOUR_TYPE] in PNG_GREY_TYPES
     if pixels.shape[2] >= 3:
@@ -135,28 +242,28 @@ def _eight_bit(image: Image.Image) -> Photograph:
 
 
 def _photograph(pixels: np.ndarray, grey: bool, icc: bytes | None) -> Photograph:
-    """From pixels (H, W, C), the last of two or four channels being alpha."""
+    """Make a Photograph of pixels (H, W, C); the last of two or four channels is alpha."""
     alpha = pixels[..., -1] if pixels.shape[2] in (2, 4) else None
     rgb = pixels[..., :1].repeat(3, axis=2) if grey else pixels[..., :3]
-    # A profile says in bytes 16 to 20 what it is for; another kind's would only be ignored, or misread.
+    # Bytes 16 to 20 of a profile name its colour space; another one's would be ignored or misread.
     fits = icc is not None and icc[16:20] == (b"GRAY" if grey else b"RGB ")
     return Photograph(np.ascontiguousarray(rgb), alpha, grey, icc if fits else None)
 
 
 def _exif(image: Image.Image) -> bytes | None:
-    """The EXIF block without the orientation. A TIFF's is left out: it mostly describes how the file is laid out."""
+    """The EXIF block without the orientation; None for a TIFF, whose tags mostly describe the file's own layout."""
     if image.format == "TIFF":
         return None
     try:
         exif = image.getexif()
         exif.pop(ORIENTATION, None)
         return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else None
-    except Exception:  # a damaged EXIF block, which raises anything, is no reason to refuse the photograph
+    except Exception:  # damaged EXIF raises anything, and is no reason to refuse the photograph
         return None
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1, which is upright, where a damaged block does not tell."""
+    """EXIF's orientation, 1 to 8; 1 (upright) where the block is damaged."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # as in _exif
@@ -164,7 +271,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, C) turned and mirrored as the EXIF orientation, 1 to 8, says."""
+    """Rotate and mirror (H, W, C) as the EXIF orientation, 1 to 8, says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     vertical, horizontal = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)

@@ -1,4 +1,7 @@
-"""PNG files of any depth, with a colour profile, EXIF and text. Specification: https://www.w3.org/TR/png-3"""
+"""Write PNG files of 8 or 16 bits with a colour profile, EXIF and text, and read the text.
+
+Pillow writes no 16-bit RGB, OpenCV no grey with alpha and no profiles. Specification: https://www.w3.org/TR/png-3
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,22 @@ TEXT_HEADER = b"\0\0\0\0\0"  # after the keyword: not compressed, in no language
 def encode_png(
     pixels: np.ndarray, icc: bytes | None = None, exif: bytes | None = None, text: tuple[str, str] | None = None
 ) -> bytes:
-    """A PNG file's bytes from uint8 or uint16 pixels (H, W, C): grey, grey and alpha, RGB, or RGBA for C = 1, 2, 3, 4.
-
-    Pillow writes no 16-bit RGB and OpenCV no grey with alpha, nor profiles.
+    """Encode uint8 or uint16 pixels (H, W, C): grey, grey and alpha, RGB, or RGBA for C = 1, 2, 3, 4.
 
     Args:
         icc: colour profile.
         exif: EXIF block.
-        text: a keyword, in Latin-1, and what is said under it.
+        text: a keyword, in Latin-1, and the text stored under it (an iTXt chunk).
+
+    Returns:
+        The file's bytes.
     """
     height, width, channels = pixels.shape
     step = channels * pixels.itemsize  # bytes a pixel
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
     rows = np.frombuffer(big_endian, np.uint8).reshape(height, width * step)
     filtered = np.empty((height, 1 + width * step), np.uint8)
-    filtered[:, 0] = 1  # filter "Sub": each byte less the one a pixel before it, which compresses better
+    filtered[:, 0] = 1  # filter "Sub": each byte minus the one a pixel before it, which compresses better
     filtered[:, 1 : 1 + step] = rows[:, :step]
     np.subtract(rows[:, step:], rows[:, :-step], out=filtered[:, 1 + step :])
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -48,7 +52,7 @@ def encode_png(
 
 
 def read_text(path: Path, keyword: str) -> str | None:
-    """What a whole PNG says under a keyword, before its pixels; None where it says nothing, or is not whole."""
+    """The text that `encode_png` stored under a keyword; None where there is none, or the PNG is damaged."""
     data = path.read_bytes()
     if not (data.startswith(SIGNATURE) and data.endswith(END)):
         return None

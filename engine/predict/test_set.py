@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
+
+from datasets.catalogue import DATA_SETS, DataSet
 
 from .options import add_flags, check_flags
 
 
-@dataclass(frozen=True)
-class PredictSpec:
-    """A data set to predict: where it lies, what it is predicted with, what its results are compared with."""
+def predict(data_set: DataSet | str | None = None, argv: list[str] | None = None) -> None:
+    """What the predict scripts do: parse the command line, restore, save, score, report.
 
-    name: str  # as the paper writes it
-    folder: str  # where it lies by default
-    images: str  # folder of the restored images in results/JOB_NAME
-    weights: str  # which of the job's stage-2 weights: best or final
-    paper: str | None = None  # key of metrics/paper_numbers.yaml
-    variant: str | None = None  # RealBlur's: J or R
-    count: int | None = None  # images in the whole test set
-    note: str = ""  # printed under the scores
-
-
-def predict(spec: PredictSpec, argv: list[str] | None = None) -> None:
-    """What the predict scripts do: parse the command line, restore, save, score, report."""
-    arguments = parse_arguments(spec, argv)
+    Args:
+        data_set: the test set, or its key in datasets/catalogue.py; None lets --dataset choose.
+        argv: the command line, by default the program's own.
+    """
+    data_set, arguments = parse_arguments(DATA_SETS[data_set] if isinstance(data_set, str) else data_set, argv)
     from . import predictor  # only here: --help needs no PyTorch, which takes seconds to import
 
-    predictor.predict(spec, arguments)
+    predictor.predict(data_set, arguments)
 
 
-def parse_arguments(spec: PredictSpec, argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=f"Restore the test images of {spec.name} with a job's {spec.weights}_ stage-2 weights, and score "
-        "them where there are sharp images. The same command again goes on where it was stopped."
+def parse_arguments(data_set: DataSet | None, argv: list[str] | None) -> tuple[DataSet, argparse.Namespace]:
+    """The test set and the other arguments; ends the program with the parser's usage for a command that cannot be."""
+    title = data_set.title if data_set else "a data set"
+    which, folder, images = (
+        (f"{data_set.weights}_", data_set.folder, data_set.images) if data_set else ("", "the data set's", "images_…")
     )
+    parser = argparse.ArgumentParser(
+        description=f"Restore the test images of {title} with a job's {which} stage-2 weights, and score "
+        "them where there are sharp images. The same command again continues where it was stopped."
+    )
+    if data_set is None:
+        parser.add_argument("--dataset", required=True, choices=DATA_SETS, help="which test set")
     parser.add_argument("--job_name", required=True, help="whose weights to use; results go to results/JOB_NAME")
     parser.add_argument(
         "--input",
@@ -43,13 +42,13 @@ def parse_arguments(spec: PredictSpec, argv: list[str] | None) -> argparse.Names
         nargs="+",
         metavar="FOLDER",
         help="a data set's root, its test split, any folder of images, or two folders, blurred and "
-        f"sharp (default {spec.folder})",
+        f"sharp (default {folder})",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help=f"for the restored images; their scores go to FOLDER.csv (default results/JOB_NAME/{spec.images})",
+        help=f"for the restored images; their scores go to FOLDER_scores (default results/JOB_NAME/{images})",
     )
     parser.add_argument(
         "--batch_size",
@@ -70,8 +69,6 @@ def parse_arguments(spec: PredictSpec, argv: list[str] | None) -> argparse.Names
     for flag in ("batch_size", "limit"):
         if getattr(arguments, flag) is not None and getattr(arguments, flag) < 1:
             parser.error(f"--{flag} must be at least 1, got {getattr(arguments, flag)}")
-    if arguments.evaluate and spec.paper is None:
-        parser.error(f"--evaluate is for the paper's data sets, and {spec.name} is none")
     if arguments.input and len(arguments.input) > 2:
         parser.error(f"--input takes one folder or two, got {len(arguments.input)}")
-    return arguments
+    return data_set or DATA_SETS[arguments.dataset], arguments

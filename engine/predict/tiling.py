@@ -1,7 +1,7 @@
-"""Restoring an image by overlapping tiles, so that memory is of the order of one tile and no seam is seen.
+"""Restore an image by overlapping tiles, blended where they overlap: the memory of one tile, and no visible seams.
 
-XYScanNet scans whole rows and columns and averages over them, so tiles see less than the full image and score
-differently: numbers of whole and of tiled images are not interchangeable.
+XYScanNet scans full rows and columns and averages over them. A tile sees less of them than the full image, so tiled
+results and their scores differ from those of full images and are not comparable with them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 import torch
 
-MULTIPLE = 8  # tiles and their places keep to this grid, so that the network halves them as it halves the full image
+from models.images import MULTIPLE
+
+# Tiles keep to the grid of MULTIPLE pixels, so that the network halves them as it halves the full image.
 
 
 def check_tile(tile: int, overlap: int) -> None:
-    """Raises ValueError for what cannot be: both are in pixels, multiples of 8, and 0 <= overlap < tile."""
+    """Raise ValueError unless both are multiples of 8 pixels and 0 <= overlap < tile."""
     if tile < MULTIPLE or tile % MULTIPLE:
         raise ValueError(f"tile must be a multiple of {MULTIPLE} pixels and at least {MULTIPLE}, got {tile}")
     if not 0 <= overlap < tile or overlap % MULTIPLE:
@@ -28,10 +30,12 @@ def check_tile(tile: int, overlap: int) -> None:
 def restore_tiled(
     network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, tile: int, overlap: int
 ) -> torch.Tensor:
-    """The network's result for (B, 3, H, W) images, by tiles of `tile` x `tile` that overlap by at least `overlap`
-    pixels and are blended there. One tile that covers the image is the plain call.
+    """Restore (B, 3, H, W) images by tiles of ``tile`` x ``tile`` pixels that overlap by at least ``overlap``.
 
-    Raises ValueError as `check_tile` does.
+    An image that one tile covers is passed to ``network`` as it is.
+
+    Raises:
+        ValueError: see `check_tile`.
     """
     check_tile(tile, overlap)
     height, width = image.shape[-2:]
@@ -49,14 +53,14 @@ def restore_tiled(
 
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along a side of `size` pixels; the last one ends where the side ends."""
+    """First pixels of the tiles along a side of ``size`` pixels; the last tile ends with the side."""
     return [*range(0, size - tile, tile - overlap), max(size - tile, 0)]
 
 
 def blending_windows(size: int, tile: int, starts: list[int]) -> list[torch.Tensor]:
-    """Each tile's weights along a side: smooth ramps where it overlaps its neighbours; they sum to 1 everywhere.
+    """Each tile's weights along a side: smooth ramps where it overlaps its neighbours, with a sum of 1 everywhere.
 
-    The weights of a grid of tiles are products of two such windows, so they sum to 1 over the image as well.
+    A tile's weights in the image are the outer product of two such windows, so they sum to 1 over the image as well.
     """
     length = min(tile, size)
     windows = []
@@ -74,6 +78,6 @@ def blending_windows(size: int, tile: int, starts: list[int]) -> list[torch.Tens
 
 
 def _ramp(overlap: int, length: int) -> torch.Tensor:
-    """Rises from 0 to 1 over `overlap` pixels as sin^2 does, and stays there; (length,). It is never exactly 0."""
+    """(length,) weights that rise from 0 to 1 over ``overlap`` pixels as sin^2, never exactly 0, and stay at 1."""
     phase = (torch.arange(length, dtype=torch.float64) + 0.5) / max(overlap, 0.5)
     return torch.sin(phase.clamp(max=1.0) * math.pi / 2) ** 2

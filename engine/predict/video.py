@@ -105,6 +105,21 @@ def restore_video(
     return statistics_
 
 
+def read_maker(path: Path) -> dict[str, object] | None:
+    """What made a video, as `restore_video` wrote it; None where it is not one of its results.
+
+    Raises:
+        VideoError: PyAV is missing.
+    """
+    av = import_av()
+    try:
+        with av.open(str(path)) as reader:
+            metadata = {name.lower(): text for name, text in reader.metadata.items()}  # Matroska's are upper case
+        return dict(json.loads(metadata.get(MAKER, "")))
+    except (av.error.FFmpegError, ValueError, TypeError):
+        return None
+
+
 def import_av():
     """The module PyAV. Raises VideoError where it is missing."""
     try:
@@ -208,18 +223,3 @@ class _Copy:
         for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
             setattr(context, name, getattr(frame, name))
         return encoder
-
-
-def frame_range(text: str) -> slice:
-    """--frames's value, FIRST:END or :END or FIRST:, numbered from 0, END not included.
-
-    Raises:
-        ValueError: anything else.
-    """
-    first, colon, stop = text.partition(":")
-    numbers = [int(part) if part else None for part in (first, stop)]
-    if not colon or any(number is not None and number < 0 for number in numbers):
-        raise ValueError(f"must be FIRST:END, of numbers from 0, not {text!r}")
-    if None not in numbers and numbers[0] >= numbers[1]:
-        raise ValueError(f"must end after its first frame, not {text!r}")
-    return slice(*numbers)

@@ -1,4 +1,4 @@
-"""Files that a crash cannot spoil: written under another name, synced, renamed; the last two training states kept."""
+"""Checkpoint files: written atomically; the last two training states are kept."""
 
 import contextlib
 import errno
@@ -17,8 +17,6 @@ from models.weights import WeightsError, read_torch_file
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-
-
 NO_ROOM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -27,28 +25,29 @@ NO_ROOM = {
 
 
 class CheckpointError(RuntimeError):
-    """Training states are there, but none can be resumed from."""
+    """There are training states, but none to resume from."""
 
 
 class NoRoomError(RuntimeError):
-    """The disk has no room for a file. The message says how much it needs; the file that was there is kept."""
+    """The disk has no room for a file. The message says how much it needs; the previous file is kept."""
 
 
 def save_atomic(content: object, path: Path) -> None:
-    """``torch.save`` that leaves either the old file or the new one, whatever happens."""
+    """``torch.save`` that leaves either the old file or the whole new one, whatever happens."""
     with atomic(path) as temporary:
         _write(content, temporary, path)
 
 
 def previous(path: Path) -> Path:
-    """Where the training state before the one at ``path`` is kept."""
+    """The file that keeps the training state before the one at ``path``."""
     return path.with_name(f"previous_{path.name}")
 
 
 def save_state(state: dict, path: Path, same_step: bool = False) -> None:
-    """Save a training state at ``path``; the one that was there becomes its ``previous``.
+    """Save a training state at ``path``; the one already there becomes its ``previous``.
 
-    same_step: it replaces a state of the same step, and the one before stays where it is.
+    Args:
+        same_step: replace the state already there, and leave the previous one alone.
     """
     with atomic(path) as temporary:
         _write({"format": FORMAT, **state}, temporary, path)
@@ -57,28 +56,28 @@ def save_state(state: dict, path: Path, same_step: bool = False) -> None:
 
 
 def _keep(path: Path) -> None:
-    """Make the file at ``path`` its own ``previous``."""
+    """Keep the file at ``path`` as its ``previous``."""
     kept = path.with_name(f".{path.name}.kept")
     kept.unlink(missing_ok=True)
     try:
         os.link(path, kept)  # a second name: at no moment is there no newest state
-    except OSError:  # a file system without links: a moment without, but still with the one before
+    except OSError:  # a file system without links: for a moment there is only the previous state
         os.replace(path, kept)
     os.replace(kept, previous(path))
 
 
 def _write(content: object, temporary: Path, path: Path) -> None:
-    """Write ``content`` to ``temporary``, synced to disk: what is there already may give way only then.
+    """Write ``content`` to ``temporary`` and sync it to disk, before the file at ``path`` is moved.
 
     Raises:
-        NoRoomError: it does not fit on the disk; for the message, ``path`` is what it was to become.
+        NoRoomError: it does not fit on the disk.
     """
     try:
         with open(temporary, "wb", buffering=0) as file:
             recorder = _Recorder(file)
             try:
                 torch.save(content, recorder)
-            except RuntimeError as error:  # what PyTorch says of it, over the cause
+            except RuntimeError as error:  # PyTorch's own, which hides the cause
                 cause = recorder.error or error.__context__
                 if cause is None:
                     raise
@@ -89,16 +88,16 @@ def _write(content: object, temporary: Path, path: Path) -> None:
             raise
         temporary.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
-        kept = f"the {path.name} before is kept" if path.exists() else "nothing was there before"
+        kept = f"the previous {path.name} is kept" if path.exists() else "there is no previous one"
         needed = max(_size(content), path.stat().st_size if path.exists() else 0)
         raise NoRoomError(
             f"{path}: {NO_ROOM[error.errno]}: about {needed / 1e6:,.1f} MB are needed and "
-            f"{free / 1e6:,.1f} MB are free; {kept}. Make room and give the same command again"
+            f"{free / 1e6:,.1f} MB are free; {kept}. Make room and repeat the same command"
         ) from None
 
 
 class _Recorder:
-    """A file that remembers what ended a write; torch.save tells only that it failed."""
+    """A file that remembers the error of a write: torch.save only says that it failed."""
 
     def __init__(self, file):
         self.file, self.error = file, None
@@ -107,9 +106,9 @@ class _Recorder:
         view = memoryview(data).cast("B")
         try:
             done = 0
-            while done < len(view):  # an unbuffered write may take a part alone
+            while done < len(view):  # an unbuffered write may write only a part
                 done += self.file.write(view[done:])
-        except Exception as error:  # the disk's, or that a reading process has died
+        except Exception as error:  # the disk's, or the death of a data loader process
             self.error = error
             raise
         return done
@@ -127,10 +126,10 @@ def _size(content: object) -> int:
 
 
 def load_state(path: Path) -> dict | None:
-    """The newest training state that can be read, None where there is none.
+    """The newest readable training state, None where there is none.
 
     Raises:
-        CheckpointError: there are files, and neither can be read or resumed from.
+        CheckpointError: there are files, but neither can be read or resumed from.
     """
     problems = []
     for candidate in (path, previous(path)):
@@ -140,26 +139,26 @@ def load_state(path: Path) -> dict | None:
             state = read_torch_file(candidate)
         except WeightsError as error:
             problems.append(f"{candidate} is damaged ({error.reason})")
-            logger.warning("%s; looking for the state before it", problems[-1])
+            logger.warning("%s; trying the state before it", problems[-1])
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise CheckpointError(
-                f"{candidate}: a training state of another program or version, which holds no "
-                "position to resume from. Move it away and give it as train.start_from instead"
+                f"{candidate}: a training state of another program or version, without a position to resume from. "
+                "Move it away and give it as train.start_from instead"
             )
         if problems:
-            logger.warning("going on from %s", candidate)
-            # Out of the way: the next save would make the damaged file the previous one, in place of this good one.
+            logger.warning("resuming from %s", candidate)
+            # Otherwise the next save would make the damaged file the previous one, in place of this good one.
             with contextlib.suppress(FileNotFoundError):  # another rank was first
                 os.replace(path, path.with_name(f"damaged_{path.name}"))
         return state
     if problems:
-        raise CheckpointError("; ".join(problems) + ". Move these files away to start anew")
+        raise CheckpointError("; ".join(problems) + ". Move these files away to start from scratch")
     return None
 
 
 def random_state() -> dict:
-    """Every random generator of this process, as tensors and numbers that load safely."""
+    """The state of every random generator of this process, as tensors and numbers that load safely."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {

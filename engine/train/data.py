@@ -1,10 +1,9 @@
-"""What a run learns from and is scored on: the pairs of its folders, and batches of them in an order that is fixed."""
+"""The training and validation pairs of a run, and batches of crops in a fixed order."""
 
-import re
 import sys
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from datasets.cache import cached_reader
 from datasets.degradation import parse_degradation, sharp_pairs
@@ -14,34 +13,18 @@ from datasets.paired import PairedCrops, WholeBatches, WholePairs, check_headers
 from datasets.stream import BatchStream, epoch_of, iterations_for
 
 from .. import distributed
-from ..config import Config
-
-# What PyTorch says of a reading process that has ended, at whatever moment it finds out.
-READER_ENDED = re.compile(r"DataLoader worker \(pid[^)]*\) [^\n]*")
-
-
-class ReaderError(RuntimeError):
-    """A reading process has ended. The message says which and how."""
-
-
-def reader_ended(error: BaseException) -> ReaderError | None:
-    """The error to raise where ``error`` is PyTorch's word that a reading process has ended; None for any other."""
-    said = isinstance(error, RuntimeError) and READER_ENDED.match(str(error))
-    return (
-        ReaderError(
-            f"{said[0].rstrip(' .')}: perhaps the system's memory was used up; try fewer data.workers, "
-            "data.workers=0 to read without other processes"
-        )
-        if said
-        else None
-    )
+from ..schema import Config
 
 
 class Batches:
-    """The batches of a loader whose data set is a `WholeBatches`; the errors that those hold are raised here."""
+    """Iterates over a loader of `WholeBatches`, and raises the errors that it returns in place of batches."""
 
     def __init__(self, loader: DataLoader):
         self._batches = iter(loader)  # forks processes
+
+    def close(self) -> None:
+        """End the loader's processes, while Python can still wait for them."""
+        self._batches = iter(())
 
     def __iter__(self) -> "Batches":
         return self
@@ -49,7 +32,7 @@ class Batches:
     def __next__(self) -> list[torch.Tensor]:
         batch = next(self._batches)
         if isinstance(batch, Exception):
-            self._batches = iter(())  # ends the processes, which the error's traceback would keep
+            self.close()  # the error's traceback would keep the processes
             raise batch
         return batch
 
@@ -57,7 +40,8 @@ class Batches:
 class TrainingData:
     """The images of one stage, for this rank.
 
-    Raises: LayoutError for folders that hold no pairs as the configuration says.
+    Raises:
+        LayoutError: the folders do not hold pairs as the configuration says.
     """
 
     def __init__(self, config: Config, pin_memory: bool):
@@ -70,7 +54,7 @@ class TrainingData:
         )
 
     def _find_pairs(self, key: str, split: str) -> list[Pair]:
-        """The pairs of data.train or data.val, all with a sharp image."""
+        """The pairs of data.train or data.val, each with a sharp image."""
         source = getattr(self.config.data, key)
         try:
             if self.degradation:
@@ -82,46 +66,51 @@ class TrainingData:
             ) from error
         alone = [pair.blurred for pair in pairs if pair.sharp is None]
         if alone:
-            raise LayoutError(
-                f"data.{key}: {len(alone)} images have no sharp one to learn from or compare with, the first {alone[0]}"
-            )
+            raise LayoutError(f"data.{key}: {len(alone)} blurred images have no sharp image, the first is {alone[0]}")
         return pairs
 
     def check(self) -> None:
-        """Reads every image's header; ImageError for one that is damaged or too small."""
+        """Read every image's header; ImageError or LayoutError for one that is damaged or too small."""
         progress = sys.stderr.isatty()
         check_headers(self.train_pairs, self.config.data.patch_size, progress=progress)
         check_headers(self.val_pairs, self.degradation.multiple if self.degradation else None, progress=progress)
 
     def batches(self, start: int) -> Batches:
-        """This rank's micro-batches from step ``start`` to the end, decoded ahead by worker processes."""
-        data = self.config.data
-        crops = PairedCrops(
-            self.train_pairs, data.patch_size, self.config.train.seed, self._reader(self.train_pairs), self.degradation
+        """This rank's micro-batches from step ``start`` to the end, prefetched by worker processes."""
+        workers = self.config.data.workers
+        loader = DataLoader(
+            WholeBatches(self._crops()),
+            sampler=self._stream(start, self.iterations),
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=worker_init,
+            pin_memory=self.pin_memory,
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # the loader would draw from the global one, which resuming restores
         )
-        return Batches(
-            DataLoader(
-                WholeBatches(crops),
-                sampler=self._stream(start, self.iterations),
-                batch_size=None,
-                num_workers=data.workers,
-                worker_init_fn=worker_init,
-                pin_memory=self.pin_memory,
-                prefetch_factor=4 if data.workers else None,
-                generator=torch.Generator(),
-            )
-        )  # its own: the global generator stays what the run makes it
+        return Batches(loader)
+
+    def read(self, iteration: int) -> list[list[torch.Tensor]]:
+        """This rank's micro-batches of one step, once more."""
+        crops = self._crops()
+        return [default_collate([crops[key] for key in keys]) for keys in self._stream(iteration, iteration + 1)]
 
     def validation_images(self) -> WholePairs:
         return WholePairs(self.val_pairs, self._reader(self.val_pairs), self.degradation)
 
     def names(self, iteration: int, micro_step: int) -> list[str]:
-        """Which images this rank saw in a micro-step of a step."""
+        """The images that this rank saw in a micro-step of a step."""
         keys = list(self._stream(iteration, iteration + 1))[micro_step]
         return [self.train_pairs[index].name for _, index in keys]
 
     def epoch(self, iteration: int) -> int:
         return epoch_of(iteration, len(self.train_pairs), self.config.data.batch_size)
+
+    def _crops(self) -> PairedCrops:
+        data, reader = self.config.data, self._reader(self.train_pairs)
+        return PairedCrops(
+            self.train_pairs, data.patch_size, self.config.train.seed, reader, self.degradation, data.rotate
+        )
 
     def _reader(self, pairs: list[Pair]):
         if self.config.data.cache == "none":
@@ -129,7 +118,7 @@ class TrainingData:
         return cached_reader(pairs, self.config.data.cache_dir, progress=distributed.is_main() and sys.stderr.isatty())
 
     def _stream(self, start: int, stop: int) -> BatchStream:
-        """Which images this rank sees in the steps from ``start`` to ``stop``, a list a micro-batch."""
+        """The keys of this rank's images in the steps from ``start`` to ``stop``, a list for each micro-batch."""
         return BatchStream(
             len(self.train_pairs),
             self.config.data.batch_size,

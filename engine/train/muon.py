@@ -1,9 +1,9 @@
-"""Muon: momentum, orthogonalised, for the weight matrices inside the network; Adam for everything else.
+"""Muon: orthogonalised momentum for the weight matrices inside the network; Adam for all other parameters.
 
-Muon by K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; its step scaled to Adam's, so that one
-learning rate serves both, by Liu et al. 2025, https://arxiv.org/abs/2502.16982, Section 2.2. torch.optim.Muon, where
-there is one, takes matrices alone and one after another; here a convolution is one, (C_out, C_in * k * k), and all of a
-shape go together.
+Muon by K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; its step is scaled to Adam's, so that one
+learning rate serves both, by Liu et al. 2025, https://arxiv.org/abs/2502.16982, Section 2.2. torch.optim.Muon (since
+2.9) takes only matrices, one after another; here a convolution is a matrix (C_out, C_in * k * k), and all matrices of
+one shape are updated together.
 """
 
 from collections import defaultdict
@@ -14,16 +14,17 @@ from torch import nn
 
 MOMENTUM, STEPS = 0.95, 5
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: singular values into 0.7 ... 1.2 in five steps
-RMS = 0.2  # of Adam's usual step, an element
+RMS = 0.2  # of the elements of Adam's usual step
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
 
 
 class Muon(torch.optim.Optimizer):
-    """Two groups of the network's parameters, ``matrices`` first; the learning rates are the groups' ``lr``.
+    """Two groups of parameters, the matrices first.
 
     Args:
-        network: an XYScanNet. Its matrices are the weights of its convolutions and linear layers, but for depth-wise
-            ones, the first and the last, and the scans' own x_proj and dt_proj.
+        network: an XYScanNet. Its matrices are the weights of its convolutions and linear layers, except depth-wise
+            ones, the first and the last layer, and the scans' own x_proj and dt_proj.
+        lr: the learning rate of both groups.
     """
 
     def __init__(self, network: nn.Module, lr: float):
@@ -36,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step down every gradient there is."""
+        """One update of every parameter with a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             group["step"] += 1
@@ -64,7 +65,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(first, gradients, 1 - ADAM_BETAS[0])
         torch._foreach_mul_(second, ADAM_BETAS[1])
         torch._foreach_addcmul_(second, gradients, gradients, 1 - ADAM_BETAS[1])
-        seen1, seen2 = (1 - beta**step for beta in ADAM_BETAS)  # how much of the averages has been seen
+        seen1, seen2 = (1 - beta**step for beta in ADAM_BETAS)  # the averages start at 0
         deviation = torch._foreach_sqrt(second)
         torch._foreach_div_(deviation, seen2**0.5)
         torch._foreach_add_(deviation, ADAM_EPSILON)
@@ -78,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def hidden_matrices(network: nn.Module) -> Iterator[nn.Parameter]:
-    """Yields the weights that Muon is for; see ``Muon``."""
+    """Yields the weights that Muon updates, see ``Muon``."""
     for name, module in network.named_modules():
         plain = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         if plain and name not in ("patch_embed.proj", "output") and not name.endswith(("x_proj", "dt_proj")):
@@ -86,9 +87,9 @@ def hidden_matrices(network: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
-    """(B, M, N) -> the same shape: nearly the nearest matrices with orthonormal rows or columns, whichever are fewer.
+    """(B, M, N) -> the same shape: approximately the nearest matrices with orthonormal rows (or columns, if fewer).
 
-    Newton-Schulz iterations of fifth order, whose singular values end within about 0.7 to 1.2.
+    Fifth-order Newton-Schulz iterations; the singular values end within about 0.7 to 1.2.
     """
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]

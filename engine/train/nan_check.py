@@ -1,4 +1,4 @@
-"""When a number stops being one: find the first module that produced it, keep the batch, stop."""
+"""Find the parameter, module or loss term that first produced NaN or Inf."""
 
 import warnings
 from collections.abc import Callable
@@ -8,27 +8,29 @@ from torch import nn
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is infinite or not a number; training past it would destroy the weights."""
+    """A loss, gradient or weight is NaN or infinite; training past it would destroy the weights."""
 
 
 def nonfinite_parameter(network: nn.Module) -> str | None:
-    """The first parameter of ``network`` that is not finite; None where all are."""
+    """The name of the first parameter that is not finite; None where all are."""
     named = dict(network.named_parameters())
-    finite = torch.stack([torch.isfinite(parameter).all() for parameter in named.values()]).tolist()  # at once
+    finite = torch.stack([torch.isfinite(parameter).all() for parameter in named.values()]).tolist()  # one wait
     return next((name for name, fine in zip(named, finite, strict=True) if not fine), None)
 
 
 def first_nonfinite(
     network: nn.Module, losses: Callable[[], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 ) -> str | None:
-    """Run ``losses`` (forward and loss, as in training) and its backward pass again; name what fails first, if any.
+    """Repeat a training step and name what first became NaN or Inf; None where all is finite.
 
-    Looked at in the order of computation: parameters, each module's output, the loss's terms, then, going back,
-    each module's input gradient and each parameter's gradient.
+    Checked in the order of computation: parameters, the output of each module, the terms of the loss, then, backwards,
+    the input gradient of each module and the gradient of each parameter.
+
+    Args:
+        losses: the forward pass of ``network`` and its loss, as in training: returns the total and its terms.
     """
-    for name, parameter in network.named_parameters():
-        if not _finite(parameter):
-            return f"parameter {name}"
+    if name := nonfinite_parameter(network):
+        return f"parameter {name}"
     found: list[str] = []
     hooks = []
     for name, module in network.named_modules():
@@ -43,7 +45,7 @@ def first_nonfinite(
         for name, term in terms.items():
             if not _finite(term):
                 return f"the loss's term {name}"
-        with warnings.catch_warnings():  # that the image itself needs no gradient is as it should be
+        with warnings.catch_warnings():  # the image needs no gradient
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             total.backward()
     finally:

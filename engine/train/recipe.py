@@ -1,22 +1,21 @@
-"""Whether a training state may be gone on from: its recipe compared with this run's, key by key, by one table."""
+"""Whether a run may resume from a training state: their recipes, compared key by key."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
 from datasets.layouts import Pair
 
-from ..config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
+from ..schema import Config, DataConfig, TrainConfig
 
-# What may change between a stop and its resume: how fast, how long, how often looked at, and from where. Every other
-# key changes the network, which images come next, or what the loss and the optimiser's state mean.
+# What may change when a run is resumed: speed, length, learning rate, intervals and folders. Every other key changes
+# the network, the images that come next, or the meaning of the loss and the optimiser's state.
 MAY_CHANGE = {
     "model.scan_backend",
-    "data.train",
+    "data.train",  # the names of the pairs are compared instead
     "data.val",
     "data.workers",
     "data.cache",
-    "data.cache_dir",  # the names are compared instead
+    "data.cache_dir",
     "optim.lr",
     "optim.min_lr",
     "optim.cosine_length",
@@ -28,36 +27,31 @@ MAY_CHANGE = {
     "train.checkpoint_activations",
     "train.validate_every",
     "train.save_every",
+    "train.snapshot_every",
 }
-SECTIONS = {"model": ModelConfig, "data": DataConfig, "loss": LossConfig, "optim": OptimConfig, "train": TrainConfig}
 COUNT, NAMES = "number of training pairs", "names of the training pairs (checksum)"
 
-Recipe = dict[str, object]  # section.key -> value, as numbers, texts and lists, which load safely
+Recipe = dict[str, object]  # section.key -> value, as numbers, texts, lists and dictionaries, which load safely
 
 
 def recipe_of(config: Config, train_pairs: Sequence[Pair]) -> Recipe:
-    """All that a run depends on. Of the training images their names and order, so that the folder may be moved."""
+    """All that a run depends on; of the training images their names and order, so that the folder may be moved."""
     names = "\n".join(pair.name for pair in train_pairs).encode(errors="surrogateescape")
-    values = {
-        f"{section}.{name}": list(value) if isinstance(value, tuple) else value
-        for section in SECTIONS
-        for name, value in vars(getattr(config, section)).items()
-    }
-    return {**values, COUNT: len(train_pairs), NAMES: hashlib.sha256(names).hexdigest()[:16]}
+    return {**_values(config), COUNT: len(train_pairs), NAMES: hashlib.sha256(names).hexdigest()[:16]}
 
 
 def recipe_in(state: dict) -> Recipe:
-    """The recipe that a training state was made with; keys that came later have their defaults.
+    """The recipe that a training state was made with, with the defaults of keys that were added since.
 
-    The first states knew a few keys alone: then only those are compared.
+    The earliest states recorded a few keys only; then only those are compared.
     """
     if "recipe" not in state:
         return {"optim.name": "adam", **state["identity"]}
-    return {**_defaults(), **state["recipe"]}
+    return {**_values(Config("", 0, DataConfig(train=""), TrainConfig())), **state["recipe"]}
 
 
 def differences(before: Recipe, now: Recipe) -> tuple[list[str], list[str]]:
-    """(what forbids going on, what may change), each as ``key before, now``; keys of one side alone are passed over."""
+    """(what forbids resuming, what may change), each as ``key before, now``; keys of one side only are skipped."""
     forbidden, allowed = [], []
     for key, value in now.items():
         if key in before and before[key] != value:
@@ -68,10 +62,9 @@ def differences(before: Recipe, now: Recipe) -> tuple[list[str], list[str]]:
     )
 
 
-def _defaults() -> Recipe:
+def _values(config: Config) -> Recipe:
     return {
-        f"{section}.{field.name}": list(field.default) if isinstance(field.default, tuple) else field.default
-        for section, cls in SECTIONS.items()
-        for field in dataclasses.fields(cls)
-        if field.default is not dataclasses.MISSING
+        f"{section}.{name}": list(value) if isinstance(value, tuple) else value
+        for section in ("model", "data", "loss", "optim", "train")
+        for name, value in vars(getattr(config, section)).items()
     }

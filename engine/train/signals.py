@@ -1,7 +1,7 @@
-"""Being asked to stop: SIGTERM and SIGUSR1 (Slurm's warnings) and Ctrl-C end a run after the current step, saved.
+"""Requests to stop: after SIGTERM, SIGUSR1 (Slurm's warnings) or Ctrl-C, a run saves its state after the current step.
 
-torchrun hands SIGTERM and Ctrl-C on to its processes. It dies of SIGUSR1 and of SIGKILL without a word to them: that
-it is gone is a request to stop, too.
+torchrun forwards SIGTERM and Ctrl-C to its processes. SIGUSR1 and SIGKILL end it without notice to them, so its end is
+a request to stop, too.
 """
 
 import contextlib
@@ -10,18 +10,18 @@ import signal
 from collections.abc import Iterator
 
 STOPPING = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
-STOPPED = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop: the same command goes on
+STOPPED = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop: the same command resumes
 LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 class StopRequest:
-    """``received`` names the signal that has come, None while there was none."""
+    """``received`` names the signal that has arrived, None before."""
 
     received: str | None = None
 
     @property
     def reason(self) -> str | None:
-        """Why to stop: the signal, or that torchrun is gone; None while there is no reason."""
+        """Why to stop: the signal, or that torchrun has ended; None while there is no reason."""
         if self.received is None and LAUNCHER is not None and os.getppid() != LAUNCHER:
             return "the end of torchrun"
         return self.received
@@ -29,7 +29,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note these signals instead of dying of them; a second Ctrl-C interrupts at once."""
+    """Record these signals instead of ending; a second Ctrl-C interrupts at once."""
     request, before = StopRequest(), {}
 
     def note(number, frame):

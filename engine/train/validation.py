@@ -1,4 +1,4 @@
-"""Scores on whole validation images, each scored once, by whichever rank has it."""
+"""Scores on full validation images, shared out over the ranks, each image scored once."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,21 +7,22 @@ import torch
 import torch.nn.functional as F
 
 from datasets.paired import WholePairs
-from metrics import psnr_torch, ssim_matlab_rgb_torch
+from metrics.psnr import psnr_torch
+from metrics.ssim import ssim_matlab_rgb_torch
+from models.images import reflect_pad
 
 from .. import distributed
-from ..predict.inference import pad_by_reflection
 from ..prefetch import prefetch
 
-READERS = 2  # threads: processes forked in the midst of training can inherit a lock that nobody frees
+READERS = 2  # threads: processes forked during training can inherit a lock that nobody releases
 PICTURES = 3  # shown in TensorBoard
 PICTURE_WIDTH = 1536  # pixels at most, three images side by side
 
 
 class Validation:
-    """PSNR and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks.
+    """PSNR in dB and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks.
 
-    Images are padded as in prediction, so that both score the same.
+    Images are padded as in prediction, so that both give the same scores.
     """
 
     def __init__(self, images: WholePairs, device: torch.device):
@@ -29,17 +30,17 @@ class Validation:
 
     @torch.inference_mode()
     def __call__(self, network: torch.nn.Module, autocast) -> tuple[dict[str, float], list[torch.Tensor]]:
-        """(mean scores over all ranks, this rank's first few pictures (3, H, W) in [0, 1])."""
+        """(mean scores over all ranks, this rank's first few comparisons (3, H, W) in [0, 1])."""
         network.eval()
         mine = range(distributed.rank(), len(self.images), distributed.world_size())
-        with distributed.together(), ThreadPoolExecutor(READERS) as readers:
+        with distributed.fail_together(), ThreadPoolExecutor(READERS) as readers:
             totals, pictures = self._score(network, autocast, prefetch(readers, self.images.__getitem__, mine, READERS))
         network.train()
         psnr, ssim, count = distributed.sum_over_ranks(totals).tolist()
         return {"psnr": psnr / count, "ssim_matlab_rgb": ssim / count}, pictures
 
     def _score(self, network, autocast, images) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(sums of PSNR and SSIM and how many images, the first few pictures)."""
+        """(sums of PSNR and SSIM and the number of images, the first few comparisons)."""
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # PSNR, SSIM, images
         pictures: list[torch.Tensor] = []
         dtype = next(network.parameters()).dtype
@@ -47,7 +48,7 @@ class Validation:
             blurred, sharp = (t.to(self.device, dtype)[None] / 255 for t in (blurred, sharp))
             height, width = blurred.shape[-2:]
             with autocast():
-                restored = network(pad_by_reflection(blurred - 0.5))[..., :height, :width].to(dtype) + 0.5
+                restored = network(reflect_pad(blurred - 0.5))[..., :height, :width].to(dtype) + 0.5
             restored = (restored.clamp(0, 1) * 255).round() / 255
             scores = [psnr_torch(restored, sharp).mean(), ssim_matlab_rgb_torch(restored, sharp).mean()]
             totals += torch.stack([*scores, torch.ones_like(scores[0])]).double()

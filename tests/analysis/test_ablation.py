@@ -1,12 +1,10 @@
-"""Tables 5 to 8: which runs are made, by which commands, on which devices; stopped, killed, resumed; averaged."""
+"""Tables 5 to 8: which runs are made, by which commands; failing, stopped, continued; averaged."""
 
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,13 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from analysis import ablation, runs
-from analysis.ablation import SEEDS, TABLES, Mean, columns_of, main
+from analysis.ablation import SEEDS, main
+from analysis.quality import PAPER_SEEDS, Mean, quality_columns
+from analysis.variants import TABLES
 from engine.config import load_config, results_dir, save_config
 from engine.demo import HELD_OUT
+from engine.lock import run_lock
 from metrics.paper import paper_table
+from models.fusion import Skip
+from models.registry import FUSIONS
 from tests.workplace import ROOT, make_pairs
 
 # Stands in for the training, prediction and evaluation scripts: notes that it was called, and writes what they would.
@@ -36,18 +38,20 @@ folder, seed = Path("results") / job, int(job[-1])
 def note(what):
     with open("calls.jsonl", "a") as file:
         call = {"script": script, "arguments": arguments, "job": job, "what": what, "time": time.monotonic(),
-                "device": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}
+                "pid": os.getpid()}
         file.write(json.dumps(call) + "\n")
 
 note("begins")
 print("output of", script)
 if script.startswith("train"):
-    signal.signal(signal.SIGTERM, lambda *_: (note("stopped"), sys.exit(0)))
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: (note("stopped"), sys.exit(75)))
     note("ready")
     while (until := os.environ.get("UNTIL")) and not Path(until).exists():
         time.sleep(0.02)
     if os.environ.get("FAILS") == job:
-        sys.exit("no memory left")
+        print("error: no memory left", file=sys.stderr)
+        sys.exit(2)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     for kind in ("best", "final"):
         (folder / "models" / f"{kind}_XYScanNet_stage1.pth").write_text(job)
@@ -66,7 +70,7 @@ elif script == "evaluate.py":
     (scored / "scores.json").write_text(json.dumps(record))
 note("ends")
 """
-TRAIN, EVALUATE = "train_XYScanNet_stage1.py", "evaluate.py"
+TRAIN, PREDICT, EVALUATE = "train_XYScanNet_stage1.py", "predict_test_results.py", "evaluate.py"
 
 
 @pytest.fixture
@@ -78,11 +82,9 @@ def place(tmp_path, monkeypatch):
     make_pairs(tmp_path / "datasets" / "HIDE", train=0)
     scripts = tmp_path / "scripts"
     scripts.mkdir()
-    for name in (TRAIN, EVALUATE, *(script for script, _ in runs.PREDICT.values())):
+    for name in (TRAIN, PREDICT, EVALUATE):
         (scripts / name).write_text(STAND_IN)
     monkeypatch.setattr(runs, "SCRIPTS", scripts)
-    monkeypatch.setattr(runs, "POLL", 0.02)
-    monkeypatch.setattr(ablation, "devices", lambda: [None])
     return tmp_path
 
 
@@ -132,7 +134,7 @@ def test_every_row_of_the_paper_has_a_recipe_and_every_score_a_column(number, co
     monkeypatch.chdir(ROOT)
     table = TABLES[number]
     assert {word for word in paper_table(table.paper) if word != "Reference"} == table.rows.keys()
-    assert columns_of(table) == columns
+    assert quality_columns([number]) == columns
     models = {word: load_config(f"ablation/{job}@1", 1).model for word, job in table.rows.items()}
     assert len(set(models.values())) == len(models)
     assert load_config("ablation/xyscan", 1).model in models.values()
@@ -149,15 +151,7 @@ def test_a_mean_prints_with_the_deviation_of_a_sample():
     values = [32.01, 32.11, 32.23, 32.4]
     assert f"{Mean(values):.2f}" == f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
     assert f"{Mean([0.125]):.3f}" == "0.125" and Mean(values) == pytest.approx(np.mean(values))
-
-
-def test_each_gpu_that_may_be_seen_gets_a_run(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for count, expected in ((0, [None]), (1, [None]), (3, ["0", "1", "2"])):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        assert runs.devices() == expected
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-5,7")
-    assert runs.devices() == ["2", "MIG-5", "7"]
+    assert len(SEEDS) == PAPER_SEEDS
 
 
 # A table from beginning to end
@@ -169,40 +163,25 @@ def test_every_run_is_trained_and_scored_by_the_scripts_and_no_finished_one_agai
     assert [call["job"] for call in made if call["script"] == TRAIN] == [
         f"ablation/{row}@{seed}" for seed in SEEDS for row in ("bidirectional", "xyscan")
     ]
-    weights = "results/ablation/bidirectional@1/models/best_XYScanNet_stage1.pth"
+    results = "results/ablation/bidirectional@1"
+    weights = f"{results}/models/best_XYScanNet_stage1.pth"
     job = ["--job_name", "ablation/bidirectional@1"]
     assert [[call["script"], *call["arguments"]] for call in made[:5]] == [
         [TRAIN, *job, "data.cache=memmap", "train.seed=1"],
-        ["predict_GoPro_test_results.py", *job, "--weights", weights, "--input", "datasets/GoPro"],
-        [
-            EVALUATE,
-            "--pred",
-            "results/ablation/bidirectional@1/images",
-            "--dataset",
-            "gopro",
-            "--gt",
-            "datasets/GoPro",
-            "--niqe_model",
-            "live",
-        ],
-        ["predict_HIDE_results.py", *job, "--weights", weights, "--input", "datasets/HIDE"],
-        [
-            EVALUATE,
-            "--pred",
-            "results/ablation/bidirectional@1/images_hide",
-            "--dataset",
-            "hide",
-            "--gt",
-            "datasets/HIDE",
-            "--niqe_model",
-            "live",
-        ],
+        *(
+            command
+            for key, images, folder in (("gopro", "images", "datasets/GoPro"), ("hide", "images_hide", "datasets/HIDE"))
+            for command in (
+                [PREDICT, "--dataset", key, *job, "--weights", weights, "--input", folder],
+                [EVALUATE, "--pred", f"{results}/{images}", "--dataset", key, "--gt", folder, "--niqe_model", "live"],
+            )
+        ),
     ]
     assert len(made) == 8 * 5
 
     printed = capfd.readouterr().out
-    assert "run 3 of 8, ablation/bidirectional@2: $ python train_XYScanNet_stage1.py --job_name" in printed
-    assert f"output of {EVALUATE}" in printed  # alone on its device: what the scripts say is shown
+    assert "run 3 of 8, ablation/bidirectional@2\n$ python train_XYScanNet_stage1.py --job_name" in printed
+    assert f"output of {EVALUATE}" in printed
     table = (place / "results" / "ablation" / "table6.txt").read_text()
     assert table in printed and printed.rstrip().endswith("python -m analysis.complexity")
     assert "Table 6, GoPro. One direction or both" in table and "Table 6, HIDE. One direction or both" in table
@@ -214,6 +193,36 @@ def test_every_run_is_trained_and_scored_by_the_scripts_and_no_finished_one_agai
     forget(place)
     assert main(["--table", "6", "data.cache=memmap"]) == 0
     assert not calls(place) and table in capfd.readouterr().out
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """A fusion module registered under the name "mine"."""
+    monkeypatch.setitem(FUSIONS, "mine", type("Mine", (Skip,), {}))
+
+
+def test_a_researcher_s_own_variant_is_a_row(place, mine):
+    assert main(["--table", "8", "--variants", "mine,klff", "--seeds", "1,2", "data.workers=0"]) == 0
+    made = [[call["job"], *call["arguments"][2:]] for call in calls(place) if call["script"] == TRAIN]
+    assert made == [
+        ["ablation/xyscan@fusion=mine-1", "model.fusion=mine", "data.workers=0", "train.seed=1"],
+        ["ablation/xyscan@1", "data.workers=0", "train.seed=1"],
+        ["ablation/xyscan@fusion=mine-2", "model.fusion=mine", "data.workers=0", "train.seed=2"],
+        ["ablation/xyscan@2", "data.workers=0", "train.seed=2"],
+    ]
+    hide = (place / "results/ablation/table8_variants.txt").read_text().split("Table 8, ")[1]
+    labels = re.findall(r"^(\w.*?)  +\S.*  ", hide, re.MULTILINE)
+    assert labels == ["none (paper)", "AFF (paper)", "KLFF (paper)", "mine", "klff"]
+    assert cells(hide, "mine")[0] == f"35.500 ± {np.std([1, 2], ddof=1):.3f}"
+
+
+def test_variants_without_a_table_stand_beside_all_rows_of_the_paper(place, mine):
+    assert main(["--variants", "mine", "--seeds", "1"]) == 0
+    gopro, hide, *_ = (place / "results/ablation/variants.txt").read_text().split("Tables 5 to 8, ")[1:]
+    for part, papers in ((gopro, ["0.094", "–"]), (hide, ["0.121", "–"])):
+        assert [cells(part, "MambaIR (paper)")[k].strip("*") for k in (2, 5)] == papers
+        assert float(cells(part, "XYScanNet-S (paper)")[5].strip("*")) > 30
+        assert len(cells(part, "mine")) == 6 and cells(part, "mine")[5] == "31.00"
 
 
 def test_data_sets_that_are_missing_cost_their_own_columns_until_they_are_there(place, capfd):
@@ -232,7 +241,7 @@ def test_data_sets_that_are_missing_cost_their_own_columns_until_they_are_there(
     forget(place)
     make_pairs(place / "datasets" / "RWBI", train=0)
     assert main(command) == 0
-    assert [call["script"] for call in calls(place)] == ["predict_RWBI_results.py", EVALUATE] * 3
+    assert [call["script"] for call in calls(place)] == [PREDICT, EVALUATE] * 3
     assert "--gt" not in calls(place)[1]["arguments"]
     parts = (place / "results" / "ablation" / "table8.txt").read_text().split("Table 8, ")
     assert cells(parts[2], "AFF") == ["35.000", "not measured"]  # niqe_live is not the paper's
@@ -259,8 +268,7 @@ def test_scores_of_other_weights_do_not_count(place):
     (place / "results/ablation/intra@1/models/best_XYScanNet_stage1.pth").write_text("trained anew")
     assert main(command) == 0
     assert [(call["script"], call["job"]) for call in calls(place)] == [
-        (script, "ablation/intra@1")
-        for script in ("predict_GoPro_test_results.py", EVALUATE, "predict_HIDE_results.py", EVALUATE)
+        (script, "ablation/intra@1") for script in (PREDICT, EVALUATE, PREDICT, EVALUATE)
     ]
 
 
@@ -278,7 +286,7 @@ def test_a_run_goes_on_with_its_own_recipe_alone(place, capfd):
     name = "ablation/xyscan@1"
     save_config(load_config(name, 1, ["train.seed=1"]), results_dir(name) / "config_stage1.yaml")
     message = refused(["--table", "6", "--seeds", "1", "train.epochs=5", "data.workers=0"], capfd)
-    assert "ablation/xyscan@1 was begun with another recipe" in message and "workers" not in message
+    assert "ablation/xyscan@1 was started with another recipe" in message and "workers" not in message
     assert "train.epochs: 3000 then, 5 now" in message and not calls(place)
     assert main(["--table", "6", "--seeds", "1", "data.workers=0"]) == 0
 
@@ -289,6 +297,8 @@ def test_a_run_goes_on_with_its_own_recipe_alone(place, capfd):
         (["data.batch_sise=8"], "did you mean batch_size"),
         (["--niqe_model", "model.mat"], "model.mat"),
         (["data.train=nowhere"], "data.train: nowhere: no such folder. Unpack the data set there; --quick"),
+        (["--variants", "yours"], "--variants: 'yours' is no variant"),
+        (["--variants", "model.fusion=yours"], "fusion: must be one of klff"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_made(place, capfd, arguments, message):
@@ -296,79 +306,41 @@ def test_mistakes_are_said_before_anything_is_made(place, capfd, arguments, mess
     assert not calls(place)
 
 
-# Side by side, failing, stopped, killed
-
-
-def test_runs_side_by_side_have_a_device_each_and_write_to_their_logs(place, monkeypatch, capfd):
-    monkeypatch.setattr(ablation, "devices", lambda: ["3", "5"])
-    monkeypatch.setenv("UNTIL", "two_begun")
-    watcher = when(lambda: len(calls(place)) == 2, (place / "two_begun").touch)
-    assert main(["--table", "7", "--seeds", "1,2"]) == 0
-    watcher.join()
-    begun, ended = calls(place), calls(place, "ends")
-    assert {call["device"] for call in begun} == {"3", "5"}
-    places = [{call["device"] for call in begun if call["job"] == job} for job in {call["job"] for call in begun}]
-    assert len(places) == 6 and all(len(devices) == 1 for devices in places)
-    end = {call["pid"]: call["time"] for call in ended}
-    for device in ("3", "5"):
-        own = [call for call in begun if call["device"] == device]
-        assert all(end[first["pid"]] <= second["time"] for first, second in zip(own, own[1:], strict=False))
-    assert begun[0]["device"] != begun[1]["device"] and begun[1]["time"] < end[begun[0]["pid"]]
-
-    printed = capfd.readouterr().out
-    assert "output of" not in printed and re.search(r"run \d of 6, ablation/intra@2, GPU [35]: \$ python", printed)
-    log = (place / "results/ablation/intra@2/runs.log").read_text()
-    assert log.count("output of") == 5 and "$ python evaluate.py" in log
+# Failing and stopped
 
 
 def test_one_runs_failure_does_not_keep_the_others(place, monkeypatch, capfd):
     monkeypatch.setenv("FAILS", "ablation/inter@1")
     assert main(["--table", "7", "--seeds", "1,2"]) == 1
     printed = capfd.readouterr()
-    assert f"ablation/inter@1 is not finished: {TRAIN} ended with code 1" in printed.out
+    assert f"ablation/inter@1 is not finished: {TRAIN} ended with code 2" in printed.out
     assert "no memory left" in printed.err
     table = (place / "results" / "ablation" / "table7.txt").read_text()
     assert cells(table, "inter") == ["32.00"] and cells(table, "intra")[0].startswith("31.50 ± ")
     assert "inter: runs finished and scored: 1, the paper's: 4." in table
 
 
-def test_a_signal_stops_cleanly_and_the_same_command_goes_on(place, monkeypatch, capfd):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_stops_the_training_cleanly_and_the_same_command_continues(place, monkeypatch, capfd, name):
+    number = getattr(signal, name)
+
+    def stop() -> None:
+        os.kill(os.getpid(), number)
+        if number == signal.SIGINT:  # a terminal sends it to the script as well
+            os.kill(calls(place)[0]["pid"], number)
+
     monkeypatch.setenv("UNTIL", "never")
-    watcher = when(lambda: calls(place, "ready"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(number)
+    watcher = when(lambda: calls(place, "ready"), stop)
     assert main(["--table", "7", "--seeds", "1"]) == 1
     watcher.join()
+    assert signal.getsignal(number) is before
     printed = capfd.readouterr().out
     assert len(calls(place)) == 1 and len(calls(place, "stopped")) == 1
-    assert "SIGTERM: stopping" in printed and "ablation/inter@1 is not finished: stopped" in printed
+    assert "ablation/inter@1 is not finished: stopped" in printed
     assert "ablation/intra@1 is not finished: not reached" in printed
     monkeypatch.delenv("UNTIL")
     assert main(["--table", "7", "--seeds", "1"]) == 0
-
-
-def test_after_a_kill_what_it_left_running_is_waited_for_and_not_run_twice(place):
-    driver = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from analysis import runs; "
-        f"from analysis.ablation import main; runs.SCRIPTS = Path({str(runs.SCRIPTS)!r}); "
-        "main(['--table', '6', '--seeds', '1'])"
-    )
-    command = subprocess.Popen(
-        [sys.executable, "-c", driver],
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"UNTIL": "other_made", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    while not calls(place):
-        assert command.poll() is None
-        time.sleep(0.02)
-    command.kill()
-    command.wait()
-    watcher = when(lambda: len(calls(place, "ends")) == 5, (place / "other_made").touch)
-    assert main(["--table", "6", "--seeds", "1"]) == 0
-    watcher.join()
-    ended = calls(place, "ends")
-    assert len(ended) == 10
-    assert {call["job"] for call in ended[:5]} == {"ablation/xyscan@1"}  # made while the other still ran
-    assert {call["job"] for call in ended[5:]} == {"ablation/bidirectional@1"}
-    assert [call["script"] for call in ended].count(TRAIN) == 2
 
 
 # The real scripts
@@ -385,32 +357,23 @@ def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, 
     for name in (*HELD_OUT, "cat"):
         shutil.copy(ROOT / "datasets" / "samples" / f"{name}.jpg", tmp_path / "datasets" / "samples")
     monkeypatch.setattr(ablation, "QUICK_PHOTOS", {"pairs_per_photo": 1, "size": 48, "strength": 3})
-    assert (
-        main(
-            [
-                "--table",
-                "6",
-                "--quick",
-                "--seeds",
-                "1",
-                "model.num_blocks=[1,1,1]",
-                "model.dim=8",
-                "data.patch_size=32",
-                "data.batch_size=1",
-                "data.workers=0",
-                "train.iterations=2",
-            ]
-        )
-        == 0
-    )
-    printed = capfd.readouterr().out
-    table = (tmp_path / "results" / "ablation" / "table6_quick.txt").read_text()
-    assert "quality columns are not the paper's" in table and table in printed
-    assert cells(table, "bidirectional (paper)") == ["*0.091*", "32.10"]
-    for row in ("bidirectional", "unidirectional"):
-        lpips, psnr = cells(table, row)
-        assert lpips == "not measured" and 10 < float(psnr) < 40
+    command = "--table 6 --variants bidirectional --quick --seeds 1 data.patch_size=32 data.batch_size=1"
+    command = [*command.split(), "data.workers=0", "train.iterations=2"]
     name = "ablation/bidirectional@quick-1"
+    with run_lock(results_dir(name)):  # as if another command were at work on this run
+        assert main(command) == 1
+    printed = capfd.readouterr()
+    assert f"{name} is not finished: {TRAIN} ended with code 2" in printed.out
+    assert f"{results_dir(name)} is in use by another run, process {os.getpid()}" in printed.err
+    assert not runs.Run(name).is_trained()
+
+    assert main(command) == 0
+    printed = capfd.readouterr().out
+    table = (tmp_path / "results" / "ablation" / "table6_variants_quick.txt").read_text()
+    assert ablation.QUICK in table and table in printed and printed.count(f"$ python {TRAIN}") == 1
+    assert cells(table, "bidirectional (paper)") == ["*0.091*", "32.10"]
+    lpips, psnr = cells(table, "bidirectional")
+    assert lpips == "not measured" and 10 < float(psnr) < 40
     record = json.loads((results_dir(name) / "images_hide_scores" / "scores.json").read_text())
     assert record["images"]["scored"] == 4 and record["config"]["model"]["scan"] == "bidirectional"
-    assert runs.Run(name, 1).is_trained()
+    assert runs.Run(name).is_trained()

@@ -13,9 +13,9 @@ from skimage.metrics import peak_signal_noise_ratio
 from analysis.compare import (
     CROP,
     FRAME,
+    FULL_HEIGHT,
     GAP,
     LINE,
-    WHOLE,
     Crop,
     choose_crops,
     draw,
@@ -184,8 +184,8 @@ def test_the_whole_image_has_a_frame_around_each_crop(folders):
     crops = [Crop(0, 0, 30, 40), Crop(45, 75, 30, 50)]
     panels = panels_of(folders, "one")
     picture = np.asarray(draw(NAME, panels, crops))
-    scale = WHOLE / SIZE[0]
-    column = picture[GAP : GAP + WHOLE, : picture.shape[1] - 3 * (5 * 50 + 2 * FRAME + GAP) - GAP]
+    scale = FULL_HEIGHT / SIZE[0]
+    column = picture[GAP : GAP + FULL_HEIGHT, : picture.shape[1] - 3 * (5 * 50 + 2 * FRAME + GAP) - GAP]
     ys, xs = np.nonzero((column == ORANGE).all(axis=2))
     left = (column.shape[1] + GAP - round(SIZE[1] * scale)) // 2  # the image is centred above its caption
     assert (ys.min(), ys.max()) == (45 * scale - FRAME, 75 * scale + FRAME - 1)
@@ -220,7 +220,7 @@ def test_the_command_draws_the_picture_and_prints_crops_that_draw_it_again(folde
     assert done.returncode == 0, done.stderr
     path = folders / "new" / "picture.png"
     with Image.open(path) as file:
-        assert file.format == "PNG" and file.width > 4 * 200 and file.height > WHOLE
+        assert file.format == "PNG" and file.width > 4 * 200 and file.height > FULL_HEIGHT
     chosen, where = done.stdout.splitlines()
     assert where == f"picture: {path}" and len(re.findall(r"--crop \d+ \d+ 45 75", chosen)) == 2
     again = folders / "again.png"

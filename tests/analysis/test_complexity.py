@@ -7,28 +7,35 @@ import sys
 
 import pytest
 import torch
-import yaml
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from analysis.ablation import TABLES
 from analysis.complexity import COLUMNS, cell, main
-from analysis.efficiency import VARIANTS, count_variant
-from analysis.macs import WHOLE, _visible, count, papers_fusion_macs, scan_macs
+from analysis.macs import WHOLE, _causal_conv_silu, count, count_network, paper_fusion_macs, scan_macs
+from analysis.variants import TABLES
 from benchmarks.baseline import Baseline
 from benchmarks.roofline import count as count_plainly
 from metrics.paper import paper_table
-from models import XYScanNet, fusion
+from models import XYScanNet, fusion, mamba
 from models.blocks import ChannelNorm, GatedFFN
 from models.mamba import S6
 from models.ops.causal_conv import causal_conv_silu_ref
-from models.ops.selective_scan.reference import selective_scan_reference
-from models.registry import Options
+from models.ops.selective_scan.reference import selective_scan_ref
+from models.registry import FUSIONS, STATE_SPACES, Options
 from models.ss2d import SS2D
 from models.vssm import InterVSSM, IntraVSSM
 from tests.workplace import ROOT
 
 H, W = 12, 20
+VARIANTS = {
+    "xyscan": {},
+    "ss2d": {"vssm": "ss2d"},
+    "bidirectional": {"scan": "bidirectional"},
+    "intra": {"slices": "intra"},
+    "inter": {"slices": "inter"},
+    "aff": {"fusion": "aff"},
+    "no_fusion": {"fusion": "none"},
+}
 
 
 class WithNorm(nn.Module):
@@ -128,7 +135,7 @@ def test_a_scan_counts_the_reference_s_multiplications(skip, gate):
     u, delta, z = torch.rand(3, batch, channels, length)
     B, C = torch.rand(2, batch, states, length)
     with Products() as products:
-        selective_scan_reference(
+        selective_scan_ref(
             u, delta, -torch.rand(channels, states), B, C, torch.rand(channels) if skip else None, z if gate else None
         )
     assert products.number == scan_macs(u.numel(), states, skip, gate)
@@ -143,45 +150,41 @@ def test_a_causal_convolution_counts_its_own_multiplications():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_modules_sum_up_to_the_whole(variant):
-    counted = count_variant(variant, 8, (1, 1, 1), 32)
-    assert sum(counted.macs.of.get(module, 0) for module in counted.parameters) == counted.macs.of[WHOLE]
     network = XYScanNet(8, (1, 1, 1), **VARIANTS[variant])
+    counted = count_network(network, 32)
+    assert sum(counted.macs.of.get(module, 0) for module in counted.parameters) == counted.macs.of[WHOLE]
     assert sum(counted.parameters.values()) == sum(parameter.numel() for parameter in network.parameters())
     assert 0 < counted.macs.in_scans[WHOLE] < counted.state_space < counted.macs.of[WHOLE]
 
 
 def test_as_written_is_the_plain_network_s_count():
-    """Of the twin of the benchmarks, whose every layer stands by itself; it counts no scans."""
-    dim, blocks, height, width = 16, (1, 1, 2), 16, 24
-    network = XYScanNet(dim, blocks)
-    macs = count(network, 1, 3, height, width, as_written=True)
+    """Of the benchmarks' baseline, whose every layer stands by itself; it counts no scans."""
+    dim, blocks, size = 16, (1, 1, 2), 24
+    counted = count_network(XYScanNet(dim, blocks), size)
     with torch.device("meta"):
-        twin = Baseline(dim, blocks)
-    # The twin's causal convolutions also compute the three steps after each of their sequences.
+        baseline = Baseline(dim, blocks)
+    # The baseline's causal convolutions also compute the three steps after each of their sequences.
     extra = sum(
-        depth * (height + width + 2 * 2**level) // 2**level * (dim * 2**level) * 4 * 3
-        for level, depth in enumerate(blocks)
+        depth * (2 * size + 2 * 2**level) // 2**level * (dim * 2**level) * 4 * 3 for level, depth in enumerate(blocks)
     )
-    plain = count_plainly(twin, (1, 3, height, width), backward=False).flops // 2
-    assert macs.of[WHOLE] - macs.in_scans[WHOLE] == plain - extra
+    plain = count_plainly(baseline, (1, 3, size, size), backward=False).flops // 2
+    assert counted.written - counted.macs.in_scans[WHOLE] == plain - extra
 
 
-@pytest.mark.parametrize("as_written", [False, True])
-def test_what_is_counted_computes_the_network_s_numbers(as_written):
+def test_what_is_counted_computes_the_network_s_numbers(monkeypatch):
     torch.manual_seed(0)
     network = XYScanNet(8, (1, 1, 1), scan_backend="torch").double().eval()
     image = torch.rand(1, 3, 16, 24, dtype=torch.float64) - 0.5
     with torch.no_grad():
         expected = network(image)
-        with _visible(as_written):
-            seen = network(image)
-    torch.testing.assert_close(seen, expected, rtol=1e-9, atol=1e-9)
+        monkeypatch.setattr("models.mamba.causal_conv_silu", _causal_conv_silu)
+        torch.testing.assert_close(network(image), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_the_network_is_itself_again_after_counting():
-    before = fusion._resize, torch.compiler.is_compiling()
-    count(XYScanNet(4, (1, 1, 1)), 1, 3, 8, 8, as_written=True)
-    assert (fusion._resize, torch.compiler.is_compiling()) == before
+    before = mamba.causal_conv_silu, torch.compiler.is_compiling()
+    count(XYScanNet(4, (1, 1, 1)), 1, 3, 8, 8)
+    assert (mamba.causal_conv_silu, torch.compiler.is_compiling()) == before
 
 
 @pytest.mark.parametrize(
@@ -212,11 +215,12 @@ def test_parameters_at_the_paper_s_size(variant, parameters, fusion):
 @pytest.mark.parametrize("variant, papers", [("xyscan", 2.19), ("aff", 4.32), ("no_fusion", 0)])
 def test_fusion_modules_as_the_paper_counts_them(variant, papers):
     network = XYScanNet(48, (1, 1, 1), **VARIANTS[variant])
-    macs = papers_fusion_macs(network, 256, 256)
+    macs = paper_fusion_macs(network, 256, 256)
     assert round(macs / 1e9, 2) == papers
-    counted = count(network, 1, 3, 256, 256, as_written=True).of
-    biases_and_relu = 3 * (48 * 256**2 + 96 * 128**2) if variant == "aff" else 0
-    assert counted.get("clff_level1", 0) + counted.get("clff_level2", 0) == macs - biases_and_relu
+    if variant != "xyscan":  # KLFF is computed in another order
+        of = count(network, 1, 3, 256, 256).of
+        biases_and_relu = 3 * (48 * 256**2 + 96 * 128**2) if variant == "aff" else 0
+        assert of.get("clff_level1", 0) + of.get("clff_level2", 0) == macs - biases_and_relu
 
 
 def test_klff_convolves_the_smaller_map():
@@ -224,12 +228,6 @@ def test_klff_convolves_the_smaller_map():
     large, medium, small = 256**2, 128**2, 64**2
     assert of["clff_level1"] == 48 * (large * 48 + medium * 96 + small * 192 + large * 96)
     assert of["clff_level2"] == 96 * (medium * 96 + medium * 48 + small * 192 + medium * 192)
-
-
-def test_variants_are_the_jobs_of_the_ablations():
-    for name, options in VARIANTS.items():
-        recipe = yaml.safe_load((ROOT / "configs" / "ablation" / name / "config_stage1.yaml").read_text())
-        assert recipe["model"] == {"dim": 48, **options}
 
 
 def test_columns_and_rows_are_the_paper_s():
@@ -251,7 +249,7 @@ def test_factors_are_of_the_last_row():
     assert cell("step s", reference, reference) == "not measured"
 
 
-def run(*arguments: str) -> str:
+def run_as_a_command(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "analysis.complexity", *arguments, "--device", "cpu"],
         cwd=ROOT,
@@ -270,34 +268,73 @@ def cells(output: str, label: str) -> list[str]:
     return re.sub(r" \([\d.]+x\)", "", line.removeprefix(label)).split()
 
 
-def test_the_command_counts_fusion_modules():
-    output = run("--table", "8", "--num_blocks", "1", "1", "1")
+def run(arguments: str, capsys) -> str:
+    assert main([*arguments.split(), "--device", "cpu"]) == 0
+    return capsys.readouterr().out
+
+
+def test_fusion_modules_are_counted(capsys):
+    output = run("--table 8 --num_blocks 1 1 1", capsys)
     assert cells(output, "AFF (paper)") == ["4.32", "–", "152.35"]
     assert cells(output, "AFF (here)") == ["4.32", "4.30", "152.35"]
     assert cells(output, "KLFF (here)") == ["2.19", "1.17", "71.42"]
     assert cells(output, "none (here)") == ["0.00", "0.00", "0.00"]
 
 
-def test_tables_by_module_have_a_column_for_every_variant(capsys):
-    assert main("--table modules 6 --dim 16 --num_blocks 1 1 1 --size 64".split()) == 0
-    parameters, macs, table6 = re.split(r"^GMACs at 64 x 64|^Table 6", capsys.readouterr().out, flags=re.M)
-    assert re.search(r"unidirectional \(here\) +0\.\d\d +not measured +not measured\n", table6)
-    network = XYScanNet(16, (1, 1, 1), fusion="aff")
-    column = list(VARIANTS).index("aff")
-    assert len(cells(parameters, "whole")) == len(cells(macs, "whole")) == len(VARIANTS)
-    assert cells(parameters, "whole")[column] == f"{sum(p.numel() for p in network.parameters()):,}"
-    of, in_scans = count(network, 1, 3, 64, 64)
-    for label, number in (
-        ("whole", of[WHOLE]),
-        ("clff_level1", of["clff_level1"]),
-        ("of it selective scans", in_scans[WHOLE]),
-    ):
-        assert cells(macs, label)[column] == f"{number / 1e9:.3f}"
+TINY = "--dim 8 --num_blocks 1 1 1 --size 32"
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """A fusion module "mine" and a state space module "yours"."""
+    monkeypatch.setitem(FUSIONS, "mine", type("Mine", (fusion.AFF,), {}))
+    monkeypatch.setitem(STATE_SPACES, "yours", type("Yours", (IntraVSSM,), {}))
+
+
+def test_tables_by_module_have_a_column_for_every_recipe_and_registered_module(modules, capsys):
+    parameters, macs = run(f"--table modules {TINY}", capsys).split("GMACs at 32 x 32")
+    columns = parameters.splitlines()[2].split()
+    assert columns[-2:] == ["mine", "yours"] and set(VARIANTS) <= set(columns)
+    assert columns == macs.splitlines()[2].split()
+    network = XYScanNet(8, (1, 1, 1), fusion="aff")
+    of, in_scans = count(network, 1, 3, 32, 32)
+    for column in (columns.index("aff"), columns.index("mine")):
+        assert cells(parameters, "whole")[column] == f"{sum(p.numel() for p in network.parameters()):,}"
+        for label, number in (
+            ("whole", of[WHOLE]),
+            ("clff_level1", of["clff_level1"]),
+            ("of it selective scans", in_scans[WHOLE]),
+        ):
+            assert cells(macs, label)[column] == f"{number / 1e9:.3f}"
+
+
+def test_registered_modules_have_rows_in_the_table_of_their_kind(modules, capsys):
+    table5, table8 = run(f"--table 5 8 {TINY}", capsys).split("Table 8.")
+    assert cells(table5, "yours (here)")[0] == cells(table5, "XYScanNet-S (here)")[0]
+    assert cells(table8, "mine (here)") == ["–", *cells(table8, "AFF (here)")[1:]]
+    assert "mine (here)" not in table5 and "yours (here)" not in table8
+    assert "mine: model.dim=8 model.num_blocks=(1, 1, 1) model.fusion=mine" in table8
+    assert re.search(r"XYScanNet-S \(here\) +0\.\d\d +0\.\d\d +– +not measured", table5)
+
+
+def test_given_variants_are_the_only_columns_and_rows(modules, capsys):
+    output = run(f"--table modules 8 --variants yours,model.kl_gate=batch,klff {TINY}", capsys)
+    assert len(cells(output.partition("GMACs")[0], "whole")) == 3
+    rows = re.findall(r"^(.*) \(here\)  ", output, re.M)
+    assert rows == ["yours", "model.kl_gate=batch", "klff"]
+
+
+def test_a_job_s_own_size_is_counted_unless_another_is_given(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for arguments, dim in (("", 32), ("--dim 16", 16)):
+        output = run(f"--table modules --variants xyscannet_t --size 64 {arguments}", capsys)
+        network = XYScanNet(dim, (1, 1, 2), unshuffle=2)
+        assert cells(output.partition("GMACs")[0], "whole") == [f"{sum(p.numel() for p in network.parameters()):,}"]
 
 
 @pytest.mark.slow
 def test_the_command_measures():
-    output = run(
+    output = run_as_a_command(
         *"--table 6 --dim 16 --num_blocks 1 1 1 --size 64 --measure --batch 2 --train_size 16".split(),
         *"--test_size 16 24 --repeats 1".split(),
     )
@@ -308,10 +345,8 @@ def test_the_command_measures():
     assert "one RTX 3090" in output and "CPU, 1 threads" in output and "batch 2, 16 x 16" in output
 
 
-@pytest.mark.parametrize("form, rule", [("markdown", "| KLFF (here) |"), ("latex", r"\begin{tabular}")])
-def test_formats(form, rule, capsys):
-    assert main(["--table", "8", "--dim", "8", "--num_blocks", "1", "1", "1", "--size", "8", "--format", form]) == 0
-    assert rule in capsys.readouterr().out
+def test_the_format_is_the_one_asked_for(capsys):
+    assert "| klff (here) |" in run(f"--table 8 --variants klff --format markdown {TINY}", capsys)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +357,7 @@ def test_formats(form, rule, capsys):
         (["--table", "4"], "invalid choice"),
         (["--batch", "0"], "--batch"),
         (["--device", "nonsense"], "--device"),
+        (["--variants", "nonsense"], "'nonsense' is no variant"),
     ],
 )
 def test_bad_arguments_are_told(arguments, complaint, capsys):

@@ -1,8 +1,5 @@
 """What a scan adds by direction: against single modules run by hand, linearity, the picture, the command."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +8,7 @@ from PIL import Image
 
 from analysis.features import BACKWARD, BOTH, FORWARD, Residual, by_direction, draw, find_module, main, to_map
 from analysis.figure import new_figure
-from analysis.subjects import Subject
+from analysis.inputs import NamedNetwork
 from datasets.images import write_png
 from models.xyscannet import XYScanNet
 
@@ -89,11 +86,11 @@ def test_directions_sum_up_and_the_network_stays_as_it_was(module):
 
 def test_each_level_and_block_is_the_one_asked_for():
     network = tiny(blocks=(1, 2, 1))
-    subject, patch = Subject("a", network), patch_of()
-    assert find_module(subject, 2, 2, "inter") is network.decoder_level2[1].inter
-    assert find_module(subject, 1, 1, "intra") is network.decoder_level1[0].intra
+    named, patch = NamedNetwork("a", network), patch_of()
+    assert find_module(named, 2, 2, "inter") is network.decoder_level2[1].inter
+    assert find_module(named, 1, 1, "intra") is network.decoder_level1[0].intra
     for level, shape in ((1, (1, 8, 16, 16)), (2, (1, 16, 8, 8)), (3, (1, 32, 4, 4))):
-        residual = by_direction(network, find_module(subject, level, 1, "intra"), patch)[FORWARD]
+        residual = by_direction(network, find_module(named, level, 1, "intra"), patch)[FORWARD]
         assert residual.shape == shape and to_map(residual).shape == shape[2:]
 
 
@@ -108,8 +105,8 @@ def test_all_maps_share_one_scale_and_what_is_missing_is_said():
     random = np.random.default_rng(0)
     both = {name: random.random((8, 8)) * scale for name, scale in ((FORWARD, 1), (BACKWARD, 0.01), (BOTH, 3))}
     rows = [
-        Residual(Subject("one way", tiny()), "IntraVSSM", {FORWARD: random.random((4, 4))}),
-        Residual(Subject("both", tiny(scan="bidirectional"), untrained=True), "InterVSSM", both),
+        Residual(NamedNetwork("one way", tiny()), "IntraVSSM", {FORWARD: random.random((4, 4))}),
+        Residual(NamedNetwork("both", tiny(scan="bidirectional"), untrained=True), "InterVSSM", both),
     ]
     figure = new_figure(10, 6)
     draw(figure, rows, np.zeros((16, 16, 3), np.uint8), "level 1")
@@ -152,12 +149,9 @@ def arguments(folder, *more):
     ]
 
 
-def test_the_command_draws_the_maps_of_each_network(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.features", *arguments(folder, "--level", "3")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_the_command_draws_the_maps_of_each_network(folder, capsys):
+    assert main(arguments(folder, "--level", "3")) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "two: dim 8, blocks 1-1-1, bidirectional, intra and inter"
     assert lines[2] == "one: dim 8, blocks 1-1-1, unidirectional, intra and inter"
     assert [line.count(name) for line in (lines[1], lines[3]) for name in TITLES] == [1, 1, 1, 1, 0, 0]
@@ -221,7 +215,7 @@ def block_zero(folder):
 
 def ss2d(folder):
     torch.save(tiny(vssm="ss2d").state_dict(), folder / "ss2d.pth")
-    return ["--weights", f"flat={folder / 'ss2d.pth'}"], ["flat has SS2D modules", "scans slices"]
+    return ["--weights", f"flat={folder / 'ss2d.pth'}"], ["flat has SS2D modules"]
 
 
 def small_image(folder):

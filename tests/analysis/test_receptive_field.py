@@ -1,7 +1,6 @@
 """Effective receptive fields: gradients against finite differences, shares against exhaustive search, the command."""
 
 import itertools
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from analysis.figure import new_figure
+from analysis.inputs import InputError, NamedNetwork, read_patch
 from analysis.receptive_field import (
     PARTS,
     contributions,
@@ -21,7 +21,6 @@ from analysis.receptive_field import (
     measure,
     smallest_square,
 )
-from analysis.subjects import Subject, SubjectError, read_patch
 from datasets.images import write_png
 from models.registry import Options
 from models.ss2d import SS2D
@@ -102,7 +101,7 @@ def test_a_module_reaches_the_slices_that_it_scans_and_no_other_pixel(module, re
 
 def test_the_field_is_the_mean_over_the_images_middles(tmp_path):
     network, paths = tiny().requires_grad_(False), [save_noise(tmp_path / f"{k}.png", seed=k) for k in range(2)]
-    (field,) = measure([Subject("a", network)], paths, 16, CPU)
+    (field,) = measure([NamedNetwork("a", network)], paths, 16, CPU)
     each = [contributions(network, read_patch(path, 16)).numpy() for path in paths]
     np.testing.assert_allclose(field, (each[0] + each[1]) / 2, rtol=1e-5)
     with Image.open(paths[1]) as image:
@@ -163,7 +162,7 @@ def test_all_fields_share_one_scale_and_untrained_ones_say_so():
     random = np.random.default_rng(0)
     fields = [random.random((16, 16)), 1e4 * random.random((16, 16)) ** 8]
     figure = new_figure(8, 6)
-    draw(figure, [Subject("first", tiny(), untrained=True), Subject("second", tiny())], fields, 2)
+    draw(figure, [NamedNetwork("first", tiny(), untrained=True), NamedNetwork("second", tiny())], fields, 2)
     panels = [panel for panel in figure.axes if panel.get_images()]
     assert [panel.get_title().split("\n") for panel in panels] == [
         ["first", "UNTRAINED: random initialisation"],
@@ -202,16 +201,14 @@ def arguments(folder, *more):
     ]
 
 
-def test_the_command_draws_the_fields_and_prints_their_shares(folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.receptive_field", *arguments(folder)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "XYScan: dim 8, blocks 1-1-1, unidirectional, intra and inter\n" in done.stdout
-    assert "SS2D: dim 8, blocks 1-1-1, SS2D\n" in done.stdout and "UNTRAINED" not in done.stdout
+def test_the_command_draws_the_fields_and_prints_their_shares(folder, capsys):
+    assert main(arguments(folder)) == 0
+    printed_lines = capsys.readouterr().out
+    assert "XYScan: dim 8, blocks 1-1-1, unidirectional, intra and inter\n" in printed_lines
+    assert "SS2D: dim 8, blocks 1-1-1, ss2d\n" in printed_lines and "UNTRAINED" not in printed_lines
     paths = [folder / "images" / f"{k}.png" for k in range(2)]
-    (field,) = measure([Subject("a", tiny(vssm="ss2d").requires_grad_(False))], paths, 16, CPU)
-    printed = [line.split()[3:] for line in done.stdout.splitlines() if line.startswith("SS2D  ")]
+    (field,) = measure([NamedNetwork("a", tiny(vssm="ss2d").requires_grad_(False))], paths, 16, CPU)
+    printed = [line.split()[3:] for line in printed_lines.splitlines() if line.startswith("SS2D  ")]
     np.testing.assert_allclose(
         np.array(printed, float),
         [[100 * share(field, part) for part in PARTS] for share in (fewest_pixels, smallest_square)],
@@ -230,7 +227,7 @@ def test_without_weights_both_modules_are_shown_and_said_to_be_untrained(folder,
     assert main([f"{folder / 'images' / '0.png'}", "--size", "8", "--device", "cpu", "--output", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("XYScan: dim 48, blocks 3-3-6, unidirectional") and "UNTRAINED" in lines[0]
-    assert lines[1].startswith("SS2D: dim 48, blocks 3-3-6, SS2D; UNTRAINED")
+    assert lines[1].startswith("SS2D: dim 48, blocks 3-3-6, ss2d; UNTRAINED")
     assert sum(line.startswith(("XYScan (untrained)", "SS2D (untrained)")) for line in lines) == 4
     assert path.is_file()
 
@@ -294,8 +291,8 @@ def test_bad_input_is_named_and_nothing_is_written(folder, capsys, case):
 def test_where_the_memory_does_not_suffice_a_smaller_size_is_advised(folder, monkeypatch):
     network = tiny()
     monkeypatch.setattr(network, "residual", lambda _: torch.empty(2**60))
-    with pytest.raises(SubjectError, match="large: out of memory on cpu; use a smaller --size than 16"):
-        measure([Subject("large", network)], [folder / "images" / "0.png"], 16, CPU)
+    with pytest.raises(InputError, match="large: out of memory on cpu; use a smaller --size than 16"):
+        measure([NamedNetwork("large", network)], [folder / "images" / "0.png"], 16, CPU)
 
 
 def test_without_matplotlib_the_message_says_what_to_install(folder, monkeypatch, capsys):
@@ -309,9 +306,9 @@ def test_without_matplotlib_the_message_says_what_to_install(folder, monkeypatch
 @pytest.mark.parametrize(
     "more, expected",
     [
-        (["--size", "18"], "--size: a multiple of 8"),
+        (["--size", "18"], "multiple of 8"),
         (["--size", "4"], "at least 8"),
-        (["--count", "0"], "at least one"),
+        (["--count", "0"], "--count"),
         (["--weights", "x.pth"], "'x.pth' is not NAME=FILE"),
         (["--weights", "a=b", "a=c"], "a appears twice"),
         (["--device", "abacus"], "--device"),

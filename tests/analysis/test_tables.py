@@ -23,7 +23,7 @@ FULL = {
 
 @pytest.fixture
 def results(tmp_path):
-    """Two jobs on GoPro, one of them in both profiles, and a file that is none of ours."""
+    """Two jobs on GoPro, one of them in both profiles, and files that are none of ours."""
     for folder, content in (
         ("a/images_scores", record(**FULL)),
         ("b/images_scores", record(images=7, psnr=40.0)),
@@ -33,15 +33,17 @@ def results(tmp_path):
     ):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "scores.json").write_text(json.dumps({"complete": True} | content))
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "scores.json").write_text("[1, 2")
+    for folder, text in (("notes", "[1, 2"), ("deep", "[" * 100_000), ("list", "[]")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scores.json").write_text(text)
     return tmp_path
 
 
 def test_every_finished_record_is_found_and_the_others_are_named(results, capsys):
     assert list(find_records(results)) == ["a/images_rwbi", "a/images", "a/images_scores_whang", "b/images"]
     error = capsys.readouterr().err
-    assert "notes/scores.json: no record" in error and "c/images_scores/scores.json: not finished" in error
+    assert "notes/scores.json: no record" in error and "deep/scores.json: no record" in error
+    assert "list/scores.json: no record" in error and "c/images_scores/scores.json: not finished" in error
 
 
 def test_profiles_never_share_a_table(results):

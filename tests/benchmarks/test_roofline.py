@@ -56,6 +56,6 @@ def test_work_grows_with_the_pixels():
     assert large.numbers == pytest.approx(4 * small.numbers, rel=0.1)
 
 
-def test_floor_is_the_longer_of_both():
+def test_the_roofline_is_the_longer_of_both():
     assert Work(flops=100, numbers=10, exps=0).seconds(4, matmul_rate=50, copy_rate=10) == 4
     assert Work(flops=300, numbers=10, exps=0).seconds(4, matmul_rate=50, copy_rate=10) == 6

@@ -34,7 +34,7 @@ def rows(output: str, *words: str) -> list[list[str]]:
     return [line[match.end() :].split() for line in output.splitlines() if (match := start.match(line))]
 
 
-def test_network_compares_ours_with_the_twin():
+def test_network_is_compared_with_the_baseline():
     output = run(
         "network.py",
         *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
@@ -49,7 +49,7 @@ def test_network_compares_ours_with_the_twin():
     assert [row[4:] for row in rows(output, "baseline", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
 
 
-def test_network_refuses_a_size_that_the_twin_cannot_take():
+def test_network_refuses_a_size_that_the_baseline_cannot_take():
     assert "multiples of 4" in run("network.py", "--size", "18", code=2)
 
 
@@ -87,11 +87,11 @@ def test_scan_leaves_out_what_takes_too_long():
     assert all(line.split()[-1] == "-" for line in found)
 
 
-def test_tiling_compares_streamed_and_tiled_images_with_whole_ones(tmp_path):
+def test_tiling_compares_streamed_and_tiled_images_with_full_ones(tmp_path):
     make_pairs(tmp_path, train=0, test=2, size=(40, 48))
     output = run("tiling.py", str(tmp_path / "test"), *"--dim 8 --size 40 48 --tile 24:8 --band 8 --repeats 1".split())
-    assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("whole", "streamed", "tiles"))] == [
-        "whole",
+    assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("full", "streamed", "tiles"))] == [
+        "full",
         "streamed, bands of 8",
         "tiles of 24, overlap 8",
     ]

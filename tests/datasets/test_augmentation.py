@@ -36,3 +36,11 @@ def test_the_eight_symmetries_are_equally_likely(rng: np.random.Generator) -> No
         assert np.array_equal(blurred, sharp)
         counts[np.ascontiguousarray(blurred).tobytes()] += 1
     assert len(counts) == 8 and min(counts.values()) > 130
+
+
+def test_half_the_rotations_leave_rows_rows_three_times_in_four(rng: np.random.Generator) -> None:
+    """The released code's distribution: 0, 90, 180, 270 degrees with 0.625, 0.125, 0.125, 0.125."""
+    image = np.zeros((2, 3, 3), np.uint8)
+    shapes = [augment(image, image, rng, rotate=0.5)[0].shape for _ in range(4000)]
+    assert shapes.count((2, 3, 3)) / 4000 == pytest.approx(0.75, abs=0.03)
+    assert {augment(image, image, rng, rotate=0)[0].shape for _ in range(50)} == {(2, 3, 3)}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from datasets.degradation import Degradation, main, parse_degradation, sharp_pairs
 from datasets.images import ImageError, read_rgb
-from datasets.layouts import LayoutError, Pair, find_pairs
+from datasets.layouts import AmbiguityError, LayoutError, Pair, find_pairs
 from datasets.paired import PairedCrops, WholePairs, worker_init
 from datasets.stream import BatchStream
 from tests.datasets.conftest import save, textured
@@ -142,12 +142,12 @@ def test_super_resolution_is_bicubic_down_and_up(factor: int, rng: np.random.Gen
 
 def test_sizes_that_do_not_divide(rng: np.random.Generator) -> None:
     degrade, image = parse_degradation("sr:4"), textured(39, 50, 1)
-    with pytest.raises(ValueError, match="50x39 pixels are no multiple of 4"):
+    with pytest.raises(ValueError, match="50x39 pixels"):
         degrade(image, rng)
     degraded, sharp = degrade.whole(image, 0)
     assert degraded.shape == (36, 48, 3) and np.array_equal(sharp, image[:36, :48])
     assert np.array_equal(degraded, degrade(image[:36, :48], rng))
-    with pytest.raises(ValueError, match="50x3 pixels cannot be made 4 times smaller"):
+    with pytest.raises(ValueError, match="50x3 pixels"):
         degrade.whole(image[:3], 0)
 
 
@@ -187,7 +187,7 @@ def test_workers_change_nothing(photos: Path) -> None:
 
 
 def test_crops_that_do_not_divide_name_the_file(photos: Path) -> None:
-    with pytest.raises(ImageError, match="a.png: 18x18 pixels are no multiple of 4"):
+    with pytest.raises(ImageError, match="a.png: 18x18 pixels"):
         PairedCrops(sharp_pairs(photos), 18, seed=1, degradation=parse_degradation("sr:4"))[0, 0]
 
 
@@ -208,12 +208,12 @@ def test_folders_of_sharp_images(photos: Path) -> None:
     assert len(sharp_pairs(photos / "HR")) == 2
     save(photos / "data/train/scene/blur/1.png", mid_grey(8))
     save(photos / "data/train/scene/sharp/1.png", mid_grey(8))
-    with pytest.raises(LayoutError, match="plain folder of sharp images"):
+    with pytest.raises(LayoutError, match="such as train/scene/blur/1.png"):
         sharp_pairs(photos / "data")
     (photos / "data/test").mkdir()
-    with pytest.raises(LayoutError, match="has train and test; say which split"):
+    with pytest.raises(AmbiguityError):
         sharp_pairs(photos / "data")
-    with pytest.raises(LayoutError, match="holds no images"):
+    with pytest.raises(LayoutError, match="no images found"):
         sharp_pairs(photos / "data/test")
     with pytest.raises(LayoutError, match="no such folder"):
         sharp_pairs(photos / "none")
@@ -260,8 +260,8 @@ def test_another_seed_makes_other_noise(photos: Path, tmp_path: Path) -> None:
 def test_bad_use_is_explained_and_leaves_nothing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     for arguments, message in [
-        (["noise:x"], "--degradation must be noise:SIGMA"),
-        (["sr:2", "--seed", "-1"], "--seed must not be negative"),
+        (["noise:x"], "--degradation: must be noise:SIGMA"),
+        (["sr:2", "--seed", "-1"], "--seed: must not be negative"),
     ]:
         with pytest.raises(SystemExit, match="2"):
             main([str(photos), str(out), "--degradation", *arguments])
@@ -272,9 +272,9 @@ def test_bad_use_is_explained_and_leaves_nothing(photos: Path, tmp_path: Path, c
     assert "deep/a.png: truncated" in capsys.readouterr().err
     save(truncated, textured(30, 3, 0))
     assert main([str(photos), str(out), "--degradation", "sr:4"]) == 1
-    assert "deep/a.png: 3x30 pixels cannot be made 4 times smaller" in capsys.readouterr().err
+    assert "deep/a.png: 3x30 pixels" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     save(out / "kept.png", mid_grey(8))
     assert main([str(photos), str(out), "--degradation", "noise:25"]) == 1
-    assert "already holds something" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["kept.png"]

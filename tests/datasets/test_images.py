@@ -182,7 +182,7 @@ def ftyp(*brands: bytes) -> bytes:
         (ftyp(b"mif1", b"avif"), "AVIF"),
         (ftyp(b"avif"), "AVIF"),
         (ftyp(b"isom", b"mp41"), "video"),
-        (b"<html>", "no image"),
+        (b"<html>", "not an image"),
     ],
 )
 def test_files_of_other_kinds_are_named_by_their_content(tmp_path: Path, data: bytes, kind: str) -> None:

@@ -54,8 +54,9 @@ def test_a_b_folders_of_both_splits_side_by_side(tmp_path: Path) -> None:
     touch(tmp_path, "trainA/1.png", "trainB/1.png", "testA/2.png", "testB/2.png")
     assert [pair.name for pair in find_pairs(tmp_path, "train")] == ["1"]
     assert [pair.name for pair in find_pairs(tmp_path, "test")] == ["2"]
-    with pytest.raises(AmbiguityError, match="test and train.*which split"):
+    with pytest.raises(AmbiguityError) as error:
         find_pairs(tmp_path)
+    assert (error.value.what, error.value.choices) == ("split", ["test", "train"])
 
 
 @pytest.mark.parametrize("gt", ["GT", "test/GT", "GT/nested", "test/GT/nested"])
@@ -124,16 +125,18 @@ def test_realblur_variants_in_one_folder(tmp_path: Path) -> None:
     for variant in "JR":
         pairs = find_pairs(tmp_path, "test", variant=variant)
         assert len(pairs) == 3 and all(f"RealBlur-{variant}" in str(pair.sharp) for pair in pairs)
-    with pytest.raises(AmbiguityError, match="J and R.*which variant"):
+    with pytest.raises(AmbiguityError) as error:
         find_pairs(tmp_path, "test")
-    with pytest.raises(AmbiguityError, match="test and train.*which split"):
+    assert (error.value.what, error.value.choices) == ("variant", ["J", "R"])
+    with pytest.raises(AmbiguityError) as error:
         find_pairs(tmp_path, variant="J")
+    assert (error.value.what, error.value.choices) == ("split", ["test", "train"])
 
 
 def test_realblur_list_of_missing_images(tmp_path: Path) -> None:
     realblur(tmp_path, "J")
     (tmp_path / "RealBlur-J_ECC/scene003/gt/gt_10.png").unlink()
-    with pytest.raises(LayoutError, match=r"test_list.txt: 1 of the images.*scene003/gt/gt_10.png"):
+    with pytest.raises(LayoutError, match=r"test_list.txt: 1 .*scene003/gt/gt_10.png"):
         find_pairs(tmp_path, "test")
     (tmp_path / "RealBlur_J_test_list.txt").write_text("one two three\n")
     with pytest.raises(LayoutError, match="'one two three'"):
@@ -217,7 +220,7 @@ def test_split_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="no split 'test', only train"):
         find_pairs(tmp_path, "test")
     touch(tmp_path, "test/blur/1.png", "test/sharp/1.png")
-    with pytest.raises(AmbiguityError, match="train and test.*which split") as error:
+    with pytest.raises(AmbiguityError) as error:
         find_pairs(tmp_path)
     assert (error.value.what, error.value.choices) == ("split", ["train", "test"])
     with pytest.raises(ValueError, match="'val'"):

@@ -3,7 +3,16 @@
 import pytest
 import yaml
 
-from engine.config import ConfigError, load_config, model_options, save_config
+from engine.config import (
+    ConfigError,
+    load_config,
+    model_options,
+    models_dir,
+    parse_stage_config,
+    results_dir,
+    save_config,
+    shipped_weights,
+)
 from engine.train.schedule import cosine
 from tests.workplace import make_config
 
@@ -40,7 +49,15 @@ def test_text_that_is_a_number_is_a_number(place):
         ("model", "kl_gate", "pixel", "model.kl_gate: must be one of elementwise, image, batch, not 'pixel'"),
         ("data", "patch_size", 8, "data.patch_size: must be at least 16, not 8"),
         ("data", "train", 3, "data.train: must be text or a list of 2, not 3"),
-        ("optim", "lr", "fast", "optim.lr: must be a number, not 'fast'"),
+        ("optim", "lr", "fast", "optim.lr: must be a finite number, not 'fast'"),
+        ("optim", "name", "sgd", "optim.name: must be one of adam, muon, not 'sgd'"),
+        ("loss", "pixel", "l1", "loss.pixel: must be one of mse, charbonnier, "),
+        ("loss", "pixel", "edge", "loss.pixel: must be a term without another weight, not 'edge'"),
+        ("loss", "weights", {"l1": 1}, "loss.weights: must name terms among mse, charbonnier, not {'l1': 1.0}"),
+        ("loss", "weights", {"edge": 1}, "loss.weights: must name terms among mse, charbonnier, not"),
+        ("loss", "weights", {"mse": "much"}, "loss.weights.mse: must be a finite number, not 'much'"),
+        ("loss", "weights", {"mse": -1}, "loss.weights: must be in [0, 1e+06], not {'mse': -1.0}"),
+        ("loss", "weights", [1], "loss.weights: must be names with numbers, not [1]"),
         ("optim", "lr", 1e-9, "optim.lr: needs 0 <= min_lr <= lr"),
         ("optim", "lr", -1.0, "optim.lr: needs 0 <= min_lr <= lr"),
         ("train", "iterations", 5, "train.epochs: give either epochs or iterations"),
@@ -133,11 +150,31 @@ def test_schedule_is_the_released_one(epoch, expected):
         "optim.lr=.nan",
         "data.train.x=1",
         "job_name.x=1",
+        "optim.lr=" + "9" * 400,
+        "optim.lr=1e38",
+        "optim.lr=11",
+        "loss.edge_weight=.inf",
+        "loss.contrast_weight=1e38",
+        "train.start_from=2020-99-99",
+        "train.start_from=2020-01-01",
+        "train.seed=" + "9" * 5000,
+        "train.seed=0x" + "f" * 5000,
+        "data.workers=0x" + "f" * 5000,
+        "model.kl_gate=0x" + "f" * 5000,
     ],
 )
-def test_overrides_that_cannot_be_are_refused(place, override):
-    with pytest.raises(ConfigError, match=override.partition("=")[0].split(".")[0]):
+def test_impossible_overrides_are_refused_in_one_line_with_their_key(place, override):
+    with pytest.raises(ConfigError) as error:
         load_config("tiny", 1, [override])
+    line = str(error.value)
+    assert line.startswith(f"command line: {override.partition('=')[0]}: ") and "\n" not in line and len(line) < 400
+
+
+def test_what_the_command_line_refuses_is_a_line_and_status_2(place, capsys):
+    for argv in (["--job_name", "../x"], ["--job_name", "tiny", "train.start_from=2020-99-99"]):
+        with pytest.raises(SystemExit) as end:
+            parse_stage_config(1, "", argv)
+        assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +188,34 @@ def test_files_that_are_no_recipe_are_named(place, content):
         load_config("tiny", 1, ["data.patch_size=32"])
 
 
-@pytest.mark.parametrize("name", ["j" * 305, "../escape", "/absolute", "", "a/../../b", "a\0b"])
-def test_job_names_that_are_no_folder_are_refused(place, name):
-    with pytest.raises(ConfigError):
-        load_config(name, 1)
+@pytest.mark.parametrize(
+    "name",
+    ["j" * 201, "ü" * 101, "../escape", "/absolute", "", ".", "a/../../b", "a//b", "tiny/", "a\0b", "a\nb", "\udcff"],
+)
+@pytest.mark.parametrize("use", [results_dir, models_dir, shipped_weights, lambda name: load_config(name, 1)])
+def test_job_names_that_cannot_be_folders_are_refused(place, name, use):
+    with pytest.raises(ConfigError, match="job name"):
+        use(name)
+
+
+def test_the_longest_job_name_leaves_room_for_temporary_files(place):
+    name = "tiny@" + "j" * 195
+    config = load_config(name, 1)
+    save_config(config, results_dir(name) / "config_stage1.yaml")
+    assert (results_dir(name) / "config_stage1.yaml").is_file()
+
+
+def test_a_recipe_that_cannot_be_read_is_named(place, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", forbidden)
+    with pytest.raises(ConfigError, match="configs/tiny/config_stage1.yaml: Permission denied"):
+        load_config("tiny", 1)
+
+
+def test_the_weights_of_loss_terms(place):
+    loss = load_config("tiny", 1).loss
+    assert loss.terms == {"charbonnier": 1, "edge": 0.05}
+    loss = load_config("tiny", 1, ["loss.pixel=edge", "loss.edge_weight=0", "loss.weights={mse: 1e-1}"]).loss
+    assert loss.terms == {"edge": 1, "mse": 0.1}

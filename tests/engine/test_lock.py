@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from engine import lock
-from engine.lock import BusyError, alone
+from engine.lock import BusyError, run_lock
 from tests.workplace import ROOT, command, make_config, make_pairs, run
 
 HOLD = (
-    "import sys, time, pathlib; from engine.lock import alone\n"
-    "with alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    "import sys, time, pathlib; from engine.lock import run_lock\n"
+    "with run_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 )
 
 
@@ -31,18 +31,18 @@ def holder(tmp_path):
 
 
 def test_the_holder_is_named_and_its_death_frees_the_lock(holder, tmp_path):
-    with pytest.raises(BusyError, match=f"process {holder.pid} on "), alone(tmp_path / "results" / "tiny"):
+    with pytest.raises(BusyError, match=f"process {holder.pid} on "), run_lock(tmp_path / "results" / "tiny"):
         pytest.fail("two at once")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     for _ in range(2):
-        with alone(tmp_path / "results" / "tiny"):
+        with run_lock(tmp_path / "results" / "tiny"):
             assert str(os.getpid()) in (tmp_path / "results" / "tiny" / ".lock").read_text()
 
 
 def test_without_locks_the_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock, "fcntl", None)
-    with alone(tmp_path):
+    with run_lock(tmp_path):
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 

@@ -3,17 +3,7 @@
 import pytest
 import torch
 
-from engine.memory import (
-    PROBE,
-    bytes_per_pixel,
-    free_memory,
-    is_out_of_memory,
-    largest_tile,
-    peak_memory,
-    streaming_cost,
-)
-from models import XYScanNet
-from models.streaming import stream
+from engine.memory import bytes_per_pixel, free_memory, is_out_of_memory, peak_memory
 
 CPU = torch.device("cpu")
 
@@ -29,39 +19,6 @@ def test_bytes_per_pixel_of_known_networks():
 
     assert bytes_per_pixel(lean, CPU) == pytest.approx(400, rel=0.02)
     assert bytes_per_pixel(greedy, CPU) == pytest.approx(1200, rel=0.02)
-
-
-def test_streaming_cost_of_a_known_function():
-    def stream(images, band):  # a map of 10 channels, and 100 channels of a band and the two rows around it
-        kept = torch.empty(1, 10, *images.shape[-2:])
-        for _ in range(2):
-            torch.empty(1, 100, band + 2, images.shape[-1])
-        return kept[:, :3]
-
-    cost = streaming_cost(stream, CPU)
-    assert cost.per_band_pixel == pytest.approx(400, rel=0.02)
-    assert cost.per_pixel == pytest.approx(40 + 400 * 2 / 128, rel=0.02)
-    assert cost.of(2, 100, 1000, band=10) == pytest.approx(2 * (cost.per_pixel * 1e5 + cost.per_band_pixel * 1e4))
-    assert cost.of(1, 1000, 100, band=10) == cost.of(1, 100, 1000, band=10)
-
-
-def test_streaming_takes_what_is_foreseen():
-    """A larger image in wider bands than were probed; whole, it takes far more."""
-    network = XYScanNet(dim=16, num_blocks=(1, 1, 1)).eval()
-    cost, side, band = streaming_cost(lambda images, band: stream(network, images, band), CPU), 384, 32
-
-    def larger(_):
-        return stream(network, torch.zeros(1, 3, side, side), band)
-
-    measured = bytes_per_pixel(larger, CPU) * PROBE**2
-    assert 0.9 * measured < cost.of(1, side, side, band) < 1.4 * measured
-    assert measured < 0.6 * bytes_per_pixel(network, CPU) * side**2
-
-
-def test_largest_tile_keeps_a_margin():
-    tile = largest_tile(per_pixel=1000, free=10**9)
-    assert tile % 8 == 0 and 0.7 * 10**9 < tile**2 * 1000 <= 0.8 * 10**9
-    assert largest_tile(per_pixel=1000, free=1000) == 0
 
 
 def test_what_counts_as_out_of_memory():

@@ -7,9 +7,10 @@ from datasets.blur import linear_photo, shaken_pair, to_8_bit
 from datasets.images import read_rgb
 from datasets.synthesize import LINEAR_LIGHT
 from engine.config import load_config, shipped_weights
-from engine.predict.inference import Restorer, images_to_tensor, tensor_to_images
-from metrics import psnr
+from engine.predict.inference import Restorer
+from metrics.psnr import psnr
 from models import xyscannet_t
+from models.images import images_to_tensor, tensor_to_images
 from models.weights import read_weights
 from tests.workplace import ROOT
 

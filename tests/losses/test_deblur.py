@@ -3,15 +3,16 @@
 import json
 import math
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import scipy.ndimage
 import torch
 
-from losses import ContrastLoss, DeblurLoss, charbonnier, contrast, edge
+from losses import TERMS, ContrastLoss, DeblurLoss, charbonnier, contrast, edge, term
 from losses.contrast import blur_mask, vgg19_features, vgg19_layers
 from losses.edge import laplacian
-from metrics import psnr_torch
+from metrics.psnr import psnr_torch
 from tests.parity import fill, image
 
 PARITY = json.loads((Path(__file__).parents[1] / "fixtures" / "parity" / "loss_parity.json").read_text())
@@ -26,6 +27,13 @@ def features():
         {name.removeprefix("features."): value * gain[name.rsplit(".")[-1]] for name, value in state.items()}
     )
     return layers
+
+
+@pytest.fixture
+def paper_loss(features, monkeypatch):
+    """The paper's loss, with these features in place of VGG19's."""
+    monkeypatch.setattr(contrast, "vgg19_features", lambda: features)
+    return DeblurLoss()
 
 
 def parity_images(case):
@@ -43,9 +51,9 @@ def parity_images(case):
 
 
 @pytest.mark.parametrize("case", PARITY["cases"], ids=str)
-def test_values_and_gradient_are_the_released_ones(case, features):
+def test_values_and_gradient_are_the_released_ones(case, paper_loss):
     restored, sharp, blurred = parity_images(case)
-    total, terms = DeblurLoss(features=features)(restored, sharp, blurred)
+    total, terms = paper_loss(restored, sharp, blurred)
     total.backward()
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {name: case[name] for name in ("charbonnier", "edge", "contrast")}, rel=1e-6
@@ -105,13 +113,14 @@ def test_restored_equal_to_blurred_is_large_but_finite(features):
     assert 1e3 < value.item() < math.inf and torch.isfinite(blurred.grad).all()
 
 
-def test_shares_of_a_batch_average_to_the_batchs_loss(features):
+def test_shares_of_a_batch_average_to_the_batchs_loss(paper_loss):
     """Shares with very different amounts of blur: one loss however the batch is split."""
     sharp = image((4, 3, 32, 32), 3)
     blurred = sharp + 0.3 * image((4, 3, 32, 32), 4)
     blurred[0], blurred[1, :, :20] = sharp[0], sharp[1, :, :20]
     restored = sharp + 0.1 * image((4, 3, 32, 32), 5)
-    loss = DeblurLoss(contrast_weight=1, features=features)
+    loss = paper_loss
+    loss.weights["contrast"] = 1
     whole, _ = loss(restored, sharp, blurred)
     mean_sum = sum(loss.mask_sum(sharp[k : k + 2], blurred[k : k + 2]) for k in (0, 2)) / 2
     shares = [loss(restored[k : k + 2], sharp[k : k + 2], blurred[k : k + 2], mean_sum)[0] for k in (0, 2)]
@@ -120,21 +129,44 @@ def test_shares_of_a_batch_average_to_the_batchs_loss(features):
     assert abs(naive.item() - whole.item()) > 1e-5
 
 
-def test_frozen_features_stay_frozen(features):
-    loss = DeblurLoss(features=features)
-    assert not any(p.requires_grad for p in loss.parameters()) and not loss.contrast.features.training
+def test_frozen_features_stay_frozen_and_move_with_the_loss(paper_loss):
+    features = paper_loss.terms["contrast"].features
+    assert not features.training and {id(p) for p in features.parameters()} == {id(p) for p in paper_loss.parameters()}
+    assert not any(p.requires_grad for p in paper_loss.parameters())
 
 
 def test_weight_zero_needs_no_vgg():
-    total, terms = DeblurLoss(contrast_weight=0)(*[image((1, 3, 16, 16), k) for k in range(3)])
+    loss = DeblurLoss({"charbonnier": 1, "edge": 0.05, "contrast": 0})
+    total, terms = loss(*[image((1, 3, 16, 16), k) for k in range(3)])
     assert set(terms) == {"charbonnier", "edge"} and torch.isfinite(total)
 
 
 def test_the_squared_error_is_what_psnr_counts():
     restored, sharp = image((1, 3, 16, 16), 0), image((1, 3, 16, 16), 1)
-    total, terms = DeblurLoss(edge_weight=0, contrast_weight=0, pixel="mse")(restored, sharp, sharp)
+    total, terms = DeblurLoss({"mse": 1})(restored, sharp, sharp)
     assert terms == {"mse": total}
     assert -10 * math.log10(total.item()) == pytest.approx(psnr_torch(restored + 0.5, sharp + 0.5).item(), rel=1e-5)
+
+
+def test_a_new_term_is_a_function_or_a_module_that_also_sees_the_blurred_image():
+    with mock.patch.dict(TERMS):  # takes the new ones out again
+
+        @term("l1")
+        def l1(restored, sharp):
+            return (restored - sharp).abs().mean()
+
+        @term("distance")
+        class Distance(torch.nn.Module):
+            def forward(self, restored, sharp, blurred, mask_sum):
+                return (restored - blurred).abs().mean()
+
+        restored, sharp, blurred = (image((1, 3, 16, 16), k) for k in range(3))
+        total, terms = DeblurLoss({"mse": 1, "l1": 0.5, "distance": 2})(restored, sharp, blurred)
+        assert list(terms) == ["mse", "l1", "distance"]
+        expected = terms["mse"] + 0.5 * (restored - sharp).abs().mean() + 2 * (restored - blurred).abs().mean()
+        torch.testing.assert_close(total, expected)
+        with pytest.raises(ValueError, match="l1"):
+            term("l1")(l1)
 
 
 def test_vgg_weights_from_the_file(tmp_path, features):

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrics import DownloadError
-from metrics.downloads import ALEXNET, INCEPTION, VGG16, Weights, cache_folder, fetch
+from metrics.downloads import ALEXNET, INCEPTION, VGG16, DownloadError, Weights, cache_folder, fetch
 
 CONTENT = b"weights" * 1000
 ROOT = Path(__file__).parents[2]
@@ -89,7 +88,6 @@ def test_offline_says_all_that_is_needed(weights: Weights, server: Server):
         offline.sha256,
         str(cache_folder() / offline.file),
         "needed for lpips_net",
-        "psnr, ssim_matlab_rgb, ssim_per_channel, psnr_ssim_aligned, niqe_live and stlpips_alex need no",
     ):
         assert words in str(caught.value)
 
@@ -109,7 +107,9 @@ def test_the_files_are_pinned(known: Weights):
 
 def test_importing_the_metrics_loads_no_optional_package():
     code = (
-        "import sys, metrics, metrics.fid, metrics.lpips, metrics.stlpips\n"
+        "import importlib, sys\n"
+        "from metrics.catalogue import METRICS\n"
+        "for one in METRICS.values(): importlib.import_module('metrics.' + one.function.partition(':')[0])\n"
         "print(sorted({'lpips', 'cleanfid', 'stlpips_pytorch', 'scipy', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -11,8 +11,7 @@ import torch
 from scipy import linalg
 
 import metrics.fid
-from metrics import FID, KID, DownloadError
-from metrics.downloads import INCEPTION
+from metrics.downloads import INCEPTION, DownloadError
 from metrics.fid import Inception, frechet_distance, inception, inception_features, kernel_distance, patches, resizer
 from tests.metrics.images import OTHERS, blurred, golden_pair, noise
 
@@ -120,11 +119,10 @@ def write_images(folder: Path, count: int = 5, sigma: float = 0.0, size: tuple[i
     return paths
 
 
-def test_features_of_a_folder_are_those_of_its_paths_in_order(tmp_path):
+def test_features_are_those_of_the_files_in_their_order(tmp_path):
     paths = write_images(tmp_path / "a", count=3)
-    write_images(tmp_path / "a" / "below", count=2)  # a folder in the folder: another set of images
     extractor = Colours()
-    features = inception_features(tmp_path / "a", "cpu", extractor)
+    features = inception_features(paths, "cpu", extractor)
     assert features.shape == (3, 6) and features.dtype == np.float32 and extractor.batches == [(3, 3, 299, 299)]
     backwards = inception_features(paths[::-1], "cpu", Colours())
     assert np.array_equal(backwards, features[::-1])
@@ -132,27 +130,20 @@ def test_features_of_a_folder_are_those_of_its_paths_in_order(tmp_path):
     assert features[1, :3] == pytest.approx(noise(40, 56, seed=1).mean(axis=(0, 1)), abs=2)
 
 
-def test_many_images_go_in_batches_under_one_progress_bar(tmp_path, capsys):
-    write_images(tmp_path / "a", count=35, size=(8, 8))
+def test_many_images_go_in_batches(tmp_path):
     extractor = Colours()
-    inception_features(tmp_path / "a", "cpu", extractor, progress="features of a")
+    inception_features(write_images(tmp_path / "a", count=35, size=(8, 8)), "cpu", extractor)
     assert [batch[0] for batch in extractor.batches] == [32, 3]
-    assert "features of a: 100%" in capsys.readouterr().err
 
 
-def test_another_network_than_inception_is_never_called_fid(tmp_path):
-    for folder, sigma in (("sharp", 0), ("near", 0.5), ("far", 2)):
-        write_images(tmp_path / folder, sigma=sigma)
-    extractor = Colours()
-    scores = {}
-    for score in (FID(extractor=extractor), KID(seed=0, extractor=extractor)):
-        assert score.name in ("frechet_distance", "kernel_distance") and score.backbone == {"file": "Colours"}
-        near, far = (score(tmp_path / folder, tmp_path / "sharp") for folder in ("near", "far"))
+def test_distances_grow_with_blur(tmp_path):
+    features = {
+        name: inception_features(write_images(tmp_path / name, sigma=sigma), "cpu", Colours())
+        for name, sigma in (("sharp", 0), ("near", 0.5), ("far", 2))
+    }
+    for distance in (frechet_distance, kernel_distance):
+        near, far = (distance(features[name], features["sharp"]) for name in ("near", "far"))
         assert near < far
-        scores[score.name] = far
-    features = [inception_features(tmp_path / folder, "cpu", extractor) for folder in ("far", "sharp")]
-    assert FID(extractor=extractor)(*features) == scores["frechet_distance"] == frechet_distance(*features)
-    assert KID(extractor=extractor)(*features) == scores["kernel_distance"] == kernel_distance(*features)
 
 
 class TorchScript(torch.nn.Module):
@@ -166,7 +157,7 @@ class TorchScript(torch.nn.Module):
         return self.layers(images)
 
 
-def test_the_network_is_loaded_once_from_the_cache_for_fid_and_kid(tmp_path, monkeypatch):
+def test_the_network_is_loaded_once_from_the_cache(tmp_path, monkeypatch):
     network = TorchScript().eval()
     file = tmp_path / INCEPTION.file
     torch.jit.script(network).save(str(file))
@@ -174,15 +165,15 @@ def test_the_network_is_loaded_once_from_the_cache_for_fid_and_kid(tmp_path, mon
     monkeypatch.setenv("XYSCANNET_CACHE", str(tmp_path))
     monkeypatch.setattr(metrics.fid, "INCEPTION", replace(INCEPTION, sha256=checksum))
     inception.cache_clear()
-    fid, kid = FID("cpu"), KID(torch.device("cpu"))
-    inception.cache_clear()  # the stand-in must not outlive this test
-    assert fid.extractor is kid.extractor and (fid.name, kid.name) == ("fid", "kid")
-    assert fid.backbone == {"file": INCEPTION.file, "sha256": checksum, "package": "clean-fid 0.1.35"}
+    loaded = inception("cpu")
+    assert inception("cpu") is loaded and loaded.facts["device"] == "cpu"
+    assert loaded.facts["backbone"] == {"file": INCEPTION.file, "sha256": checksum, "package": "clean-fid 0.1.35"}
     (path,) = write_images(tmp_path / "a", count=1)
     mean = resizer()(noise(40, 56, seed=0)).mean(axis=(0, 1))
     with torch.inference_mode():
         expected = network((torch.from_numpy(mean)[None, :, None, None] - 128) / 128).flatten()
-    assert fid.features([path])[0] == pytest.approx(expected.numpy(), abs=1e-4)
+    assert inception_features([path])[0] == pytest.approx(expected.numpy(), abs=1e-4)
+    inception.cache_clear()  # the stand-in must not outlive this test
 
 
 def test_patches_fill_the_image():
@@ -203,13 +194,8 @@ def test_features_of_patches_follow_each_other(tmp_path):
 
 
 def test_bad_images_are_named(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: holds no image"):
-        inception_features(tmp_path / "empty", "cpu", Colours())
-    with pytest.raises(ValueError, match="missing: not a folder"):
-        inception_features(tmp_path / "missing", "cpu", Colours())
-    with pytest.raises(ValueError, match="no images are given"):
-        inception_features([], "cpu", Colours())
+    with pytest.raises(ValueError, match="missing.png: "):
+        inception_features([tmp_path / "missing.png"], "cpu", Colours())
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     with pytest.raises(ValueError, match="broken.png: "):
         inception_features([tmp_path / "broken.png"], "cpu", Colours())
@@ -222,11 +208,10 @@ def test_without_inception_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("XYSCANNET_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    for score in (FID, KID):
-        with pytest.raises(DownloadError) as caught:
-            score()
-        for words in ("needed for FID and KID", str(tmp_path / INCEPTION.file), INCEPTION.sha256, INCEPTION.url):
-            assert words in str(caught.value)
+    with pytest.raises(DownloadError) as caught:
+        Inception()
+    for words in ("needed for FID and KID", str(tmp_path / INCEPTION.file), INCEPTION.sha256, INCEPTION.url):
+        assert words in str(caught.value)
     (tmp_path / INCEPTION.file).write_bytes(b"another network")
     with pytest.raises(DownloadError, match="its sha256 is"):
         Inception()

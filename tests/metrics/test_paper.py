@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from metrics import paper_row
-from metrics.paper import _tables
+from metrics.paper import _tables, paper_row
 
 
 def test_rows_of_the_main_tables():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from metrics import psnr, psnr_torch
+from metrics.psnr import psnr, psnr_torch
 from tests.metrics.images import GOLDEN, PAIRS, golden_pair, noise
 
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 import metrics.ssim
-from metrics import ssim_matlab_rgb, ssim_matlab_rgb_torch, ssim_per_channel
+from metrics.ssim import ssim_matlab_rgb, ssim_matlab_rgb_torch, ssim_per_channel
 from tests.metrics.images import GOLDEN, PAIRS, golden_pair, noise
 from tests.metrics.test_psnr import as_batch
 

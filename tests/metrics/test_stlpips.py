@@ -11,8 +11,8 @@ import torch
 from scipy import ndimage
 
 import metrics.stlpips
-from metrics import STLPIPS, DownloadError
-from metrics.stlpips import blur_pool
+from metrics.downloads import DownloadError
+from metrics.stlpips import STLPIPS, blur_pool
 from tests.metrics.images import GOLDEN, PAIRS, blurred, golden_pair, noise
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +30,13 @@ def test_equals_the_package(stlpips, name):
 
 def test_names_what_it_is(stlpips):
     assert stlpips.name == "stlpips_alex"
-    assert stlpips.backbone["package"] == "stlpips-pytorch 0.0.2 (weights only)"
-    assert len(stlpips.backbone["sha256"]) == 64 and stlpips.backbone["file"] == "alex_shift_tolerant.pth"
+    backbone = stlpips.facts["backbone"]
+    assert backbone["package"] == "stlpips-pytorch 0.0.2 (weights only)"
+    assert len(backbone["sha256"]) == 64 and backbone["file"] == "alex_shift_tolerant.pth"
 
 
 def test_the_package_is_never_imported():
-    code = "import sys; from metrics import STLPIPS; STLPIPS(); print('stlpips_pytorch' in sys.modules)"
+    code = "import sys; from metrics.stlpips import STLPIPS; STLPIPS(); print('stlpips_pytorch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

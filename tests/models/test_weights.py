@@ -119,6 +119,8 @@ def test_one_flipped_bit_is_noticed_in_every_record(tmp_path, network):
 
 @pytest.fixture
 def without_checksums():
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip(f"torch {torch.__version__} always writes checksums")
     torch.serialization.set_crc32_options(False)
     yield
     torch.serialization.set_crc32_options(True)

@@ -5,8 +5,9 @@ import torch
 
 from datasets.images import read_rgb
 from engine.config import shipped_weights
-from engine.predict.inference import Restorer, images_to_tensor, tensor_to_images
-from metrics import psnr
+from engine.predict.inference import Restorer
+from metrics.psnr import psnr
+from models.images import images_to_tensor, tensor_to_images
 from tests.workplace import ROOT
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

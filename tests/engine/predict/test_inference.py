@@ -1,41 +1,23 @@
-"""Images of any size through a network: padding, tiles, precision, levels, and what happens without memory."""
+"""Images of any size through a network: full, streamed, by tiles; and what happens without memory."""
 
-import argparse
+import re
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from engine import distributed
-from engine.config import ConfigError, shipped_weights
-from engine.memory import OutOfMemory
+from engine.memory import PROBE, OutOfMemory, bytes_per_pixel
 from engine.predict import inference
-from engine.predict.inference import (
-    MissingWeights,
-    NotFinite,
-    Restorer,
-    find_weights,
-    images_to_tensor,
-    pad_by_reflection,
-    tensor_to_images,
-)
-from engine.predict.options import add_flags, check_flags
-from tests.workplace import make_config
+from engine.predict.inference import NotFinite, Restorer
+from models.streaming import stream
+from models.vssm import InterVSSM
 
 CPU = torch.device("cpu")
 
 
 def images_of(height: int, width: int, count: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) - 0.5
-
-
-@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (2, 3), (5, 16), (8, 8), (21, 30)])
-def test_padding_reflects_as_numpy_does(height, width):
-    image = images_of(height, width)
-    padded = pad_by_reflection(image)
-    widths = ((0, 0), (0, 0), (0, -height % 8), (0, -width % 8))
-    assert np.array_equal(padded.numpy(), np.pad(image.numpy(), widths, mode="reflect"))
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 5), (7, 8), (9, 17), (24, 40)])
@@ -83,58 +65,6 @@ def test_compiled_network_restores_and_the_plain_one_is_what_is_probed(weights, 
     assert options == {"mode": "reduce-overhead", "dynamic": False}
 
 
-def test_a_cpu_streams_unless_told_otherwise(weights):
-    assert Restorer(weights, "none", CPU).streamed
-    for options in ({"streamed": False}, {"tile": 32}, {"compiled": True}):
-        assert not Restorer(weights, "none", CPU, **options).streamed
-    restorer = Restorer(weights, "none", CPU, tile="auto")
-    assert restorer.choose_mode(1, 64, 64).startswith("full images, streamed: ")
-
-
-def needed(weights, height: int, width: int, streamed: bool = False) -> float:
-    return Restorer(weights, "none", CPU, streamed=streamed)._needed(1, height, width)
-
-
-@pytest.fixture(scope="module")
-def whole_and_streamed(weights) -> tuple[float, float]:
-    """Bytes that a 640 x 480 image needs."""
-    return needed(weights, 480, 640), needed(weights, 480, 640, streamed=True)
-
-
-def settled(weights, monkeypatch, free: float | None, **options) -> tuple[Restorer, str]:
-    monkeypatch.setattr(inference, "free_memory", lambda device: free)
-    restorer = Restorer(weights, "none", CPU, tile="auto", streamed=False, **options)  # as on a GPU
-    return restorer, restorer.choose_mode(1, 480, 640)
-
-
-def test_auto_takes_whole_images_if_they_fit_then_streamed_ones_then_tiles(weights, whole_and_streamed, monkeypatch):
-    whole, streamed = whole_and_streamed
-    assert streamed < 0.7 * whole
-    restorer, line = settled(weights, monkeypatch, 1.3 * whole)
-    assert (restorer.tile, restorer.streamed) == (None, False) and line.startswith("full images: ")
-    restorer, line = settled(weights, monkeypatch, 1.3 * streamed)
-    assert (restorer.tile, restorer.streamed) == (None, True) and line.startswith("full images, streamed: ")
-    free = 0.6 * streamed
-    restorer, line = settled(weights, monkeypatch, free)
-    tile = restorer.tile
-    assert not restorer.streamed and line.startswith(f"tiles of {tile} x {tile} pixels: ") and "\n" not in line
-    assert whole * tile**2 / (480 * 640) <= 0.8 * free < 1.2 * whole * (tile + 8) ** 2 / (480 * 640)
-    restorer, line = settled(weights, monkeypatch, None)
-    assert (restorer.tile, restorer.streamed) == (None, False) and "cannot be told" in line
-
-
-def test_auto_is_settled_anew_for_every_image(weights, whole_and_streamed, monkeypatch):
-    restorer, _ = settled(weights, monkeypatch, 0.6 * whole_and_streamed[1])
-    assert restorer.tile
-    restorer.choose_mode(1, 64, 64)
-    assert restorer.tile is None
-
-
-def test_auto_refuses_tiles_that_are_all_overlap(weights, monkeypatch):
-    with pytest.raises(OutOfMemory, match="not enough for tiles that overlap by 64 pixels"):
-        settled(weights, monkeypatch, 10**6, overlap=64)
-
-
 def test_bf16_is_near_fp32_and_not_the_same(weights):
     image = images_of(16, 24)
     whole, _ = Restorer(weights, "none", CPU).restore(image)
@@ -143,169 +73,164 @@ def test_bf16_is_near_fp32_and_not_the_same(weights):
     assert 0 < (half - whole).abs().max() < 0.05
 
 
-def test_levels_there_and_back():
-    every = np.arange(65536, dtype=np.uint16).reshape(64, 1024, 1).repeat(3, axis=2)
-    for image in (every, (every // 256).astype(np.uint8)):
-        tensor = images_to_tensor([image, image])
-        assert tensor.shape == (2, 3, 64, 1024) and tensor.min() == -0.5 and tensor.max() == 0.5
-        assert np.array_equal(tensor_to_images(tensor, image.dtype.type)[1], image)
+def test_a_cpu_streams_unless_told_otherwise(weights):
+    assert Restorer(weights, "none", CPU).streamed
+    for options in ({"streamed": False}, {"tile": 32}, {"compiled": True}):
+        assert not Restorer(weights, "none", CPU, **options).streamed
 
 
-def test_levels_are_clamped_and_rounded_to_the_nearest():
-    values = torch.tensor([-9.0, -0.5, 0.4 / 255 - 0.5, 0.6 / 255 - 0.5, 254.6 / 255 - 0.5, 0.5, 9.0])
-    levels = tensor_to_images(values.view(1, 1, 1, -1).expand(1, 3, 1, -1))
-    assert levels[0, 0, :, 0].tolist() == [0, 0, 0, 1, 255, 255, 255]
-
-
-def test_local_pooling_is_the_networks_own_and_not_streamed(weights):
+def test_local_pooling_is_streamed_and_reported(weights):
     image = images_of(32, 64)
     ordinary, local = Restorer(weights, "none", CPU), Restorer(weights, "none", CPU, local_pooling=32)
-    assert ordinary.streamed and not local.streamed and local.mode == "full images, averages over 32 pixels"
+    assert local.streamed and local.mode == "full images, streamed, averages over 32 pixels"
     assert not torch.allclose(local.restore(image)[0], ordinary.restore(image)[0], atol=1e-6)
+    full = Restorer(weights, "none", CPU, local_pooling=32, streamed=False).restore(image)[0]
+    assert torch.allclose(local.restore(image)[0], full, atol=1e-6)
     covered = Restorer(weights, "none", CPU, local_pooling=64).restore(image)[0]
     assert torch.allclose(covered, ordinary.restore(image)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--local_pooling", "30"], "--local_pooling: must be a positive multiple of 8, got 30"),
-        (["--local_pooling", "32", "--stream"], "not for --stream"),
-        (["--local_pooling", "32", "--tile", "auto"], "not for --stream and --tile auto"),
-    ],
-)
-def test_flags_of_local_pooling_that_cannot_be(flags, message, capsys):
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    with pytest.raises(SystemExit):
-        check_flags(parser, parser.parse_args(flags))
-    assert message in capsys.readouterr().err
+# Without memory.
 
 
-def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_config(tmp_path, "j", stage=2)
-    with pytest.raises(ConfigError, match="configs/jay/config_stage2.yaml: no such file; the jobs there are: j"):
-        find_weights(None, "jay", "best")
-    with pytest.raises(MissingWeights, match="results/j/models holds no weights") as error:
-        find_weights(None, "j", "best")
-    assert "train_XYScanNet_stage1.py" not in str(error.value)  # it has no stage 1 of its own
-    models = tmp_path / "results" / "j" / "models"
-    models.mkdir(parents=True)
-    (models / "final_XYScanNet_stage2.pth").touch()
-    with pytest.raises(MissingWeights) as error:
-        find_weights(None, "j", "best")
-    for part in (
-        "results/j/models/best_XYScanNet_stage2.pth",
-        "holds final_XYScanNet_stage2.pth",
-        "--weights FILE",
-        "python train_XYScanNet_stage2.py --job_name j",
-    ):
-        assert part in str(error.value)
-    with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
-        find_weights(tmp_path / "other.pth", "j", "best")
-    assert str(find_weights(None, "j", "final")) == "results/j/models/final_XYScanNet_stage2.pth"
+def allocates(pixels: int, calls: list):
+    """A hook that fails as PyTorch's CPU allocator does, on images of more than ``pixels``; notes their sizes."""
+
+    def hook(module, arguments):
+        calls.append(tuple(arguments[0].shape[-2:]))
+        if calls[-1][0] * calls[-1][1] > pixels:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 123 bytes")
+
+    return hook
 
 
-def test_a_jobs_own_weights_come_before_those_shipped_with_its_recipe(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_config(tmp_path, "j", stage=2)
-    shipped = tmp_path / shipped_weights("j")
-    shipped.parent.mkdir(parents=True)
-    shipped.touch()
-    assert find_weights(None, "j", "best") == shipped_weights("j")
-    with pytest.raises(MissingWeights, match="other.pth, the file given with --weights"):
-        find_weights(tmp_path / "other.pth", "j", "best")
-    own = tmp_path / "results" / "j" / "models" / "best_XYScanNet_stage2.pth"
-    own.parent.mkdir(parents=True)
-    own.touch()
-    assert find_weights(None, "j", "best").resolve() == own
+@pytest.fixture
+def restorer(weights) -> Restorer:
+    """As on a GPU: images are not streamed from the start, and memory is not looked at beforehand."""
+    return Restorer(weights, "none", CPU, streamed=False)
 
 
-def test_a_scan_backend_of_another_machine_gives_way(weights, tmp_path, monkeypatch, caplog):
-    monkeypatch.chdir(tmp_path)
-    make_config(tmp_path, "j", stage=2, model={"scan_backend": "mamba_ssm"})
-    image = images_of(16, 24)
-    restored, _ = Restorer(weights, "j", CPU).restore(image)
-    assert "scan backend mamba_ssm cannot run on cpu (it runs on cuda; use torch): auto is used" in caplog.text
-    assert torch.equal(restored, Restorer(weights, "none", CPU).restore(image)[0])
+@pytest.fixture
+def no_streaming(monkeypatch):
+    """Streaming runs out of memory, too, for more than a probe."""
 
+    def fail(network, images, *band):
+        if images.shape[-2] * images.shape[-1] > PROBE**2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return stream(network, images, *band)
 
-def out_of_memory_above(pixels: int):
-    """A network that keeps 1000 bytes a pixel and fails as PyTorch's allocator does above `pixels`."""
-
-    def network(images: torch.Tensor) -> torch.Tensor:
-        if images.shape[-2] * images.shape[-1] > pixels:
-            raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you "
-                "tried to allocate 123 bytes"
-            )
-        torch.empty(1, 250, *images.shape[-2:])
-        return images
-
-    return network
+    monkeypatch.setattr(inference, "stream", fail)
 
 
 def advised_tile(error: pytest.ExceptionInfo) -> int:
-    assert "--tile auto" in str(error.value)
-    return int(str(error.value).split("--tile ")[1].split()[0].rstrip(",;"))
+    return int(re.search(r"--tile (\d+)", str(error.value))[1])
 
 
-def test_running_out_of_memory_names_a_tile_that_fits(weights, monkeypatch):
-    restorer = Restorer(weights, "none", CPU, streamed=False)
-    monkeypatch.setattr(restorer, "network", out_of_memory_above(200 * 200))
-    monkeypatch.setattr(inference, "free_memory", lambda device: 200 * 200 * 1000)
-    monkeypatch.setattr(restorer, "_expect_to_fit", lambda padded, name: None)
+def test_out_of_memory_streams_this_and_all_later_images(weights, restorer, caplog):
+    image, calls = images_of(80, 96), []
+    restorer.network.register_forward_pre_hook(allocates(64 * 64, calls))
+    small = restorer.restore(images_of(16, 24))
+    assert not restorer.streamed and small[0].shape == (1, 3, 16, 24)
+    restored, _ = restorer.restore(image, "holiday.jpg")
+    assert restorer.streamed and restorer.mode == "full images, streamed"
+    assert torch.allclose(restored, Restorer(weights, "none", CPU, streamed=False).restore(image)[0], atol=1e-6)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "holiday.jpg" in caplog.text
+    calls.clear()
+    restorer.restore(image, "next.jpg")
+    assert not calls and len(caplog.records) == 1
+    assert restorer.maker == Restorer(weights, "none", CPU).maker  # the same result to rounding, so the same record
+
+
+def test_what_streaming_does_not_fit_names_the_image_its_need_and_a_tile_that_fits(
+    weights, restorer, no_streaming, monkeypatch
+):
     image = images_of(250, 320)
-    with pytest.raises(OutOfMemory, match="y.jpg: out of memory on cpu for 1 x 320 x 256 pixels.* --stream") as error:
+    free = bytes_per_pixel(restorer.network, CPU) * 200 * 200
+    monkeypatch.setattr(inference, "free_memory", lambda device: free)
+    with pytest.raises(OutOfMemory, match=r"^holiday.jpg: .*320 x 256 pixels, streamed: .* GiB needed") as error:
         restorer.restore(image, "holiday.jpg")
     tile = advised_tile(error)
-    assert tile % 8 == 0 and 150 < tile <= 200
-    restorer.tile = tile
-    assert torch.allclose(restorer.restore(image)[0], image, atol=1e-6)
+    assert tile % 8 == 0 and 0.75 * 200**2 < tile**2 < 200**2
+    tiled = Restorer(weights, "none", CPU, tile=tile)
+    tiled.network.register_forward_pre_hook(allocates(200 * 200, []))
+    assert tiled.restore(image)[0].shape == image.shape
 
 
-def test_the_cpu_is_not_asked_for_memory_it_does_not_have(weights, monkeypatch):
+def test_a_network_that_does_not_stream_exactly_is_not_streamed(restorer, monkeypatch):
+    monkeypatch.setattr(InterVSSM, "dual_scanner", lambda self, F_h, F_v: (F_h.relu(), F_v))
+    restorer.network.register_forward_pre_hook(allocates(PROBE**2, []))
+    with pytest.raises(OutOfMemory) as error:
+        restorer.restore(images_of(136, 160))
+    assert not restorer.streamed and advised_tile(error) <= PROBE
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_cpu_is_not_asked_for_memory_it_does_not_have(weights, monkeypatch, streamed):
     """Linux would promise it and then kill the process."""
-    restorer = Restorer(weights, "none", CPU, streamed=False)
-    monkeypatch.setattr(inference, "free_memory", lambda device: 200 * 200 * 1000)
-    monkeypatch.setattr(restorer, "network", out_of_memory_above(10**9))
-    with pytest.raises(OutOfMemory, match="not enough memory on cpu") as error:
-        restorer.restore(images_of(256, 320), "holiday.jpg")
-    restorer.tile = advised_tile(error)
-    assert restorer.restore(images_of(256, 320))[0].shape == (1, 3, 256, 320)
+    restorer, image, calls = Restorer(weights, "none", CPU, streamed=streamed), images_of(256, 320), []
+    needed = {mode: restorer._measure(mode) * 256 * 320 for mode in (True, False)}
+    assert needed[True] < 0.6 * needed[False]
+    restorer.network.register_forward_pre_hook(allocates(10**9, calls))
+    monkeypatch.setattr(inference, "free_memory", lambda device: 1.1 * needed[True])
+    assert restorer.restore(image)[0].shape == image.shape and restorer.streamed  # in full it was not even tried
+    monkeypatch.setattr(inference, "free_memory", lambda device: 0.9 * needed[True])
+    monkeypatch.setattr(inference, "stream", lambda *arguments: pytest.fail("streamed without memory"))
+    with pytest.raises(OutOfMemory) as error:
+        restorer.restore(image)
+    assert max(height * width for height, width in [*calls, (0, 0)]) <= PROBE**2
+    assert 32 < advised_tile(error) < 256
 
 
-def test_a_smaller_tile_is_advised_whatever_the_estimate_says(weights, monkeypatch):
+def test_streaming_takes_what_is_measured(restorer):
+    """On a larger image and in wider bands than those measured; in full, it takes far more."""
+    side = 384
+    measured = bytes_per_pixel(lambda _: stream(restorer.network, torch.zeros(1, 3, side, side)), CPU) * PROBE**2
+    assert 0.8 * measured < restorer._measure(streamed=True) * side**2 < 1.4 * measured
+    assert measured < 0.6 * restorer._measure(streamed=False) * side**2
+
+
+def test_a_smaller_tile_and_batch_are_advised_whatever_is_measured(weights):
     restorer = Restorer(weights, "none", CPU, tile=160)
-    monkeypatch.setattr(restorer, "network", out_of_memory_above(130 * 130))
-    with pytest.raises(OutOfMemory, match="for 2 x 160 x 160 pixel tile.* or --batch_size 1") as error:
+    restorer.network.register_forward_pre_hook(allocates(130 * 130, []))
+    with pytest.raises(OutOfMemory, match=r"a\.png: .* 2 x a tile of 160 x 160 .* or --batch_size 1$") as error:
         restorer.restore(images_of(256, 320, count=2), "a.png")
-    assert advised_tile(error) < 160
+    assert advised_tile(error) < 130 and not restorer.streamed
 
 
-def test_other_errors_pass_unchanged(weights, monkeypatch):
-    restorer = Restorer(weights, "none", CPU, streamed=False)
+def test_where_nothing_fits_another_device_is_advised(weights):
+    restorer = Restorer(weights, "none", CPU, tile=64)
+    restorer.network.register_forward_pre_hook(allocates(0, []))
+    with pytest.raises(OutOfMemory, match="^image: .* another device"):
+        restorer.restore(images_of(64, 64))
 
-    def broken(images):
+
+def test_other_errors_pass_unchanged(restorer):
+    def broken(module, arguments):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(restorer, "network", broken)
+    restorer.network.register_forward_pre_hook(broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         restorer.restore(images_of(8, 8))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_runs_out_of_memory_and_the_tile_named_fits(weights):
+def test_a_gpu_out_of_memory_streams_and_then_names_a_tile_that_fits(weights):
     device = torch.device("cuda", 0)
     restorer, image = Restorer(weights, "none", device), images_of(3000, 3000)
-    block = torch.empty(torch.cuda.mem_get_info(device)[0] - 2 * 2**30, dtype=torch.uint8, device=device)
-    with pytest.raises(OutOfMemory, match="out of memory on cuda:0 .*--tile") as error:
-        restorer.restore(image)
-    restorer.tile = advised_tile(error)
-    assert restorer.restore(image)[0].shape == image.shape
-    del block
+    needed = {mode: restorer._measure(mode) * 3000 * 3000 for mode in (True, False)}
+    for mode, share in ((False, 0.7), (True, 0.5)):
+        torch.cuda.empty_cache()
+        left = int(share * needed[mode])
+        block = torch.empty(torch.cuda.mem_get_info(device)[0] - left, dtype=torch.uint8, device=device)
+        if mode:
+            with pytest.raises(OutOfMemory, match="cuda:0") as error:
+                restorer.restore(image)
+            tiled = Restorer(weights, "none", device, tile=advised_tile(error))
+            assert tiled.restore(image)[0].shape == image.shape
+        else:
+            assert restorer.restore(image)[0].shape == image.shape and restorer.streamed
+        del block
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

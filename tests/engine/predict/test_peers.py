@@ -1,12 +1,16 @@
 """Peers: small networks of their classes, with random weights, found by content."""
 
+import importlib.util
+
 import pytest
 import torch
 
-from engine.predict.peers import PeerWeightsError, load_peer
+from engine.predict.peers import PeerWeightsError, has_spandrel, load_peer
 
-spandrel = pytest.importorskip("spandrel", reason="the package spandrel is not installed")
-extra = pytest.importorskip("spandrel_extra_arches", reason="the package spandrel_extra_arches is not installed")
+pytestmark = pytest.mark.skipif(
+    not (has_spandrel() and importlib.util.find_spec("spandrel_extra_arches")),
+    reason="the extra peers is not installed",
+)
 
 
 def nafnet():

@@ -5,6 +5,7 @@ import os
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
@@ -12,7 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 from datasets.images import ImageError
 from engine.memory import OutOfMemory
 from engine.predict.album import restore_photographs
-from engine.predict.photo import Photograph, read_photograph, write_photograph
+from engine.predict.photo import Photograph, losses, read_maker, read_photograph, write_photograph
 from engine.predict.png import encode_png, read_text
 
 ORIENTATION, MAKE = 0x0112, 0x010F
@@ -22,7 +23,6 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 class Unchanged:
     """Stands for a restorer whose network finds nothing to do, so that every level must come back."""
 
-    auto = False
     maker = {"weights_sha256": "none"}
 
     def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
@@ -32,7 +32,6 @@ class Unchanged:
 class Brighter:
     """Adds 20 of 255 levels, colours alike."""
 
-    auto = False
     maker = {"weights_sha256": "none"}
 
     def restore(self, images: torch.Tensor, *names: str) -> tuple[torch.Tensor, float]:
@@ -235,18 +234,6 @@ def read_photograph_of(folder):
     return read_photograph(folder / "photo.png")
 
 
-def test_says_how_each_photograph_is_restored_where_that_is_left_to_the_memory(tmp_path, capsys):
-    class Settling(Unchanged):
-        auto = True
-
-        def choose_mode(self, batch: int, height: int, width: int) -> str:
-            return f"way for {batch} x {height} x {width}"
-
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((5, 7, 3), np.uint8))
-    through(tmp_path / "a.png", tmp_path, Settling())
-    assert "(7 x 5, way for 1 x 5 x 7, 0.25 s)" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0"])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_damaged_exif_is_no_reason_to_refuse_a_photograph(tmp_path, suffix, exif):
@@ -308,3 +295,78 @@ def test_what_is_written_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", lambda *names: (done.append("name"), replace(*names)))
     write_photograph(tmp_path / "out" / "result.png", photograph)
     assert done == ["sync", "name", "sync"]
+
+
+@pytest.mark.parametrize("suffix", ["heic", "avif"])
+def test_heic_and_avif_come_with_all_that_went_with_them(tmp_path, suffix):
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[MAKE], exif[ORIENTATION] = "Camera maker", 6
+    values = cv2.resize(pixels(3, height=4, width=6), (60, 40), interpolation=cv2.INTER_CUBIC)
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(values).save(path, quality=100, icc_profile=SRGB, exif=exif.tobytes())
+    with Image.open(path) as image:
+        assert image.format == {"heic": "HEIF", "avif": "AVIF"}[suffix]
+    photograph = read_photograph(path)
+    expected = np.rot90(values, -1)  # orientation 6
+    assert photograph.rgb.shape == expected.shape and photograph.rgb.dtype == np.uint8
+    assert np.abs(photograph.rgb.astype(int) - expected).mean() < 4
+    target, _ = through(path, tmp_path)
+    result = Image.open(target)
+    assert result.info["icc_profile"] == SRGB and dict(result.getexif()) == {MAKE: "Camera maker"}
+
+
+def test_a_heic_of_10_bits_becomes_16_bits(tmp_path):
+    ramp = np.linspace(0, 65535, 64).round().astype(np.uint16)
+    values = np.repeat(np.tile(ramp, (48, 1))[..., None], 3, axis=2)
+    encoded = pillow_heif.from_bytes(mode="RGB;16", size=(64, 48), data=values.tobytes())
+    encoded.save(tmp_path / "photo.heic", quality=100, bit_depth=10)
+    photograph = read_photograph(tmp_path / "photo.heic")
+    assert photograph.rgb.dtype == np.uint16 and photograph.rgb.max() == 65535
+    assert np.abs(photograph.rgb.astype(int) - values).mean() < 40  # 8 bits would be 64 off
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+@pytest.mark.parametrize("channels, dtype", [(1, np.uint8), (3, np.uint8), (4, np.uint8), (3, np.uint16)])
+def test_jpeg_and_webp_keep_what_they_can_and_say_the_rest(tmp_path, capsys, suffix, channels, dtype):
+    values = np.clip(cv2.GaussianBlur(pixels(channels, dtype, 40, 60), (0, 0), 4), 0, None).reshape(40, 60, channels)
+    exif = Image.Exif()
+    exif[MAKE] = "Camera maker"
+    icc = None if channels == 1 else SRGB
+    (tmp_path / "photo.png").write_bytes(encode_png(values, icc, exif.tobytes().removeprefix(b"Exif\0\0")))
+    target = tmp_path / "out" / f"photo.{suffix}"
+    assert restore_photographs(Unchanged(), [(tmp_path / "photo.png", target)]) == 0
+    said = capsys.readouterr().out
+    result = Image.open(target)
+    assert result.format == {"jpg": "JPEG", "webp": "WEBP"}[suffix]
+    assert result.info.get("icc_profile") == icc and dict(result.getexif()) == {MAKE: "Camera maker"}
+    assert ("16 bits reduced to 8" in said) == (dtype == np.uint16)
+    assert ("without transparency" in said) == (suffix == "jpg" and channels == 4)
+    expected = values / (257 if dtype == np.uint16 else 1)
+    decoded = read_photograph(target)
+    assert np.abs(decoded.rgb.astype(float) - expected[..., :3]).mean() < 3
+    assert (decoded.alpha is not None) == (suffix == "webp" and channels == 4)
+    made_by = read_maker(target)
+    assert made_by["weights_sha256"] == "none" and made_by["quality"] == 95 and made_by["source"] == "photo.png"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_another_quality_is_another_result(tmp_path, suffix):
+    pillow(3).save(tmp_path / "photo.png")
+    work = [(tmp_path / "photo.png", tmp_path / f"out.{suffix}")]
+    assert restore_photographs(Unchanged(), work, quality=40) == 0
+    small = work[0][1].read_bytes()
+    assert restore_photographs(Unchanged(), work, quality=40) == 0 and work[0][1].read_bytes() == small
+    assert restore_photographs(Unchanged(), work, quality=90) == 1 and work[0][1].read_bytes() == small
+    work[0][1].write_bytes(small[:-20])
+    assert read_maker(work[0][1]) is None
+
+
+def test_exif_that_no_jpeg_holds_is_left_out_and_a_side_that_no_webp_holds_refused(tmp_path):
+    large = Photograph(pixels(3), exif=b"MM\0*" + bytes(70_000))
+    write_photograph(tmp_path / "a.jpg", large)
+    assert Image.open(tmp_path / "a.jpg").size == (14, 11)
+    assert len(losses(tmp_path / "a.jpg", large)) == 1 and not losses(tmp_path / "a.png", large)
+    with pytest.raises(ImageError, match="--format png"):
+        write_photograph(tmp_path / "a.webp", Photograph(pixels(3, width=17_000)))
+    assert not (tmp_path / "a.webp").exists()

@@ -1,6 +1,7 @@
 """The predict scripts on small data with a tiny network: real processes, resumed, refused, shared, scored."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -19,16 +20,18 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.catalogue import DATA_SETS, DataSet
 from datasets.images import read_rgb
-from engine.memory import bytes_per_pixel
-from engine.predict.predictor import prefetch
-from engine.predict.test_set import PredictSpec, predict
-from metrics import psnr, ssim_matlab_rgb, ssim_per_channel
+from engine.predict.test_set import predict as predict_any
+from engine.prefetch import prefetch
+from metrics.psnr import psnr
+from metrics.ssim import ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet, load_network
+from tests.engine.predict.test_peers import nafnet
 from tests.workplace import ROOT, command, make_config, make_pairs, run
 
 SCRIPT = "predict_GoPro_test_results.py"
-SPEC = PredictSpec(name="GoPro", folder="datasets/GoPro", images="images", weights="best", paper="gopro", count=1111)
+predict = functools.partial(predict_any, "gopro")
 JOB = ("--job_name", "tiny", "--device", "cpu")
 
 
@@ -56,24 +59,25 @@ def table(place: Path, name: str = "results/tiny/images.csv") -> dict[str, dict[
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def without_seconds(rows: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    return {
-        name: {key: value for key, value in row.items() if key not in ("seconds", "check")}
-        for name, row in rows.items()
-    }
+def scores(place: Path, images: str = "results/tiny/images") -> dict[str, dict[str, str]]:
+    """Without what changes with the files' times."""
+    rows = table(place, f"{images}_scores/scores.csv")
+    return {name: {key: row[key] for key in row if key not in ("files", "check")} for name, row in rows.items()}
 
 
-def refused(*arguments: str, spec: PredictSpec = SPEC) -> None:
+def refused(*arguments: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        predict(spec, [*JOB, *arguments])
+        predict(argv=[*JOB, *arguments])
     assert stopped.value.code == 2
 
 
-def test_the_script_restores_saves_scores_and_reports(place):
-    out = run(place, SCRIPT, *JOB)
+def test_a_test_set_is_restored_saved_scored_and_reported(place, capsys):
+    predict(argv=list(JOB))
+    out = capsys.readouterr().out
     network = load_network(place / "results" / "tiny" / "models" / "best_XYScanNet_stage2.pth")
-    rows = table(place)
-    assert list(rows) == ["000", "001", "002"]
+    assert list(table(place)) == ["000", "001", "002"]
+    assert list(table(place)["000"]) == ["name", "seconds", "bytes", "check"]
+    rows = scores(place)
     for name, row in rows.items():
         restored, blurred, sharp = (
             read_rgb(place / folder / f"{name}.png")
@@ -92,30 +96,35 @@ def test_the_script_restores_saves_scores_and_reports(place):
     assert re.search(rf"restored +{mean:.2f} ", out) and re.search(r"the paper's XYScanNet +33.91 +0.968", out)
     assert "Not comparable with the paper's figures: they are over all 1111 images" in out
     assert "median of 2" in out and "peak memory of a process: " in out
+    means = json.loads((place / "results/tiny/images_scores/scores.json").read_text())
+    assert means["metrics"]["psnr"]["value"] == pytest.approx(mean) and means["images"]["scored"] == 3
+    assert re.search(rf"blurred input +{means['metrics']['blurred_psnr']['value']:.2f}", out)
     record = json.loads((place / "results/tiny/images.json").read_text())
-    assert record["results"]["psnr"] == pytest.approx(mean, abs=1e-6) and record["results"]["images_scored"] == 3
+    assert record["results"]["images"] == 3 and means["made_by"]["weights_sha256"] == record["weights_sha256"]
     assert record["kl_gate"] == "image" and record["tile"] is None and "torch" in record["versions"]
     assert not list((place / "results").rglob("*.tmp"))
 
 
 def test_the_same_command_again_only_does_what_is_missing(place, capsys):
-    predict(SPEC, [*JOB, "--limit", "2"])
+    predict(argv=[*JOB, "--limit", "2"])
     images = place / "results" / "tiny" / "images"
-    first, rows = (images / "000.png").stat().st_mtime_ns, table(place)
+    first, rows, scored = (images / "000.png").stat().st_mtime_ns, table(place), scores(place)
     assert list(rows) == ["000", "001"]
     (images / "001.png").unlink()
-    predict(SPEC, list(JOB))
+    predict(argv=list(JOB))
     assert (images / "000.png").stat().st_mtime_ns == first
-    assert table(place)["000"] == rows["000"] and without_seconds(table(place))["001"] == without_seconds(rows)["001"]
+    assert table(place)["000"] == rows["000"] and scores(place)["001"] == scored["001"]
     assert sorted(path.name for path in images.iterdir()) == ["000.png", "001.png", "002.png"]
     capsys.readouterr()
-    predict(SPEC, list(JOB))
+    everything = scores(place)
+    predict(argv=list(JOB))
     out = capsys.readouterr().out
+    assert len(everything) == 3 and scores(place) == everything
     assert "restored" in out and "time per image" not in out  # nothing was restored, nothing was timed
 
 
 def test_other_weights_or_settings_do_not_mix_with_what_is_there(place, capsys):
-    predict(SPEC, list(JOB))
+    predict(argv=list(JOB))
     before = {path: path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
     other = str(make_weights(place / "other.pth", seed=1))
     shutil.copytree("datasets/GoPro", "datasets/copy")
@@ -129,17 +138,18 @@ def test_other_weights_or_settings_do_not_mix_with_what_is_there(place, capsys):
         error = capsys.readouterr().err
         assert f"    {key}: " in error and "Use --overwrite to redo them, or another --output" in error
     assert before == {path: path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
-    predict(SPEC, [*JOB, "--weights", other, "--limit", "1", "--overwrite"])
+    predict(argv=[*JOB, "--weights", other, "--limit", "1", "--overwrite"])
     assert [path.name for path in (place / "results/tiny/images").iterdir()] == ["000.png"]
+    assert list(scores(place)) == ["000"]
     assert (place / "results/tiny/images/000.png").read_bytes() != before[place / "results/tiny/images/000.png"]
-    predict(SPEC, [*JOB, "--output", "elsewhere/bf16", "--precision", "bf16"])
+    predict(argv=[*JOB, "--output", "elsewhere/bf16", "--precision", "bf16"])
     assert len(table(place, "elsewhere/bf16.csv")) == 3
 
 
 def test_the_same_weights_under_another_name_go_on(place):
-    predict(SPEC, [*JOB, "--limit", "1"])
+    predict(argv=[*JOB, "--limit", "1"])
     copy = shutil.copy("results/tiny/models/best_XYScanNet_stage2.pth", "copy.pth")
-    predict(SPEC, [*JOB, "--weights", str(copy)])
+    predict(argv=[*JOB, "--weights", str(copy)])
     assert len(table(place)) == 3
 
 
@@ -151,6 +161,26 @@ def test_missing_weights_are_never_replaced_by_others(place, capsys):
     assert "no weights at results/tiny/models/best_XYScanNet_stage2.pth" in error
     assert "holds final_XYScanNet_stage2.pth" in error and "--weights FILE" in error
     assert not (place / "results" / "tiny" / "images").exists()
+
+
+def test_any_data_set_of_the_catalogue_is_predicted_and_scored_with_its_own_metrics(place, monkeypatch, capsys):
+    shutil.copytree("datasets/GoPro", "datasets/Mine")
+    mine = DataSet("mine", "Mine", "datasets/Mine", {"test": 3}, "images_mine", metrics=("psnr", "aligned"))
+    monkeypatch.setitem(DATA_SETS, "mine", mine)
+    predict_any(argv=["--dataset", "mine", *JOB, "--evaluate"])
+    record = json.loads((place / "results/tiny/images_mine_scores/scores.json").read_text())
+    assert record["dataset"] == "mine" and {"psnr", "psnr_aligned", "blurred_psnr"} <= record["metrics"].keys()
+    out = capsys.readouterr().out
+    assert "Mine, profile paper" in out and "(paper)" not in out and "Not comparable" not in out
+
+
+def test_images_that_an_interrupted_run_left_damaged_are_restored_again(place):
+    predict(argv=list(JOB))
+    image = place / "results/tiny/images/001.png"
+    before = image.read_bytes()
+    image.write_bytes(bytes(len(before)))
+    predict(argv=list(JOB))
+    assert image.read_bytes() == before and len(scores(place)) == 3
 
 
 @pytest.mark.parametrize(
@@ -179,18 +209,16 @@ def test_blurred_images_alone_are_restored_without_scores(place, capsys):
     (photos / "night").mkdir(parents=True)
     for name in ("a.png", "night/b.png"):
         cv2.imwrite(str(photos / name), np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    predict(
-        PredictSpec(name="photos", folder="datasets/photos", images="images", weights="best"),
-        [*JOB, "--input", "photos", "--output", "out"],
-    )
+    photos = DataSet(None, "photos", "photos", {}, "images")
+    predict_any(photos, [*JOB, "--output", "out"])
     assert read_rgb(place / "out" / "night" / "b.png").shape == (5, 7, 3)
-    assert [row["psnr"] for row in table(place, "out.csv").values()] == ["", ""]
+    assert len(table(place, "out.csv")) == 2 and not (place / "out_scores").exists()
     out = capsys.readouterr().out
     assert "PSNR" not in out and "paper" not in out and "time per image" in out
 
 
 def test_two_folders_on_the_command_line(place):
-    predict(SPEC, [*JOB, "--input", "datasets/GoPro/test/blur", "datasets/GoPro/test/sharp", "--output", "out"])
+    predict(argv=[*JOB, "--input", "datasets/GoPro/test/blur", "datasets/GoPro/test/sharp", "--output", "out"])
     assert len(table(place, "out.csv")) == 3
 
 
@@ -198,8 +226,8 @@ def test_batches_of_equal_size_change_nothing(place):
     for kind in ("blur", "sharp"):
         image = np.random.default_rng(1).integers(0, 256, (16, 30, 3), dtype=np.uint8)
         cv2.imwrite(f"datasets/GoPro/test/{kind}/0005.png", image)  # another size, between 000 and 001
-    predict(SPEC, [*JOB, "--output", "single"])
-    predict(SPEC, [*JOB, "--output", "batched", "--batch_size", "2"])
+    predict(argv=[*JOB, "--output", "single"])
+    predict(argv=[*JOB, "--output", "batched", "--batch_size", "2"])
     single, batched = table(place, "single.csv"), table(place, "batched.csv")
     assert list(single) == list(batched) == ["000", "0005", "001", "002"]
     for name in single:
@@ -210,54 +238,32 @@ def test_batches_of_equal_size_change_nothing(place):
 def test_the_batch_counts_where_the_gate_is_the_batchs(place, capsys):
     for stage in (1, 2):
         make_config(place, stage=stage, model={"kl_gate": "batch"})
-    predict(SPEC, [*JOB, "--limit", "2"])
+    predict(argv=[*JOB, "--limit", "2"])
     assert json.loads((place / "results/tiny/images.json").read_text())["kl_gate"] == "batch"
     refused("--batch_size", "2")
     assert "batch_size: 1 then, 2 now" in capsys.readouterr().err
 
 
 def test_tiles_are_recorded_and_reported(place, capsys):
-    predict(SPEC, [*JOB, "--tile", "16", "--overlap", "8"])
+    predict(argv=[*JOB, "--tile", "16", "--overlap", "8"])
     assert "the paper's among them: tiles score differently" in capsys.readouterr().out
     record = json.loads((place / "results/tiny/images.json").read_text())
     assert (record["tile"], record["overlap"]) == (16, 8)
 
 
 def test_streamed_and_whole_images_go_together(place):
-    predict(SPEC, [*JOB, "--limit", "1"])
-    predict(SPEC, [*JOB, "--stream"])
+    predict(argv=[*JOB, "--limit", "1"])
+    predict(argv=[*JOB, "--stream"])
     assert json.loads((place / "results/tiny/images.json").read_text())["streamed"] and len(table(place)) == 3
-    predict(SPEC, [*JOB, "--output", "whole", "--tile", "512"])  # one tile over all of it
+    predict(argv=[*JOB, "--output", "whole", "--tile", "512"])  # one tile over all of it
     for name in table(place):
         a, b = (read_rgb(place / folder / f"{name}.png").astype(int) for folder in ("results/tiny/images", "whole"))
         assert np.abs(a - b).max() <= 1 and np.mean(a != b) < 0.01
 
 
-def test_auto_is_recorded_as_what_it_chose_and_keeps_to_it(place, capsys, monkeypatch):
-    predict(SPEC, [*JOB, "--tile", "auto"])
-    assert "full images, streamed: " in capsys.readouterr().out
-    record = json.loads((place / "results/tiny/images.json").read_text())
-    assert record["tile"] is None and record["streamed"] is True
-    tiny = load_network("results/tiny/models/best_XYScanNet_stage2.pth")
-    free = {"now": bytes_per_pixel(tiny, torch.device("cpu")) * 10**2 / 0.8}
-    monkeypatch.setattr("engine.predict.inference.free_memory", lambda device: free["now"])
-    refused("--tile", "auto", "--overlap", "0")
-    assert "tile: None then, 8 now" in capsys.readouterr().err
-    predict(SPEC, [*JOB, "--tile", "auto", "--overlap", "0", "--output", "tiled", "--limit", "1"])
-    assert "tiles of 8 x 8 pixels: " in capsys.readouterr().out
-    free["now"] *= 100
-    predict(SPEC, [*JOB, "--tile", "auto", "--overlap", "0", "--output", "tiled"])
-    assert "tiles of 8 x 8 pixels, as the images that are there already" in capsys.readouterr().out
-    record = json.loads((place / "tiled.json").read_text())
-    assert (record["tile"], record["overlap"]) == (8, 0) and len(table(place, "tiled.csv")) == 3
-
-
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (("--tile", "all"), "a number of pixels or auto, got 'all'"),
-        (("--tile", "auto", "--overlap", "10"), "overlap must be a multiple of 8 pixels"),
-        (("--tile", "auto", "--stream"), "--stream is for full images and --tile is not"),
         (("--tile", "20"), "tile must be a multiple of 8"),
         (("--tile", "32", "--overlap", "32"), "overlap must be a multiple of 8 pixels from 0 to below the tile"),
         (("--batch_size", "0"), "--batch_size must be at least 1"),
@@ -289,7 +295,7 @@ def test_sizes_that_differ_name_both_files_and_lose_nothing(place, capsys):
     assert "test/blur/001.png is 30 x 21" in error and "test/sharp/001.png is 30 x 20" in error
     shutil.copy("datasets/GoPro/test/blur/001.png", "datasets/GoPro/test/sharp/001.png")
     before = (place / "results/tiny/images/000.png").stat().st_mtime_ns
-    predict(SPEC, list(JOB))
+    predict(argv=list(JOB))
     assert len(table(place)) == 3 and (place / "results/tiny/images/000.png").stat().st_mtime_ns == before
 
 
@@ -302,7 +308,7 @@ def test_a_truncated_image_is_named(place, capsys):
 
 def test_killed_and_started_again_it_ends_as_if_never_stopped(place):
     make_pairs(place / "datasets" / "GoPro", train=0, test=12, size=(32, 48))
-    predict(SPEC, [*JOB, "--output", "undisturbed"])
+    predict(argv=[*JOB, "--output", "undisturbed"])
     process = subprocess.Popen(
         command(SCRIPT, *JOB, "--output", "stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -312,8 +318,8 @@ def test_killed_and_started_again_it_ends_as_if_never_stopped(place):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert journal.is_file() and not (place / "stopped.csv").read_text().count("\n") > 1
-    predict(SPEC, [*JOB, "--output", "stopped"])
-    assert without_seconds(table(place, "stopped.csv")) == without_seconds(table(place, "undisturbed.csv"))
+    predict(argv=[*JOB, "--output", "stopped"])
+    assert scores(place, "stopped") == scores(place, "undisturbed")
     assert len(table(place, "stopped.csv")) == 12 and not journal.exists()
     for name in table(place, "stopped.csv"):
         assert (place / f"stopped/{name}.png").read_bytes() == (place / f"undisturbed/{name}.png").read_bytes()
@@ -322,8 +328,8 @@ def test_killed_and_started_again_it_ends_as_if_never_stopped(place):
 def test_two_processes_share_the_images_and_write_one_table(place):
     out = run(place, SCRIPT, *JOB, "--output", "shared", processes=2)
     assert out.count("the paper's XYScanNet") >= 1 and out.count("restored   ") == 1
-    run(place, SCRIPT, *JOB, "--output", "alone")
-    assert without_seconds(table(place, "shared.csv")) == without_seconds(table(place, "alone.csv"))
+    predict(argv=[*JOB, "--output", "alone"])
+    assert scores(place, "shared") == scores(place, "alone")
     assert len(table(place, "shared.csv")) == 3
     assert sorted(os.listdir(place / "shared")) == sorted(os.listdir(place / "alone"))
     assert not list(place.glob("shared.csv.*"))
@@ -372,3 +378,21 @@ def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
     run(place, SCRIPT, *JOB)
     assert len(table(place)) == 40
     assert sum((images / name).stat().st_mtime_ns == when for name, when in made.items()) >= len(made) - 1
+
+
+def test_another_network_goes_through_the_same_protocol(place, capsys):
+    pytest.importorskip("spandrel", reason="the package spandrel is not installed")
+    torch.manual_seed(0)
+    network = nafnet().eval()
+    torch.save({"params": network.state_dict()}, place / "nafnet.pth")
+    predict(argv=["--job_name", "nafnet", "--device", "cpu", "--weights", "nafnet.pth"])
+    record = json.loads((place / "results/nafnet/images.json").read_text())
+    assert record["architecture"] == "NAFNet" and record["licence"].startswith("permissive")
+    assert record["kl_gate"] is None and not record["streamed"] and len(scores(place, "results/nafnet/images")) == 3
+    blurred = read_rgb(place / "datasets/GoPro/test/blur/000.png")
+    padded = np.pad(blurred, ((0, 3), (0, 2), (0, 0)), mode="reflect").astype(np.float32) / 255
+    with torch.no_grad():
+        expected = network(torch.from_numpy(padded).permute(2, 0, 1)[None])[0, :, :21, :30]
+    expected = (expected.clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    restored = read_rgb(place / "results/nafnet/images/000.png")
+    assert np.abs(restored - expected).max() <= 1 and np.mean(restored != expected) < 0.01

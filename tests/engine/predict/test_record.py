@@ -1,140 +1,212 @@
-"""The table beside the images: resumed, merged, guarded against another run's results."""
+"""The list and the record beside restored images: resumed, merged, guarded against another run's results."""
 
 import json
-import math
+import zlib
 
+import numpy as np
 import pytest
 
-from engine.predict.record import COLUMNS, Row, ScoreSheet, ScoreSheetError
+from datasets.images import write_png
+from engine.csv_rows import csv_line, digest
+from engine.predict.record import COLUMNS, Predictions, PredictionsError
 
 RECORD = {"weights_sha256": "abc", "tile": None, "device": "CPU"}
 DECISIVE = ("weights_sha256", "tile")
+IMAGE = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+OLD_COLUMNS = ("name", "psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr", "seconds", "bytes", "check")
 
 
-def row(name: str, score: float | None = 30.5) -> Row:
-    return Row(name, score, score and 0.9, score and 0.8, score and 25.25, 0.125)
-
-
-def add(sheet: ScoreSheet, *names: str) -> None:
+def add(predictions: Predictions, *names: str) -> None:
     """What a prediction does: the image first, then its row."""
     for name in names:
-        sheet.image(name).parent.mkdir(parents=True, exist_ok=True)
-        sheet.image(name).write_bytes(b"png")
-        sheet.append(row(name))
+        write_png(predictions.image(name), IMAGE)
+        predictions.add(name, 0.125)
 
 
 @pytest.fixture
-def sheet(tmp_path):
-    sheet = ScoreSheet(tmp_path / "images")
-    sheet.begin(RECORD, DECISIVE, overwrite=False)
-    return sheet
+def predictions(tmp_path):
+    predictions = Predictions(tmp_path / "images")
+    predictions.begin(RECORD, DECISIVE, overwrite=False)
+    return predictions
 
 
-def test_rows_come_back_sorted_and_whole(sheet):
-    rows = [row("b/2", math.inf), row('a,"1"'), row("c", None)]
-    for one in rows:
-        sheet.append(one)
-    sheet.merge()
-    assert sheet.rows() == {one.name: one for one in rows}
-    lines = sheet.table.read_text().splitlines()
+def test_rows_come_back_sorted_and_whole(predictions):
+    names = ["b/2", 'a,"1"', "c"]
+    add(predictions, *names)
+    predictions.merge()
+    finished = predictions.finished()
+    assert list(finished) == sorted(names)
+    assert {(row.name, row.seconds) for row in finished.values()} == {(name, 0.125) for name in names}
+    lines = predictions.list.read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS) and [line.split(",")[0] for line in lines[1:]] == ['"a', "b/2", "c"]
-    assert lines[3].startswith("c,,,,,0.125000,")
 
 
-def test_all_processes_rows_are_merged_once(tmp_path, sheet):
+def test_all_processes_rows_are_merged_once(tmp_path, predictions):
     for rank in range(3):
-        add(ScoreSheet(tmp_path / "images", rank), f"image{rank}")
-    sheet.merge()
-    sheet.merge()
-    assert list(sheet.rows()) == ["image0", "image1", "image2"]
+        add(Predictions(tmp_path / "images", rank), f"image{rank}")
+    predictions.merge()
+    predictions.merge()
+    assert list(predictions.finished()) == ["image0", "image1", "image2"]
     assert {path.name for path in tmp_path.iterdir()} == {"images", "images.csv", "images.json"}
 
 
-def test_a_stopped_run_goes_on(tmp_path, sheet):
-    add(sheet, "a", "b", "c")
-    sheet.append(row("row without image"))
-    sheet.image("image without row").write_bytes(b"png")
-    with sheet.journal.open("a") as file:
+def test_a_stopped_run_resumes(tmp_path, predictions):
+    add(predictions, "a", "b", "c", "row without image")
+    predictions.image("row without image").unlink()
+    write_png(predictions.image("image without row"), IMAGE)
+    with predictions.new_rows.open("a") as file:
         file.write("d,30.1")  # the kill came here
-    again = ScoreSheet(tmp_path / "images", rank=1)
+    again = Predictions(tmp_path / "images", rank=1)
     again.begin(RECORD | {"device": "another"}, DECISIVE, overwrite=False)
-    assert again.done() == {"a", "b", "c"}
+    assert again.finished().keys() == {"a", "b", "c"}
+
+
+def test_a_list_of_the_version_with_scores_resumes(tmp_path, predictions):
+    for name in "ab":
+        write_png(predictions.image(name), IMAGE)
+    size = predictions.image("a").stat().st_size
+    rows = [[name, "30.5", "0.9", "0.8", "25.25", "0.125000", str(size)] for name in "ab"]
+    lines = [csv_line([*cells, digest(cells)]) for cells in rows]
+    predictions.list.write_text(csv_line(OLD_COLUMNS) + lines[0])
+    predictions.new_rows.write_text(lines[1])
+    predictions.begin(RECORD, DECISIVE, overwrite=False)
+    assert predictions.finished().keys() == {"a", "b"}
+    assert predictions.list.read_text().splitlines()[1].startswith(f"a,0.125000,{size},")
 
 
 @pytest.mark.parametrize("change", [{"weights_sha256": "def"}, {"tile": 256}])
-def test_another_runs_results_are_left_alone(tmp_path, sheet, change):
-    add(sheet, "a")
+def test_another_runs_results_are_left_alone(tmp_path, predictions, change):
+    add(predictions, "a")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ScoreSheetError, match=f"(?s){next(iter(change))}: .*Use --overwrite .* another --output"):
-        ScoreSheet(tmp_path / "images").begin(RECORD | change, DECISIVE, overwrite=False)
+    with pytest.raises(PredictionsError, match=f"(?s){next(iter(change))}: .*Use --overwrite .* another --output"):
+        Predictions(tmp_path / "images").begin(RECORD | change, DECISIVE, overwrite=False)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_overwrite_removes_the_earlier_results_and_nothing_else(tmp_path, sheet):
-    add(sheet, "a")
-    sheet.merge()
-    add(sheet, "b")
-    (sheet.images / "notes.txt").write_text("mine")
-    sheet.begin(RECORD | {"tile": 256}, DECISIVE, overwrite=True)
-    assert [path.name for path in sheet.images.iterdir()] == ["notes.txt"]
-    assert sheet.rows() == {} and json.loads(sheet.record.read_text())["tile"] == 256
+def test_overwrite_removes_the_earlier_results_and_nothing_else(predictions):
+    add(predictions, "a")
+    predictions.merge()
+    add(predictions, "b")
+    (predictions.images / "notes.txt").write_text("mine")
+    predictions.begin(RECORD | {"tile": 256}, DECISIVE, overwrite=True)
+    assert [path.name for path in predictions.images.iterdir()] == ["notes.txt"]
+    assert not predictions.finished() and json.loads(predictions.record.read_text())["tile"] == 256
 
 
 def test_images_of_unknown_origin_are_not_counted_in(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(b"png")
-    with pytest.raises(ScoreSheetError, match="images.json to say what made them"):
-        ScoreSheet(tmp_path / "images").begin(RECORD, DECISIVE, overwrite=False)
+    write_png(tmp_path / "images" / "a.png", IMAGE)
+    with pytest.raises(PredictionsError, match="images.json to say what made them"):
+        Predictions(tmp_path / "images").begin(RECORD, DECISIVE, overwrite=False)
 
 
-def test_a_row_that_was_edited_or_cut_is_not_believed(sheet, caplog):
-    add(sheet, "a", "b", "c")
-    sheet.merge()
-    lines = sheet.table.read_text().replace("\nb,30.5", "\nb,448.0").splitlines()
-    sheet.table.write_text("\n".join(line.rpartition(",")[0] if line[0] == "c" else line for line in lines) + "\n")
-    assert list(sheet.rows()) == ["a"] == list(sheet.done()) and "2 rows" in caplog.text
-    sheet.merge()
-    assert list(sheet.rows()) == ["a"]
+def test_a_row_that_was_edited_or_cut_is_not_believed(predictions, caplog):
+    add(predictions, "a", "b", "c")
+    predictions.merge()
+    lines = predictions.list.read_text().replace("\nb,0.125", "\nb,9.125").splitlines()
+    cut = [line.rpartition(",")[0] if line[0] == "c" else line for line in lines]
+    predictions.list.write_text("\n".join(cut) + "\n")
+    assert predictions.finished().keys() == {"a"} and "2 rows" in caplog.text
+    predictions.merge()
+    assert predictions.finished().keys() == {"a"}
 
 
-@pytest.mark.parametrize("content", [b"", b"pn", b"another"])
-def test_an_image_of_another_size_than_its_row_says_is_not_done(sheet, content):
-    add(sheet, "a", "b")
-    sheet.merge()
-    sheet.image("a").write_bytes(content)
-    assert sheet.done() == {"b"}
+def flip_a_pixel(data: bytes) -> bytes:
+    place = data.index(b"IDAT") + 10
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
-def test_a_table_without_checks_is_made_anew(sheet):
-    sheet.table.write_text("name,psnr,ssim_matlab_rgb,ssim_per_channel,blurred_psnr,seconds\na,30.5,0.9,0.8,25.2,0.1\n")
-    assert sheet.rows() == {}
+def zero_the_pixels(data: bytes) -> bytes:
+    begin, end = data.index(b"IDAT") + 4, data.index(b"IEND") - 8
+    return data[:begin] + bytes(end - begin) + data[end:]
 
 
-def test_a_damaged_table_or_record_is_named(tmp_path, sheet):
-    add(sheet, "a")
-    sheet.table.write_bytes(b"name,\xff\xfe\n")
-    with pytest.raises(ScoreSheetError, match="images.csv: not a table"):
-        sheet.merge()
-    sheet.table.unlink()
-    sheet.record.write_text("[1, 2")
-    with pytest.raises(ScoreSheetError, match="images.json: not a record"):
-        sheet.begin(RECORD, DECISIVE, overwrite=False)
-    sheet.begin(RECORD, DECISIVE, overwrite=True)
+def another_file(data: bytes) -> bytes:
+    """With sound checksums, but of another size."""
+    body = b"tEXtnote\0x"
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    place = data.index(b"IDAT") - 4
+    return data[:place] + chunk + data[place:]
 
 
-def test_the_conclusion_joins_the_record(sheet):
-    sheet.conclude({"psnr": 30.5})
-    assert json.loads(sheet.record.read_text()) == RECORD | {"results": {"psnr": 30.5}}
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: bytes(len(data)),
+        lambda data: data[:-12] + bytes(12),
+        flip_a_pixel,
+        zero_the_pixels,
+        another_file,
+    ],
+    ids=["empty", "cut", "zero", "no end", "flipped", "zeroed", "another"],
+)
+def test_an_image_that_is_not_what_was_written_is_not_finished(predictions, damage):
+    add(predictions, "a", "b")
+    predictions.merge()
+    predictions.image("a").write_bytes(damage(predictions.image("a").read_bytes()))
+    assert predictions.finished().keys() == {"b"}
+
+
+def test_a_list_without_checks_is_made_anew(predictions):
+    predictions.list.write_text(
+        "name,psnr,ssim_matlab_rgb,ssim_per_channel,blurred_psnr,seconds\na,30.5,0.9,0.8,25.2,1\n"
+    )
+    predictions.begin(RECORD, DECISIVE, overwrite=False)
+    assert not predictions.finished()
+
+
+@pytest.mark.parametrize("row", [b"a,\xff\xfe,1,2", b"a,0.1," + b"7" * 200_000 + b",2", b"\0,1,2,3"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_damaged_row_is_left_out(predictions, row, overwrite):
+    add(predictions, "a", "b")
+    predictions.merge()
+    lines = predictions.list.read_bytes().splitlines()
+    predictions.list.write_bytes(b"\n".join([lines[0], row, lines[2], b""]))
+    predictions.begin(RECORD, DECISIVE, overwrite)
+    assert predictions.finished().keys() == (set() if overwrite else {"b"})
+
+
+@pytest.mark.parametrize("table", [b"my,own,table\n1,2,3\n", b"name,age\nEve,30\n", b"\x89PNG\r\n\x1a\n" + bytes(50)])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_somebody_elses_table_is_refused_and_kept(tmp_path, table, overwrite):
+    predictions = Predictions(tmp_path / "images")
+    predictions.list.write_bytes(table)
+    with pytest.raises(PredictionsError, match="images.csv: not a list of restored images"):
+        predictions.begin(RECORD, DECISIVE, overwrite)
+    assert predictions.list.read_bytes() == table and list(tmp_path.iterdir()) == [predictions.list]
+
+
+def test_overwrite_makes_a_wrecked_list_anew_where_its_record_is_there(predictions):
+    predictions.list.write_bytes(bytes(100) + b"\n")
+    with pytest.raises(PredictionsError):
+        predictions.begin(RECORD, DECISIVE, overwrite=False)
+    predictions.begin(RECORD, DECISIVE, overwrite=True)
+    assert predictions.list.read_text() == ",".join(COLUMNS) + "\n"
+
+
+@pytest.mark.parametrize("content", ["[1, 2", "[1, 2]", "[" * 100_000, ""])
+def test_a_damaged_record_is_named(predictions, content):
+    predictions.record.write_text(content)
+    with pytest.raises(PredictionsError, match="images.json: .* Use --overwrite"):
+        predictions.begin(RECORD, DECISIVE, overwrite=False)
+    predictions.begin(RECORD, DECISIVE, overwrite=True)
+    assert json.loads(predictions.record.read_text()) == RECORD
+
+
+def test_the_conclusion_joins_the_record(predictions):
+    predictions.conclude({"images": 3})
+    assert json.loads(predictions.record.read_text()) == RECORD | {"results": {"images": 3}}
 
 
 def test_a_dot_in_the_folders_name_stays(tmp_path):
-    sheet = ScoreSheet(tmp_path / "run.v2")
-    assert sheet.table.name == "run.v2.csv" and sheet.record.name == "run.v2.json"
+    predictions = Predictions(tmp_path / "run.v2")
+    assert predictions.list.name == "run.v2.csv" and predictions.record.name == "run.v2.json"
 
 
-@pytest.mark.parametrize("name", ["../mine", "{folder}/mine"])
-def test_overwrite_removes_nothing_outside_its_folder(tmp_path, sheet, name):
+@pytest.mark.parametrize("name", ["../mine", "{folder}/mine", "x" * 5000, "a\0b"])
+def test_overwrite_removes_nothing_outside_its_folder(tmp_path, predictions, name):
     (tmp_path / "mine.png").write_bytes(b"png")
-    sheet.table.write_text(f"{name.format(folder=tmp_path)},1,1,1,1,1\n")
-    sheet.begin(RECORD, DECISIVE, overwrite=True)
+    predictions.list.write_text(f"name,seconds,bytes,check\n{name.format(folder=tmp_path)},1,1,1\n")
+    predictions.begin(RECORD, DECISIVE, overwrite=True)
     assert (tmp_path / "mine.png").is_file()

@@ -1,6 +1,5 @@
 """Self-ensemble: the mean over the square's symmetries, by an independent listing, and symmetric itself."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,9 +7,8 @@ import pytest
 import torch
 
 from engine.predict.inference import Restorer
-from engine.predict.options import add_flags
 from engine.predict.self_ensemble import restore_ensemble
-from engine.predict.test_set import PredictSpec, predict
+from engine.predict.test_set import predict
 from tests.workplace import make_pairs
 
 CPU = torch.device("cpu")
@@ -50,27 +48,17 @@ def test_leaves_what_is_symmetric_already_alone():
     torch.testing.assert_close(restore_ensemble(torch.tanh, images), torch.tanh(images))
 
 
-def test_the_flag_reaches_the_restorer(weights):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--job_name", default="none")
-    add_flags(parser)
-    for flags, chosen in ((["--self_ensemble"], True), ([], False)):
-        restorer = Restorer.from_flags(weights, parser.parse_args(["--device", "cpu", *flags]))
-        assert restorer.self_ensemble is chosen and not restorer.local_pooling
-
-
 def test_a_folder_never_mixes_images_with_and_without(weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     make_pairs(tmp_path / "datasets" / "GoPro")
-    spec = PredictSpec("GoPro", "datasets/GoPro", "images", "best")
     arguments = ["--job_name", "none", "--device", "cpu", "--weights", str(weights)]
-    predict(spec, arguments)
+    predict("gopro", arguments)
     with pytest.raises(SystemExit):
-        predict(spec, [*arguments, "--self_ensemble"])
+        predict("gopro", [*arguments, "--self_ensemble"])
     assert "self_ensemble: None then, True now" in capsys.readouterr().err
     record = Path("results/none/images.json")  # as one from before the flag: without it
     record.write_text(
         json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "self_ensemble"})
     )
-    predict(spec, arguments)
-    predict(spec, [*arguments, "--self_ensemble", "--overwrite"])
+    predict("gopro", arguments)
+    predict("gopro", [*arguments, "--self_ensemble", "--overwrite"])

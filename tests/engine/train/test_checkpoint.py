@@ -53,7 +53,9 @@ def test_damaged_states(tmp_path, caplog):
     assert load_state(path)["step"] == 0
     assert "last.pth is damaged" in caplog.text and "previous_last.pth" in caplog.text
     path.write_bytes(b""), previous(path).write_bytes(b"")
-    with pytest.raises(CheckpointError, match="last.pth is damaged.*previous_last.pth is damaged.*to start anew"):
+    with pytest.raises(
+        CheckpointError, match="last.pth is damaged.*previous_last.pth is damaged.*to start from scratch"
+    ):
         load_state(path)
 
 

@@ -5,9 +5,10 @@ import contextlib
 import pytest
 import torch
 
-from engine.predict.inference import Restorer, images_to_tensor, tensor_to_images
+from engine.predict.inference import Restorer
 from engine.train.validation import Validation
-from metrics import psnr_torch
+from metrics.psnr import psnr_torch
+from models.images import images_to_tensor, tensor_to_images
 
 
 @pytest.mark.parametrize("height, width", [(20, 12), (33, 41)])

@@ -1,0 +1,46 @@
+"""One line of advice for what can go wrong with the machine during training."""
+
+import contextlib
+import re
+import traceback
+from collections.abc import Iterator
+
+from .. import distributed
+from ..memory import OutOfMemory, is_out_of_memory
+
+# PyTorch's message on a data loader process that has died, whenever it notices.
+WORKER_DIED = re.compile(r"DataLoader worker \(pid[^)]*\) [^\n]*")
+
+
+class WorkerError(RuntimeError):
+    """A data loader process has died. The message says which and how."""
+
+
+@contextlib.contextmanager
+def explain_failures() -> Iterator[None]:
+    """Turn out-of-memory errors, dead data loader processes and lost ranks into errors that say what to do.
+
+    Raises:
+        OutOfMemory, WorkerError, distributed.PeerError
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"out of memory ({str(error).splitlines()[0] if str(error) else 'CPU'}). Less is needed with "
+                "train.accumulate=2 or more, train.checkpoint_activations=true, train.precision=bf16, or a smaller "
+                "data.patch_size"
+            ) from error
+        if isinstance(error, RuntimeError) and (died := WORKER_DIED.match(str(error))):
+            traceback.clear_frames(error.__traceback__)  # they keep the other workers from ending
+            raise WorkerError(
+                f"{died[0].rstrip(' .')}: perhaps the system ran out of memory; try fewer data.workers, or "
+                "data.workers=0 to read in the training process"
+            ) from error
+        if distributed.lost_peer(error):
+            raise distributed.PeerError(
+                "another process of this run has ended; its own message says why. The last saved state is kept, and "
+                "the same command resumes from it"
+            ) from error
+        raise

@@ -1,0 +1,48 @@
+"""Runs Python commands in one process, which imports PyTorch once: a JSON list of [argv, expected status] on stdin.
+
+``["python", "-c", code]``, ``["python", "script.py", …]`` and ``["python", "-m", "module", …]`` run in this process,
+anything else in its own. Stops at the first command that ends with another status.
+"""
+
+import json
+import logging
+import os
+import runpy
+import subprocess
+import sys
+import time
+
+
+def run(argv: list[str]) -> int:
+    """The exit status of a command."""
+    if argv[0] != "python":
+        return subprocess.run(argv, timeout=120).returncode
+    logging.getLogger().handlers.clear()
+    sys.argv = argv[1:]
+    try:
+        if argv[1] == "-c":
+            exec(argv[2], {"__name__": "__main__"})
+        elif argv[1] == "-m":
+            sys.argv = argv[2:]
+            runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(argv[1], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def main() -> int:
+    sys.path.insert(0, os.getcwd())
+    for argv, expected in json.load(sys.stdin):
+        started = time.perf_counter()
+        print(f"$ {' '.join(argv)}", flush=True)
+        if (status := run(argv)) != expected:
+            print(f"exit status {status} of {' '.join(argv)}, expected {expected}", file=sys.stderr)
+            return 1
+        print(f"# {time.perf_counter() - started:.1f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+// Runs the network, away from the page's own thread. In: {pixels, width, height, id}; out: progress, then the pixels.
+import * as ort from "./vendor/ort.wasm.min.mjs";
+import { TILE, cut, reflect, starts, windows } from "./tiles.js";
+
+const MULTIPLE = 8;
+
+ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
+
+const loading = ort.InferenceSession.create(new URL("./model.onnx", import.meta.url).href);
+loading.then(
+  () => postMessage({ ready: true, threads: ort.env.wasm.numThreads }),
+  (error) => postMessage({ fatal: `The network could not be loaded: ${error.message ?? error}` }));
+
+/** One rectangle of an RGBA image as (1, 3, H, W) in [-0.5, 0.5], reflected to multiples of 8. */
+function toTensor(pixels, stride, { top, left, height, width }) {
+  const H = Math.ceil(height / MULTIPLE) * MULTIPLE, W = Math.ceil(width / MULTIPLE) * MULTIPLE;
+  const data = new Float32Array(3 * H * W);
+  for (let y = 0; y < H; y++) {
+    const row = (top + reflect(y, height)) * stride;
+    for (let x = 0; x < W; x++) {
+      const from = 4 * (row + left + reflect(x, width));
+      for (let c = 0; c < 3; c++) data[(c * H + y) * W + x] = pixels[from + c] / 255 - 0.5;
+    }
+  }
+  return new ort.Tensor("float32", data, [1, 3, H, W]);
+}
+
+async function run(session, tensor) {
+  const result = await session.run({ [session.inputNames[0]]: tensor });
+  return result[session.outputNames[0]];
+}
+
+async function restore({ pixels, width, height, id }) {
+  const session = await loading, pieces = cut(height, width);
+  const single = pieces.length === 1;
+  const rowWindows = single ? [] : windows(height, TILE, starts(height));
+  const columnWindows = single ? [] : windows(width, TILE, starts(width));
+  const sum = single ? null : new Float32Array(3 * height * width);
+  const out = new Uint8ClampedArray(pixels);      // alpha stays
+  for (const [k, piece] of pieces.entries()) {
+    postMessage({ id, done: k, pieces: pieces.length });
+    const tensor = await run(session, toTensor(pixels, width, piece));
+    const values = tensor.data, [, , H, W] = tensor.dims;
+    const rows = rowWindows[Math.floor(k / columnWindows.length)], columns = columnWindows[k % columnWindows.length];
+    for (let c = 0; c < 3; c++) for (let y = 0; y < piece.height; y++) for (let x = 0; x < piece.width; x++) {
+      const value = Math.min(Math.max(values[(c * H + y) * W + x], -0.5), 0.5) + 0.5;
+      if (!Number.isFinite(value)) throw new Error("the network's result is not finite");
+      const at = (piece.top + y) * width + piece.left + x;
+      if (single) out[4 * at + c] = Math.round(value * 255);
+      else sum[c * height * width + at] += value * rows[y] * columns[x];
+    }
+    tensor.dispose();
+  }
+  if (sum) for (let c = 0; c < 3; c++) for (let at = 0; at < height * width; at++) {
+    out[4 * at + c] = Math.round(sum[c * height * width + at] * 255);
+  }
+  return out;
+}
+
+onmessage = async ({ data }) => {
+  const started = performance.now();
+  try {
+    const pixels = await restore(data);
+    postMessage({ id: data.id, pixels, seconds: (performance.now() - started) / 1000 }, [pixels.buffer]);
+  } catch (error) {
+    postMessage({ id: data.id, error: String(error.message ?? error) });
+  }
+};
