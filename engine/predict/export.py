@@ -17,7 +17,6 @@ written. Without --job_name and --weights, the small network's weights are used,
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".pth": "released"}
@@ -73,4 +72,4 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
