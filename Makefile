@@ -1,6 +1,7 @@
 # make demo   the whole job in miniature on the sample photographs, ending in a picture (minutes on two cores)
 # make test   the whole test suite
 # make lint   ruff, codespell and mypy
+# make page   a page in the browser that deblurs photographs (needs Node.js)
 #
 # PYTHON=python3.12   makes the virtual environment with another interpreter
 # VENV=               uses the interpreter as it is, packages included
@@ -15,7 +16,7 @@ run := $(VENV)/bin/python
 installed := $(VENV)/installed
 endif
 
-.PHONY: demo test lint
+.PHONY: demo test lint page
 demo: $(installed)
 	$(run) -m engine.demo
 
@@ -27,6 +28,9 @@ lint: $(installed)
 	$(run) -m ruff format --check
 	$(run) -m codespell_lib
 	$(run) -m mypy
+
+page: $(installed)
+	$(run) web/serve.py
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "installing into $(VENV), once: about 5.5 GB with PyPI's torch"

@@ -1,14 +1,15 @@
-"""Synthetic blur of one image: camera shake over a photograph, or the average of neighbouring frames; sensor noise.
+"""Synthetic blur of one image: camera shake and moving objects over a photograph, averages of frames; sensor noise.
 
 Linear light is value ** gamma for display values in [0, 1]. Photographs are float32 (H, W, 3), frames uint8 (H, W, 3).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from .trajectory import displaced, random_shake
+from .trajectory import displaced, frame_count, random_shake
 
 # Photographs are reduced to the width of GoPro's images: at full size their pixels are softer than those of video.
 LONGEST_SIDE = 1280
@@ -16,9 +17,31 @@ SMALLEST_ZOOM = 0.6
 FOCAL_RATIO = 1.1  # focal length over the long side: the wide lens of a phone or a GoPro
 MID_GREY = 0.5  # display value for which the noise level is given
 READ_NOISE = 0.02  # linear intensity whose shot noise has the variance of the read noise
+OBJECT_RADII = 0.05, 0.25  # range of the mean radius of a moving object, as a share of the crop's side
+OUTLINE_POINTS, OUTLINE_WAVES = 64, 4
 
 
-def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+@dataclass(frozen=True)
+class MovingObject:
+    """An object in front of the scene.
+
+    Attributes:
+        image: premultiplied colours in linear light and opacity, float32 (H, W, 4).
+        frames: (N, 3, 3) homographies from positions in the crop to positions in ``image``, one for each frame.
+    """
+
+    image: np.ndarray
+    frames: np.ndarray
+
+    def over(self, crop: np.ndarray, frame: int) -> np.ndarray:
+        """The crop with the object in front of it, as seen in one frame."""
+        layer = _warped(self.image, self.frames[frame], crop.shape[0])
+        return crop * (1 - layer[..., 3:]) + layer[..., :3]
+
+
+def shaken_pair(
+    photo: np.ndarray, size: int, strength: float, rng: np.random.Generator, others: Sequence[np.ndarray] = ()
+) -> tuple[np.ndarray, ...]:
     """A random crop of a photograph, blurred by camera shake, and the sharp crop.
 
     Args:
@@ -26,6 +49,7 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
         size: height and width of the crop in pixels.
         strength: mean blur length in pixels.
         rng: the source of all randomness.
+        others: more photographs; a random piece of each moves in front of the crop on a trajectory of its own.
     Returns:
         (blurred, sharp), float32 (size, size, 3), linear light.
     """
@@ -37,9 +61,12 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
     top, left = (_offset(extent - size, margin, rng) for extent in (height, width))
     corners = np.array([[left, top], [left + size - 1, top], [left, top + size - 1], [left + size - 1, top + size - 1]])
     sharp = photo[top : top + size, left : left + size]
-    if length == 0:
+    if length == 0 and not others:
         return sharp.copy(), sharp
-    frames = random_shake(rng, length, FOCAL_RATIO * max(height, width), ((width - 1) / 2, (height - 1) / 2), corners)
+    lengths = [strength * rng.gamma(2.0) / 2.0 for _ in others]
+    count = frame_count(max([length, *lengths]))
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    frames = random_shake(rng, length, FOCAL_RATIO * max(height, width), centre, corners, count)
     reach = displaced(frames, corners).reshape(-1, 2)
     low = np.floor(reach.min(axis=0)).astype(int) - 2
     high = np.ceil(reach.max(axis=0)).astype(int) + 3
@@ -47,10 +74,46 @@ def shaken_pair(photo: np.ndarray, size: int, strength: float, rng: np.random.Ge
     # Output pixel -> photograph in the middle of the exposure -> photograph in the frame -> region.
     to_photo = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], float)
     to_region = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]], float)
+    objects = [_moving_object(other, size, path, count, rng) for other, path in zip(others, lengths, strict=True)]
     total = np.zeros((size, size, 3), np.float32)
-    for matrix in to_region @ frames @ to_photo:
-        total += cv2.warpPerspective(region, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    return total / len(frames), sharp
+    for frame, matrix in enumerate(to_region @ frames @ to_photo):
+        crop = _warped(region, matrix, size)
+        for moving in objects:
+            crop = moving.over(crop, frame)
+        total += crop
+    for moving in objects:
+        sharp = moving.over(sharp, count // 2)
+    return total / count, sharp
+
+
+def _warped(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    return cv2.warpPerspective(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def _moving_object(photo: np.ndarray, size: int, length: float, count: int, rng: np.random.Generator) -> MovingObject:
+    """A piece of a photograph with a random smooth outline that moves by ``length`` pixels in ``count`` frames."""
+    margin = int(length) + 4  # what enters the crop from outside
+    side = size + 2 * margin
+    photo = _resized(photo, 1.0, side)
+    top, left = (rng.integers(extent - side + 1) for extent in photo.shape[:2])
+    opacity = np.zeros((side, side), np.float32)
+    outline = margin + rng.uniform(0, size, 2) + size * _outline(rng)
+    cv2.fillPoly(opacity, [np.rint(outline).astype(np.int32)], 1.0)
+    opacity = cv2.GaussianBlur(opacity, (0, 0), 1.0)[..., None]
+    image = np.concatenate([photo[top : top + side, left : left + side] * opacity, opacity], axis=2)
+    frames = random_shake(rng, length, FOCAL_RATIO * size, tuple(outline.mean(axis=0)), outline, count)
+    return MovingObject(image, frames @ np.array([[1, 0, margin], [0, 1, margin], [0, 0, 1]], float))
+
+
+def _outline(rng: np.random.Generator) -> np.ndarray:
+    """A closed curve (OUTLINE_POINTS, 2) around the origin, in units of the crop's side."""
+    angles = np.linspace(0, 2 * np.pi, OUTLINE_POINTS, endpoint=False)
+    waves = np.arange(1, OUTLINE_WAVES + 1)[:, None]
+    amplitudes = rng.normal(0, 0.25, (OUTLINE_WAVES, 1)) / waves
+    wobble = amplitudes * np.cos(waves * angles + rng.uniform(0, 7, (OUTLINE_WAVES, 1)))
+    radius = rng.uniform(*OBJECT_RADII) * np.exp(wobble.sum(axis=0))
+    stretch = np.exp(rng.uniform(-0.6, 0.6))  # wide or tall
+    return np.stack([radius * np.cos(angles) * stretch, radius * np.sin(angles) / stretch], axis=1)
 
 
 def _offset(most: int, margin: int, rng: np.random.Generator) -> int:

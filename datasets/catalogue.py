@@ -36,6 +36,7 @@ class DataSet:
         has_sharp: whether it has sharp images.
         photographed: whether the blur was photographed; otherwise it is an average of video frames.
         has_gamma: whether it also comes as `blur_gamma`, which is not the standard.
+        test_scenes: names of the test split's scenes in paths of images, none of which may be trained on.
         path_words: lower-case text by which paths of its images are recognised; by default its folder's name.
         note: printed under the scores of its predictions.
     """
@@ -52,6 +53,7 @@ class DataSet:
     has_sharp: bool = True
     photographed: bool = False
     has_gamma: bool = False
+    test_scenes: tuple[str, ...] = ()
     path_words: tuple[str, ...] = ()
     note: str = ""
 
@@ -75,6 +77,9 @@ OWN = DataSet(None, "Images", "", {}, "images")  # of anybody
 # fmt: off
 DATA_SETS: dict[str, DataSet] = {data_set.key: data_set for data_set in (  # type: ignore[misc]  # all have keys
     DataSet("gopro", "GoPro", "datasets/GoPro", {"train": 2103, "test": 1111}, "images", table=1, has_gamma=True,
+            test_scenes=("GOPR0384_11_00", "GOPR0384_11_05", "GOPR0385_11_01", "GOPR0396_11_00", "GOPR0410_11_00",
+                         "GOPR0854_11_00", "GOPR0862_11_00", "GOPR0868_11_00", "GOPR0869_11_00", "GOPR0871_11_00",
+                         "GOPR0881_11_01"),
             path_words=("gopr",)),
     DataSet("hide", "HIDE", "datasets/HIDE", {"test": 2025}, "images_hide", table=2,
             path_words=("/hide", "fromgopr", "/test-close-ups/", "/test-long-shot/")),  # a file: 1fromGOPR0950.png

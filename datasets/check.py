@@ -4,9 +4,10 @@
     python -m datasets.check BLURRED SHARP
 
 Counts the pairs of each split, compares the sizes of all images, recognises known data sets and the number of pairs
-they should have, and measures a sample of images: PSNR and brightness of the blurred images, whether blurred and sharp
-are swapped, and the gamma with which frames were averaged, which tells GoPro's `blur` from its `blur_gamma`. Exit
-status: 0 no problems, 1 problems found, 2 bad usage.
+they should have, looks for test scenes of known data sets in a train split by the names of files and folders (links
+are followed), and measures a sample of images: PSNR and brightness of the blurred images, whether blurred and sharp are
+swapped, and the gamma with which frames were averaged, which tells GoPro's `blur` from its `blur_gamma`. Exit status: 0
+no problems, 1 problems found, 2 bad usage.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=["train", "test"], help="only this split")
     parser.add_argument("--variant", choices=["J", "R"], help="only this one, if RealBlur-J and -R share a folder")
     parser.add_argument("--samples", type=int, default=24, help="pairs to measure in each split (default %(default)s)")
+    parser.add_argument("--partial", action="store_true", help="a part or a mixture of data sets: any number of pairs")
     options = parser.parse_args(arguments)
     for folder in options.root:
         if not folder.is_dir():
@@ -62,18 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(options.root) > 2 or options.samples < 1:
         parser.error("expected one or two folders, and --samples of at least 1")
     source = options.root[0] if len(options.root) == 1 else options.root
-    problems = check(source, options.split, options.variant, options.samples)
+    problems = check(source, options.split, options.variant, options.samples, options.partial)
     print(f"{len(problems)} problem(s) found" if problems else "no problems found")
     return 1 if problems else 0
 
 
-def check(source: Path | Sequence[Path], split: str | None, variant: str | None, samples: int) -> list[str]:
+def check(
+    source: Path | Sequence[Path], split: str | None, variant: str | None, samples: int, partial: bool = False
+) -> list[str]:
     """Print a report on the given split and variant, or on all that exist. Returns the problems."""
     try:
         pairs = find_pairs(source, split, variant=variant)
     except AmbiguityError as error:
         chosen = [{"split": split, "variant": variant, error.what: choice} for choice in error.choices]
-        return [problem for choice in chosen for problem in check(source, **choice, samples=samples)]
+        return [problem for choice in chosen for problem in check(source, **choice, samples=samples, partial=partial)]
     except (LayoutError, OSError) as error:
         print(f"PROBLEM {error}")
         return [str(error)]
@@ -83,7 +87,9 @@ def check(source: Path | Sequence[Path], split: str | None, variant: str | None,
         f"{source if isinstance(source, Path) else ' and '.join(map(str, source))}: "
         f"{name}{f'-{variant}' if variant else ''}{f', {split}' if split else ''}"
     )
-    problems = _check_counts(pairs, data_set, split) + _check_variant(pairs, variant)
+    problems = _check_counts(pairs, None if partial else data_set, split) + _check_variant(pairs, variant)
+    if split == "train":
+        problems += _check_scenes(pairs)
     try:
         check_headers(pairs, progress=sys.stderr.isatty())
         print("  all headers can be read; blurred and sharp images have equal sizes")
@@ -141,6 +147,18 @@ def _check_counts(pairs: Sequence[Pair], data_set: DataSet | None, split: str | 
     if len(pairs) == expected:
         return []
     return [f"{data_set.name} {split} has {expected} pairs, but {len(pairs)} were found"]
+
+
+def _check_scenes(pairs: Sequence[Pair]) -> list[str]:
+    """Test scenes of known data sets among images to train on; one problem for each scene."""
+    files = [file for pair in pairs for file in (pair.blurred, pair.sharp) if file is not None]
+    paths = [f"{file} {file.resolve()}" for file in files]
+    problems = []
+    for name, scene in ((one.name, scene) for one in DATA_SETS.values() for scene in one.test_scenes):
+        found = [file for file, path in zip(files, paths, strict=True) if scene in path]
+        if found:
+            problems.append(f"{found[0]}: {name}'s test scene {scene} must not be trained on (images: {len(found)})")
+    return problems
 
 
 def _check_variant(pairs: Sequence[Pair], variant: str | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Synthesises pairs of blurred and sharp images, in GoPro's layout, from photographs or from high-frame-rate video.
 
     python -m datasets.synthesize PHOTOS OUT --pairs_per_photo 8 --size 256     random camera shake over photographs
+    python -m datasets.synthesize PHOTOS OUT --objects 3                        the same, with up to 3 moving objects
     python -m datasets.synthesize VIDEO OUT                                     averages of 7 to 13 consecutive frames
     python -m datasets.synthesize FRAMES OUT --frames                           the same, from a folder of frames
     python -m datasets.synthesize VIDEO OUT --step 3 --fewest 15 --most 45      overlapping, longer blur
@@ -9,9 +10,10 @@ Writes OUT/{train,test}/<photograph or clip>/{blur,sharp}/NNNNNN.png. Entire pho
 OUT appears when it is complete. The same seed gives the same files with any number of workers.
 
 Photographs: the scene is static and flat, and the camera moves with six degrees of freedom (see trajectory.py). Many
-warped frames are averaged in linear light, then shot and read noise are added. Video: frames are averaged as GoPro's
-authors did (Nah et al., CVPR 2017), and the centre frame is the sharp image; --gamma 1 averages display values (GoPro's
-`blur`), 2.2 linear light (its `blur_gamma`).
+warped frames are averaged in linear light, then shot and read noise are added. Objects are cut from other photographs
+and move on trajectories of their own. Video: frames are averaged as GoPro's authors did (Nah et al., CVPR 2017), and
+the centre frame is the sharp image; --gamma 1 averages display values (GoPro's `blur`), 2.2 linear light (its
+`blur_gamma`).
 """
 
 import argparse
@@ -46,6 +48,7 @@ def synthesize_photos(
     pairs_per_photo: int = 8,
     size: int = 256,
     strength: float = 12.0,
+    objects: int = 0,
     noise: float = 1.0,
     gamma: float = LINEAR_LIGHT,
     test_every: int = 5,
@@ -62,6 +65,7 @@ def synthesize_photos(
         pairs_per_photo: number of pairs from each photograph.
         size: height and width of the images in pixels.
         strength: mean blur length in pixels.
+        objects: largest number of moving objects in a pair, each cut from another photograph of the same split.
         noise: standard deviation of the sensor noise in 8-bit levels at mid-grey.
         gamma: frames are averaged as value ** gamma.
         test_every: hold out every Nth photograph for test; 0 for none.
@@ -76,8 +80,8 @@ def synthesize_photos(
         ValueError: a number out of range, or an unknown name.
         FileExistsError: ``out`` is not empty.
     """
-    if pairs_per_photo < 1 or size < 8 or strength < 0 or noise < 0 or gamma <= 0:
-        raise ValueError("expected pairs_per_photo >= 1, size >= 8, strength >= 0, noise >= 0 and gamma > 0")
+    if pairs_per_photo < 1 or size < 8 or min(strength, objects, noise) < 0 or gamma <= 0:
+        raise ValueError("expected pairs_per_photo >= 1, size >= 8, strength, objects and noise >= 0, and gamma > 0")
     photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
     if not photos:
         raise ImageError(f"{source}: no photographs found")
@@ -88,9 +92,12 @@ def synthesize_photos(
 
     def make(name: str, folder: Path) -> Iterator[None]:
         photo = linear_photo(read_rgb(photos[name]), size, gamma)
+        others = [path for other, path in photos.items() if splits[other] == splits[name] and other != name]
         for index in range(pairs_per_photo):
             rng = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
-            blurred, sharp = shaken_pair(photo, size, strength, rng)
+            chosen = rng.integers(len(others), size=rng.integers(objects + 1)) if objects and others else ()
+            pieces = [linear_photo(read_rgb(others[place]), size, gamma) for place in chosen]
+            blurred, sharp = shaken_pair(photo, size, strength, rng, pieces)
             blurred = add_noise(blurred, noise, gamma, rng)
             _write_pair(folder, index + 1, to_8_bit(blurred, gamma), to_8_bit(sharp, gamma))
             yield
@@ -299,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     source, out, frames = options.pop("source"), options.pop("out"), options.pop("frames")
     frames = frames or source.is_file()
-    others = {"pairs_per_photo", "size", "strength", "noise"} if frames else {"fewest", "most", "step"}
+    others = {"pairs_per_photo", "size", "strength", "objects", "noise"} if frames else {"fewest", "most", "step"}
     misplaced = set(options) & others
     if misplaced:
         _parser().error(f"--{misplaced.pop()} is for {'photographs' if frames else 'frames (see --frames)'}")
@@ -337,6 +344,7 @@ def _parser() -> argparse.ArgumentParser:
     photos.add_argument("--pairs_per_photo", type=int, help="pairs from each photograph (default 8)")
     photos.add_argument("--size", type=int, help="height and width of the images (default 256)")
     photos.add_argument("--strength", type=float, help="mean blur length in pixels (default 12)")
+    photos.add_argument("--objects", type=int, metavar="N", help="up to N moving objects in a pair (default 0)")
     photos.add_argument("--noise", type=float, help="sensor noise in 8-bit levels at mid-grey (default 1)")
     frames = parser.add_argument_group("frames")
     frames.add_argument("--fewest", type=int, help="smallest number of frames in an average (default 7)")

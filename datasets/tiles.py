@@ -3,6 +3,7 @@
     python -m datasets.tiles datasets/GoPro TILES --size 384                          overlapping tiles of all images
     python -m datasets.tiles datasets/GoPro TILES --size 384 --keep 2 --quality 95    the two most blurred, as WebP
     python -m datasets.tiles datasets/GoPro TILES --size 320 --reduce 2               at half the resolution
+    python -m datasets.tiles datasets/REDS TILES --size 384 --level                   blurred images as bright as sharp
 
 Writes OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp): the smallest number of tiles that covers an
 image, evenly spaced. --keep keeps those where blurred and sharp differ most: a clear sky teaches nothing. OUT appears
@@ -26,6 +27,8 @@ from .images import read_rgb, write_png
 from .layouts import LayoutError, Pair, find_pairs
 from .paired import check_headers
 
+LEVEL_SIGMA = 40  # pixels: larger than the blur, which does not change means over so large an area
+
 
 def cut_tiles(
     source: str | os.PathLike,
@@ -36,6 +39,7 @@ def cut_tiles(
     keep: int | None = None,
     quality: int | None = None,
     reduce: int = 1,
+    level: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> int:
@@ -49,6 +53,7 @@ def cut_tiles(
         keep: number of tiles to keep of each pair, those with the lowest PSNR; None for all.
         quality: WebP quality, 1 to 100; None for PNG, which is lossless.
         reduce: integer factor by which images are first reduced, by area averaging.
+        level: give blurred images the local brightness of the sharp ones (see ``levelled``).
         workers: threads, None for one a core.
         progress: show a progress bar.
     Returns:
@@ -66,14 +71,17 @@ def cut_tiles(
         raise LayoutError(f"{alone.blurred}: no sharp image; tiles are cut from pairs")
     check_headers(pairs, size * reduce, progress)
     with new_folder(Path(out)) as folder, threads_for(workers) as pool:
-        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce), pairs)
+        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce, level), pairs)
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 
 
-def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int) -> int:
+def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | None, reduce: int, level: bool) -> int:
     """Write the tiles of one pair. Returns their number."""
     files = {"blur": pair.blurred, "sharp": pair.sharp}
-    images = {kind: reduced(read_rgb(file), reduce) for kind, file in files.items() if file}
+    images = {kind: read_rgb(file) for kind, file in files.items() if file}
+    if level:
+        images["blur"] = levelled(images["blur"], images["sharp"])
+    images = {kind: reduced(image, reduce) for kind, image in images.items()}
     windows = [
         (f"{pair.name}_{top}_{left}", np.s_[top : top + size, left : left + size])
         for top, left in product(*(_offsets(extent, size) for extent in images["blur"].shape[:2]))
@@ -88,6 +96,16 @@ def reduced(image: np.ndarray, by: int) -> np.ndarray:
     """Average blocks of by x by pixels: (H, W, 3) -> (H // by, W // by, 3)."""
     height, width = (side // by for side in image.shape[:2])
     return cv2.resize(image[: height * by, : width * by], (width, height), interpolation=cv2.INTER_AREA)
+
+
+def levelled(blurred: np.ndarray, sharp: np.ndarray) -> np.ndarray:
+    """The blurred image with the sharp one's local means, both uint8 (H, W, 3).
+
+    Frames averaged with another gamma or taken with another exposure change the brightness, and a network trained on
+    such pairs learns to change it back.
+    """
+    difference = sharp.astype(np.float32) - blurred
+    return np.rint(np.clip(blurred + cv2.GaussianBlur(difference, (0, 0), LEVEL_SIGMA), 0, 255)).astype(np.uint8)
 
 
 def _offsets(extent: int, size: int) -> list[int]:
@@ -115,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=int, metavar="N", help="keep the N most blurred tiles of a pair (default: all)")
     parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100 (default: PNG, lossless)")
     parser.add_argument("--reduce", type=int, default=1, metavar="N", help="first reduce the images by this factor")
+    parser.add_argument("--level", action="store_true", help="match the local brightness of blurred to sharp images")
     parser.add_argument("--workers", type=int, help="threads (default: one a core)")
     options = vars(parser.parse_args(arguments))
     try:

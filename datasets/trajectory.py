@@ -22,7 +22,12 @@ FEWEST_FRAMES = 9
 
 
 def random_shake(
-    rng: np.random.Generator, length: float, focal: float, centre: tuple[float, float], points: np.ndarray
+    rng: np.random.Generator,
+    length: float,
+    focal: float,
+    centre: tuple[float, float],
+    points: np.ndarray,
+    count: int | None = None,
 ) -> np.ndarray:
     """The homographies of the frames of one exposure.
 
@@ -32,15 +37,21 @@ def random_shake(
         focal: focal length in pixels.
         centre: position (x, y) of the optical axis in the image.
         points: (P, 2) image positions (x, y) over which the length is measured.
+        count: number of frames N, odd; None for ``frame_count(length)``.
     Returns:
         (N, 3, 3), N odd: homographies from positions in the middle frame to positions in each frame; that of the middle
         frame is the identity.
     """
-    count = max(FEWEST_FRAMES, int(np.ceil(length / FRAME_STEP)) // 2 * 2 + 1)
+    count = count or frame_count(length)
     # After division by the focal length, a unit pose moves the image by about a pixel: small enough to scale linearly.
     poses = _centred(_resampled(_random_walk(rng), count)) / focal
     scale = length / _mean_path_length(_homographies(poses, focal, centre), points)
     return _homographies(poses * scale, focal, centre)
+
+
+def frame_count(length: float) -> int:
+    """Number of frames for a path of that many pixels, odd."""
+    return max(FEWEST_FRAMES, int(np.ceil(length / FRAME_STEP)) // 2 * 2 + 1)
 
 
 def displaced(homographies: np.ndarray, points: np.ndarray) -> np.ndarray:

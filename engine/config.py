@@ -18,7 +18,7 @@ import yaml
 from datasets.files import write_atomic
 
 from .schema import Config, ModelConfig
-from .typed_yaml import ConfigError, build, parse_yaml, read_yaml, suggest, to_plain
+from .typed_yaml import ConfigError, build, parse_yaml, read_yaml, suggest
 
 CONFIGS = Path("configs")
 RESULTS = Path("results")
@@ -101,7 +101,7 @@ def save_config(config: Config, path: Path, **facts: object) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    return yaml.safe_dump(to_plain(config), sort_keys=False)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def parse_stage_config(

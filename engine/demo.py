@@ -29,7 +29,7 @@ JOB = "demo"
 FOLDER = results_dir(JOB)
 HELD_OUT = ("astronaut", "bridge", "citrus", "pagoda")
 SAMPLES = Path("datasets") / "samples"
-SHAKEN, BLURRED = SAMPLES / "astronaut.jpg", Path("datasets") / "samples_blurred" / "text.jpg"
+SHAKEN, BLURRED = SAMPLES / "astronaut.jpg", Path("datasets") / "samples_blurred" / "wicker.jpg"
 SIDE, STRENGTH = 480, 10  # pixels: the shaken photograph's side, its mean blur length
 HELD_OUT_SET = DataSet(None, "held-out photographs", str(FOLDER / "data"), {}, "images", weights="final")
 
@@ -77,7 +77,7 @@ def run(script: str, *arguments: str) -> None:
 
 
 def restore_shipped() -> Path:
-    """Restores a photograph shaken here and one that was blurred when it was taken; returns their picture."""
+    """Restores a photograph shaken here and a blurred frame of GoPro's; returns their picture."""
     blurred, restored = FOLDER / "photographs", FOLDER / "photographs_restored"
     photo = linear_photo(read_rgb(SHAKEN), SIDE, LINEAR_LIGHT)
     pair = shaken_pair(photo, SIDE, STRENGTH, np.random.default_rng(0))
@@ -87,7 +87,7 @@ def restore_shipped() -> Path:
     run("predict.py", str(blurred), "--output", str(restored))
     examples = [
         Example(SHAKEN.stem, shaken, read_rgb(restored / "shaken.png"), sharp),
-        Example("as it was taken", read_rgb(BLURRED), read_rgb(restored / f"{BLURRED.stem}.png"), None),
+        Example("GoPro", read_rgb(BLURRED), read_rgb(restored / f"{BLURRED.stem}.png"), None),
     ]
     picture = FOLDER / "photographs.png"
     save_comparison(examples, picture)

@@ -96,13 +96,6 @@ def build(cls: type, content: object, source: str, prefix: str = "", origins: Ma
     return section
 
 
-def to_plain(value: object) -> object:
-    """Dataclasses as dictionaries, tuples as lists: what YAML and ``torch.load`` can hold."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return list(value) if isinstance(value, tuple) else value
-
-
 def suggest(key: str, known: Iterable[str]) -> str:
     """The end of a message on an unknown key: the nearest one, or all."""
     close = difflib.get_close_matches(key, list(known), n=1)

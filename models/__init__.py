@@ -1,6 +1,6 @@
 """XYScanNet: the network, its weights, and what runs it. Installed as the package ``xyscannet``."""
 
-from . import fusion, ss2d, vssm  # noqa: F401 (they register their modules)
+from . import fusion, ss2d, vssm  # noqa: F401 (register their modules)
 from .api import deblur, load
 from .ops.selective_scan import selective_scan
 from .weights import WeightsError, load_network, load_weights

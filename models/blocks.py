@@ -8,28 +8,24 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .ops.gated_depthwise import gated_depthwise
-from .ops.pointwise import pointwise
 
 
 class Conv1x1(nn.Conv2d):
-    """(B, C_in, H, W) -> (B, C_out, H, W), without bias."""
+    """(B, C_in, H, W) -> (B, C_out, H, W), no bias."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return pointwise(x, self.weight)
-
 
 class Conv3x3(nn.Conv2d):
-    """(B, C_in, H, W) -> (B, C_out, H, W), zeros around, without bias; depth-wise for groups = C_in = C_out."""
+    """(B, C_in, H, W) -> (B, C_out, H, W), zero padding, no bias; depth-wise for groups = C_in = C_out."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int = 1):
         super().__init__(channels_in, channels_out, 3, padding=1, groups=groups, bias=False)
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel, in fp32 at least. (B, C, H, W) -> (B, C, H, W)."""
+    """Layer normalisation over the channels of each pixel, in its weights' precision. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -51,12 +47,12 @@ class GatedFFN(nn.Module):
         self.project_out = Conv1x1(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gated = gated_depthwise(self.project_in(x), self.dwconv.weight)  # SiLU(a) * b, (a, b) = dwconv(...)
-        return self.project_out(gated)
+        x = gated_depthwise(self.project_in(x), self.dwconv.weight)  # SiLU(a) * b, (a, b) = dwconv(...)
+        return self.project_out(x)
 
 
 class EncoderBlock(nn.Module):
-    """Figure 3 (a): two feed-forward networks, no state space module."""
+    """Figure 3 (a): two feed-forward networks, no state space module. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -69,9 +65,9 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Figure 3 (b): intra-slice, then inter-slice scanning, a feed-forward network after each.
+    """Figure 3 (b): an Intra- and an Inter-VSSM, a feed-forward network after each. (B, C, H, W) -> (B, C, H, W).
 
-    Ablations put other modules in these two places (paper, Tables 5 and 7).
+    Ablations replace both state space modules (paper, Tables 5 and 7).
     """
 
     def __init__(self, dim: int, intra: nn.Module, inter: nn.Module):
@@ -89,7 +85,7 @@ class DecoderBlock(nn.Module):
 
 
 class Level(nn.Sequential):
-    """The blocks of one level, one after the other. (B, C, H, W) -> (B, C, H, W)."""
+    """The blocks of one level in sequence. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, blocks: Iterable[nn.Module], checkpoint_activations: bool = False):
         super().__init__(*blocks)
@@ -98,14 +94,14 @@ class Level(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self:
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # nothing is drawn inside
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # no randomness
             else:
                 x = block(x)
         return x
 
 
 class PatchEmbed(nn.Module):
-    """The first 3x3 convolution, image to features."""
+    """The first 3x3 convolution: image (B, channels, H, W) -> features (B, dim, H, W)."""
 
     def __init__(self, channels: int, dim: int):
         super().__init__()
@@ -116,7 +112,7 @@ class PatchEmbed(nn.Module):
 
 
 class Rescale(nn.Module):
-    """Bilinear resizing by ``factor``, then a 3x3 convolution from ``dim_in`` to ``dim_out`` channels."""
+    """Bilinear resizing, then a 3x3 convolution. (B, dim_in, H, W) -> (B, dim_out, factor H, factor W)."""
 
     def __init__(self, dim_in: int, dim_out: int, factor: float):
         super().__init__()

@@ -1,6 +1,6 @@
-"""KLFF: cross-level feature fusion weighted by KL divergence (paper, Section 3.4, Figure 4 b, Equation 6).
+"""KLFF, cross-level feature fusion weighted by KL divergence (paper, Section 3.4, Figure 4 b, Equation 6).
 
-And what the paper compares it with (Table 8): AFF (Figure 4 a) and none.
+Also its alternatives of Table 8: AFF (Figure 4 a) and no fusion.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,18 @@ KL_GATES = ("elementwise", "image", "batch")
 
 @fusion("klff")
 class KLFF(nn.Module):
-    """Fuse the current level's features with two other levels' into (B, dim, H, W) of the current level.
+    """Eq. 6: W_p {Sigmoid[KL(oth1, cur)] * oth1 + Sigmoid[KL(oth2, cur)] * oth2 || cur}.
+
+    The current level's features (B, dim, H, W) and two other levels' of ``other_dims`` channels -> (B, dim, H, W).
 
     Args:
-        dim: the current level's channels; other_dims: the two other levels', in the order they are given to forward.
-        options: of these ``kl_gate``, what Sigmoid(KL) is taken of. "elementwise": each element's KL, Eq. 6 as written.
-            "image": the mean over each image, one gate an image; equals the released code for one image. "batch": the
-            mean over the whole batch, the released code to the letter: an image's result depends on its neighbours.
+        dim: channels of the current level.
+        other_dims: channels of the two other levels, in the order of forward's arguments.
+        options: its ``kl_gate`` says over what KL is averaged. "elementwise": nothing, Eq. 6 as written. "image": each
+            image; equals the released code for single images. "batch": the whole batch, exactly as the released code,
+            so that an image's result depends on the others in its batch.
+    Raises:
+        ValueError: kl_gate is none of these.
     """
 
     def __init__(self, dim: int, other_dims: Sequence[int], options: Options = Options()):  # noqa: B008
@@ -36,7 +41,7 @@ class KLFF(nn.Module):
         self.conv = Conv1x1(dim, dim)
         self.conv_n1 = Conv1x1(other_dims[0], dim)
         self.conv_n2 = Conv1x1(other_dims[1], dim)
-        self.fuse_out1 = Conv1x1(2 * dim, dim)
+        self.fuse_out1 = Conv1x1(2 * dim, dim)  # W_p
 
     def forward(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> torch.Tensor:
         current, other1, other2 = self.align(current, other1, other2)
@@ -44,12 +49,12 @@ class KLFF(nn.Module):
         return self.fuse_out1(torch.cat([current, others], dim=1))
 
     def align(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The three levels' features after their convolutions, (B, dim, H, W) each."""
+        """X' of Eq. 6: the three levels convolved and resized to (B, dim, H, W)."""
         size = current.shape[-2:]
         return self.conv(current), _resize(self.conv_n1, other1, size), _resize(self.conv_n2, other2, size)
 
     def gate(self, current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Eq. 6: Sigmoid[KL(other, current)], broadcastable to (B, dim, H, W)."""
+        """Sigmoid[KL(other, current)], broadcastable to (B, dim, H, W)."""
         kl = kl_divergence(current, other)
         if self.kl_gate != "elementwise":
             kl = reduce(kl, "b c h w -> b 1 1 1" if self.kl_gate == "image" else "b c h w -> 1 1 1 1", "mean")
@@ -58,9 +63,9 @@ class KLFF(nn.Module):
 
 @fusion("aff")
 class AFF(nn.Module):
-    """Asymmetric feature fusion: all levels side by side through a 1x1 and a 3x3 convolution, which have biases.
+    """Asymmetric feature fusion: the concatenated levels through a 1x1 and a 3x3 convolution with biases.
 
-    Cho et al. 2021, https://arxiv.org/abs/2108.05054, Section 3.4. Called as KLFF is.
+    Cho et al. 2021, https://arxiv.org/abs/2108.05054, Section 3.4. Arguments and shapes as KLFF's.
     """
 
     def __init__(self, dim: int, other_dims: Sequence[int], options: Options | None = None):
@@ -75,7 +80,7 @@ class AFF(nn.Module):
 
 @fusion("none")
 class Skip(nn.Module):
-    """No fusion: the current level's features as they are. Called as KLFF is."""
+    """No fusion: the current level's features unchanged. Arguments and shapes as KLFF's."""
 
     def __init__(self, dim: int, other_dims: Sequence[int], options: Options | None = None):
         super().__init__()
@@ -85,7 +90,7 @@ class Skip(nn.Module):
 
 
 def _resize(conv: nn.Conv2d, features: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """1x1 convolution and nearest-neighbour resizing to ``size``, which commute, in the cheaper order."""
+    """A 1x1 convolution and nearest-neighbour resizing to ``size`` commute: apply them in the cheaper order."""
     if features.shape[-1] > size[-1]:
         return conv(F.interpolate(features, size=size, mode="nearest"))
     return F.interpolate(conv(features), size=size, mode="nearest")

@@ -1,6 +1,6 @@
 """S6: the Mamba block that scans the slices (paper, Section 3.1; Gu & Dao 2023, Figure 3 and Section 3.4).
 
-Names are Mamba's: d_model channels in and out, d_inner = 2 d_model channels inside, d_state states a channel,
+Names are Mamba's: d_model channels in and out, d_inner = 2 d_model channels inside, d_state states per channel,
 dt_rank the rank of the step size's projection, d_conv the width of the causal convolution.
 """
 
@@ -11,14 +11,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from .ops import at_least_fp32
 from .ops.causal_conv import causal_conv_silu
 from .ops.selective_scan import selective_scan
 
 
 class S6(nn.Module):
-    """(*, L, d_model) -> the same shape: a causal, selective scan along L.
+    """A causal, selective scan along L. (*, L, d_model) -> (*, L, d_model).
 
-    bidirectional: adds the scan from end to start, by the same weights, in front of out_proj (paper, Table 6).
+    Args:
+        scan_backend: see ``selective_scan``.
+        bidirectional: also scan from end to start with the same weights, and sum before out_proj (paper, Table 6).
     """
 
     def __init__(
@@ -51,13 +54,13 @@ class S6(nn.Module):
         return self.out_proj(y)
 
     def scan(self, xz: torch.Tensor) -> torch.Tensor:
-        """What lies between in_proj and out_proj: (*, L, 2 d_inner) -> (*, L, d_inner)."""
-        A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
-        x, z = rearrange(xz, "... l (two d) -> two ... d l", two=2)  # views: backends read them where they lie
+        """Everything between in_proj and out_proj: (*, L, 2 d_inner) -> (*, L, d_inner)."""
+        A = -torch.exp(at_least_fp32(self.A_log))
+        x, z = rearrange(xz, "... l (two d) -> two ... d l", two=2)  # views, not copied by the fast backends
         x = causal_conv_silu(x, rearrange(self.conv1d.weight, "d 1 k -> d k"), self.conv1d.bias, self.scan_backend)
         dt, B, C = self.x_proj(x.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)  # its bias joins inside the scan, in fp32
-        # Autocast must not reach into the recurrence: half precision loses the state over long rows.
+        delta = F.linear(dt, self.dt_proj.weight)  # the scan adds its bias, in fp32
+        # No autocast in the recurrence: half precision loses the state over long rows.
         with torch.autocast(xz.device.type, enabled=False):
             y = selective_scan(
                 x, delta.mT, A, B.mT, C.mT, self.D, z, self.dt_proj.bias, delta_softplus=True, backend=self.scan_backend
@@ -66,7 +69,7 @@ class S6(nn.Module):
 
 
 def init_step_size(projection: nn.Linear, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-    """Steps start log-uniform in [dt_min, dt_max] (Gu & Dao 2023, Section 3.6); the bias is softplus' inverse."""
+    """Initial step sizes are log-uniform in [dt_min, dt_max] (Gu & Dao 2023, Section 3.6); bias = softplus^-1(dt)."""
     bound = projection.in_features**-0.5
     nn.init.uniform_(projection.weight, -bound, bound)
     log_dt = torch.empty_like(projection.bias).uniform_(math.log(dt_min), math.log(dt_max))

@@ -1,14 +1,13 @@
-"""The names of what can stand in the network: fusion modules between the levels, state space modules in the decoder.
+"""Registry of exchangeable modules: fusion modules between the levels, state space modules in the decoder.
 
-A class joins by its decorator, in the file where it is written:
+A decorator registers a class under a name:
 
     @fusion("mine")
     class Mine(nn.Module):
         def __init__(self, dim, other_dims, options): ...
         def forward(self, current, other1, other2): ...
 
-That is all: ``model.fusion=mine`` trains, validates and predicts with it, its weights rebuild it, and the tables count
-it.
+``model.fusion=mine`` then trains, validates and predicts with it, its weights rebuild it, and the tables count it.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ STATE_SPACES: dict[str, type[nn.Module]] = {}
 
 @dataclass(frozen=True)
 class Options:
-    """What a module may want to know of its network; see ``XYScanNet``."""
+    """Options of the network that its modules may use; see ``XYScanNet``."""
 
     kl_gate: str = "image"
     scan: str = "unidirectional"
@@ -32,16 +31,16 @@ class Options:
 def fusion(name: str) -> Callable[[type], type]:
     """Register a fusion module, ``Module(dim, other_dims, options)``, as a value of ``model.fusion``.
 
-    It joins the current level's features (B, dim, H, W) with two other levels', of ``other_dims`` channels and other
-    sizes, into (B, dim, H, W).
+    forward(current, other1, other2) takes the current level's features (B, dim, H, W) and two other levels' of
+    ``other_dims`` channels and other sizes, and returns (B, dim, H, W).
     """
     return _register(FUSIONS, name)
 
 
 def state_space(name: str) -> Callable[[type], type]:
-    """Register a module of the decoder, ``Module(dim, options)``, as a value of ``model.vssm``.
+    """Register a state space module, ``Module(dim, options)``, as a value of ``model.vssm``.
 
-    It maps (B, dim, H, W) to the same shape, and stands in both places of a decoder block.
+    forward maps (B, dim, H, W) to the same shape; the module takes both places in a decoder block.
     """
     return _register(STATE_SPACES, name)
 

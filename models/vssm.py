@@ -1,6 +1,6 @@
 """Slice and scan: Intra- and Inter-VSSM, the vision state space modules of the decoder.
 
-Paper, Sections 3.2 and 3.3, Figures 2 and 3, Equations 3 to 5. The letters are the paper's: X the input, F features,
+Paper, Sections 3.2 and 3.3, Figures 2 and 3, Equations 3 to 5. Symbols are the paper's: X the input; F the features,
 split by channels into F_h (horizontal branch) and F_v (vertical branch); Y the gate. Both branches share one S6.
 """
 
@@ -15,9 +15,12 @@ from .registry import Options, state_space
 
 
 class VSSM(nn.Module):
-    """Eq. 5: SiLU(Y) * DualScanner(F), (F, Y) = W_d W_p X. (B, C, H, W) -> (B, C, H, W)."""
+    """Eq. 5 without norm and residual, which are in DecoderBlock: SiLU(Y) * DualScanner(F), (F, Y) = W_d W_p X.
 
-    def __init__(self, dim: int, options: Options = Options()):  # noqa: B008 (it is frozen)
+    (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, dim: int, options: Options = Options()):  # noqa: B008 (immutable)
         super().__init__()
         self.proj_in = Conv1x1(dim, 2 * dim)  # W_p
         self.dwconv = Conv3x3(2 * dim, 2 * dim, groups=2 * dim)  # W_d
@@ -33,7 +36,7 @@ class VSSM(nn.Module):
         return self.proj_out(silu_gate(scanned, Y))  # SiLU(Y) * DualScanner(F)
 
     def dual_scanner(self, F_h: torch.Tensor, F_v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the two branches' scans make of (B, C / 2, H, W) each; the same shapes."""
+        """Scan both branches: (B, C / 2, H, W) each -> the same shapes."""
         raise NotImplementedError
 
 
@@ -55,9 +58,9 @@ class InterVSSM(VSSM):
     def dual_scanner(self, F_h: torch.Tensor, F_v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 4: scan across slices, each compressed to its mean (GAP), and gate the features with the result.
 
-        The branch of F_h scans the H rows' means from top to bottom, that of F_v the W columns' means from left to
-        right. The paper names these two the other way round (Inter-Scanner-V scans the rows' means); which half of
-        the channels goes where is settled by the released checkpoints.
+        The branch of F_h scans the means of the H rows from top to bottom, that of F_v the means of the W columns from
+        left to right. The paper swaps these two names (its Inter-Scanner-V scans the rows' means); the released
+        checkpoints need this order of the channels.
         """
         gate_h = self.mamba(reduce(F_h, "b c h w -> b h c", "mean")).sigmoid()
         gate_v = self.mamba(reduce(F_v, "b c h w -> b w c", "mean")).sigmoid()

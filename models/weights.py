@@ -1,4 +1,4 @@
-"""Weights from files: the released checkpoints' forms and ours, read safely, checked strictly."""
+"""Read weights safely and check them strictly: the released checkpoints' formats and ours."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=XYScanNet)
 
 
 class WeightsError(ValueError):
-    """A file that cannot be read as PyTorch's, that holds no XYScanNet weights, or another network's.
+    """A file that PyTorch cannot read, that holds no XYScanNet weights, or another network's.
 
     Attributes:
         path: the file.
@@ -36,13 +36,13 @@ class WeightsError(ValueError):
 
 
 def read_torch_file(path: str | Path) -> object:
-    """What ``torch.save`` wrote to ``path``, on the CPU, without running any code of the file.
+    """Load a file written by ``torch.save`` to the CPU without running any code in it.
 
-    The checksums of all records are verified first, which torch.load leaves out: one flipped bit is noticed. Files of
-    PyTorch before 1.6 have no checksums, and neither have those written with ``set_crc32_options(False)``.
+    All records' checksums are verified first, which torch.load does not do, so that a single flipped bit is noticed.
+    Files of PyTorch before 1.6 and those written with ``set_crc32_options(False)`` have no checksums.
 
     Raises:
-        WeightsError: missing, damaged, of another format, or with objects in it that only code can build.
+        WeightsError: the file is missing, damaged, of another format, or contains code objects.
     """
     path = Path(path)
     try:
@@ -53,22 +53,17 @@ def read_torch_file(path: str | Path) -> object:
     except OSError as error:
         raise WeightsError(path, error.strerror or str(error)) from error
     except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError on a damaged file
-        if "allocate memory" in str(error):  # the machine's fault, not the file's
+        if "allocate memory" in str(error):  # out of memory: not the file's fault
             raise
         raise WeightsError(path, _why_unreadable(path, error)) from error
 
 
 def _check_file(path: Path) -> None:
-    """Raise WeightsError for what is no whole file; the records' checksums are verified where there are any."""
+    """Raise WeightsError unless ``path`` is a complete file; checksums are verified where there are any."""
     if not path.is_file():
-        raise WeightsError(
-            path,
-            "a folder, not a weights file"
-            if path.is_dir()
-            else "not a regular file"
-            if path.exists()
-            else "no such weights file",
-        )
+        if path.is_dir():
+            raise WeightsError(path, "a folder, not a weights file")
+        raise WeightsError(path, "not a regular file" if path.exists() else "no such weights file")
     with open(path, "rb") as file:
         start = file.read(len(ZIP_START))
     if not start:
@@ -103,18 +98,18 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict in ``path``: bare or inside a training state, with or without DataParallel's ``module.``.
+    """The state dict in ``path``: bare or in a training state, with or without DataParallel's ``module.`` prefix.
 
     Raises:
-        WeightsError: as ``read_torch_file``, and for what is not a state dict of finite floating-point tensors.
+        WeightsError: as ``read_torch_file``, or the file holds no state dict of finite floating-point tensors.
     """
     return _read(path)[0]
 
 
 def described_state(network: XYScanNet) -> dict[str, torch.Tensor]:
-    """``network``'s state dict, from which `load_network` rebuilds the network itself.
+    """``network``'s state dict with a description from which `load_network` rebuilds the network.
 
-    It is a bare state dict, as the released code reads it: the description lies in its ``_metadata``, which PyTorch
+    It remains a bare state dict that the released code can load: the description is in its ``_metadata``, which PyTorch
     saves with every state dict and other programs ignore.
     """
     state = network.state_dict()
@@ -123,7 +118,7 @@ def described_state(network: XYScanNet) -> dict[str, torch.Tensor]:
 
 
 def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """The weights, and the description of their network; an empty one where the file has none."""
+    """The weights and their network's description, empty where the file has none."""
     content = read_torch_file(path)
     if isinstance(content, dict) and isinstance(content.get("model_state"), dict):
         content = content["model_state"]
@@ -138,7 +133,7 @@ def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     for name, value in content.items():
         if problem := _unfit(value):
             raise WeightsError(path, f"{name} {problem}")
-    # A tensor can be expanded from a single number: its shape then says nothing about the file's size.
+    # A tensor can be expanded from a single number, so that its shape exceeds the file's size.
     if sum(value.numel() * value.element_size() for value in content.values()) > Path(path).stat().st_size:
         raise WeightsError(path, "its tensors' shapes claim more than the file's size")
     check_finite(content, path)
@@ -149,7 +144,7 @@ def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def _unfit(value: torch.Tensor) -> str | None:
-    """Why a tensor cannot be a weight, by its kind alone."""
+    """Why a tensor cannot be a weight, judged by its device, layout and dtype; None where it can."""
     if value.is_meta:
         return "has a shape and no values (a tensor of the meta device)"
     if value.layout != torch.strided:
@@ -167,15 +162,15 @@ def check_finite(state: dict[str, torch.Tensor], path: str | Path) -> None:
 
 
 def _is_finite(value: torch.Tensor) -> bool:
-    """In float32, in which the network computes. The extremes tell all (NaN is one) many times faster than isfinite."""
+    """Whether all values are finite in float32. Checking the extremes (NaN propagates) is much faster than isfinite."""
     return value.numel() == 0 or all(map(math.isfinite, map(float, value.float().aminmax())))
 
 
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:
-    """Load ``path`` into ``network``, every name and shape as they must be.
+    """Load ``path`` into ``network``, strictly.
 
     Raises:
-        WeightsError: with the first key that is missing, unexpected or of the wrong shape.
+        WeightsError: as ``read_weights``, or keys are missing, unexpected or of the wrong shape; names the first.
     """
     state = read_weights(path)
     _compare(state, network, path)
@@ -202,16 +197,16 @@ def _compare(state: dict[str, torch.Tensor], network: torch.nn.Module, path: str
 
 
 def load_network(path: str | Path, **options) -> XYScanNet:
-    """The network whose weights ``path`` holds, in evaluation mode on the CPU.
+    """Build the network whose weights are in ``path``, in evaluation mode on the CPU.
 
-    Its size and modules are those of the description that came with the weights; of a file without one, such as the
-    released checkpoints, they are read off the names and shapes.
+    Its size and modules come from the description saved with the weights; for files without one, such as the released
+    checkpoints, they are inferred from names and shapes.
 
     Args:
-        options: what weights without a description do not tell: ``kl_gate``, ``scan``, ``slices``; and
-            ``scan_backend``; see ``XYScanNet``.
+        options: ``scan_backend``, and what cannot be inferred for weights without a description: ``kl_gate``, ``scan``,
+            ``slices``; see ``XYScanNet``.
     Raises:
-        WeightsError: as ``load_weights``, and where the file is of no network that can be built here.
+        WeightsError: as ``load_weights``, or the network cannot be built here.
     """
     state, description = _read(path)
     return build(XYScanNet, {**options, **(description or _architecture(state, path))}, state, path)
@@ -224,7 +219,7 @@ def build(kind: type[Network], options: dict, state: dict[str, torch.Tensor], pa
         WeightsError: options that make no network, or the first key that does not fit.
     """
     try:
-        # First without memory: a file can claim any width by one small tensor.
+        # On the meta device first: one small tensor in the file can claim any width.
         with torch.device("meta"):
             _compare(state, kind(**options), path)
     except (TypeError, KeyError) as error:
@@ -239,7 +234,7 @@ def build(kind: type[Network], options: dict, state: dict[str, torch.Tensor], pa
 
 
 def _architecture(state: dict[str, torch.Tensor], path: str | Path) -> dict:
-    """XYScanNet's arguments that a state dict tells."""
+    """Infer XYScanNet's arguments from a state dict."""
     embedding = state.get("patch_embed.proj.weight")
     depths = [
         len({name.split(".")[1] for name in state if name.startswith(f"decoder_level{level}.")}) for level in (1, 2, 3)

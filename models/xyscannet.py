@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import fusion as _fusion  # noqa: F401 (they register their modules)
+from . import fusion as _fusion  # noqa: F401 (registers its modules)
 from .blocks import Conv1x1, Conv3x3, DecoderBlock, EncoderBlock, Level, PatchEmbed, Rescale
 from .registry import FUSIONS, STATE_SPACES, Options
 
@@ -22,18 +22,20 @@ class XYScanNet(nn.Module):
 
     Args:
         dim: channels at level 1; 2 dim and 4 dim at the two levels below. A multiple of 2.
-        num_blocks: blocks at levels 1, 2, 3, in the encoder and in the decoder alike.
-        kl_gate: how KLFF averages the divergence, see ``fusion.KLFF``: elementwise | image | batch.
-        scan_backend: what computes the scans, see ``selective_scan``.
-        checkpoint_activations: whether training keeps only each block's input and computes the rest again for the
-            backward pass: less memory for more time, the same numbers.
+        num_blocks: blocks at levels 1, 2, 3, in both encoder and decoder.
+        kl_gate: over what KLFF averages the divergence: elementwise | image | batch, see ``fusion.KLFF``.
+        scan_backend: see ``selective_scan``.
+        checkpoint_activations: keep only each block's input for the backward pass and recompute the rest: less memory,
+            more time, the same results.
         vssm: the decoder's state space modules: xyscan | ss2d (Table 5) | a name in ``registry.STATE_SPACES``.
-        scan: unidirectional | bidirectional (Table 6); slices: intra_inter | intra | inter, which module stands in
-            both places of a decoder block (Table 7). Both are for xyscan.
-        fusion: of the encoder's levels: klff | aff | none (Table 8) | a name in ``registry.FUSIONS``.
-        unshuffle: 2 works at half the size throughout, on squares of 2 x 2 pixels as twelve channels (sub-pixel
-            convolution: Shi et al. 2016, https://arxiv.org/abs/1609.05158): a quarter of the positions, and twice the
-            reach.
+        scan: unidirectional | bidirectional (Table 6); only for xyscan.
+        slices: which modules a decoder block has: intra_inter | intra, twice | inter, twice (Table 7); only for xyscan.
+        fusion: between the levels: klff | aff | none (Table 8) | a name in ``registry.FUSIONS``.
+        unshuffle: 2 computes at half resolution, with squares of 2 x 2 pixels as twelve channels (sub-pixel
+            convolution: Shi et al. 2016, https://arxiv.org/abs/1609.05158): a quarter of the positions, twice the
+            receptive field.
+    Raises:
+        ValueError: a value out of range or unknown, or values that do not go together.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class XYScanNet(nn.Module):
         if fusion not in FUSIONS:
             raise ValueError(f"fusion {fusion!r} is unknown; choose one of {', '.join(FUSIONS)}")
         Fusion, options = FUSIONS[fusion], Options(kl_gate, scan, scan_backend)
-        # What weights do not tell of their network travels with them, see `weights.described_state`.
+        # Saved with the weights, see `weights.described_state`.
         self.description = {
             "dim": dim,
             "num_blocks": list(num_blocks),
@@ -111,9 +113,9 @@ class XYScanNet(nn.Module):
         return (x + self.residual(x))[..., :height, :width]
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
-        """Predict the residual; sides are multiples of 4, or of 8 for unshuffle 2."""
+        """(B, 3, H, W) -> (B, 3, H, W); H and W are multiples of 4, or of 8 for unshuffle 2."""
         x = F.pixel_unshuffle(x, self.unshuffle)
-        # Channels last in memory: norms and 1x1 convolutions run over contiguous channels, and rows are slices.
+        # Channels last in memory: norms, 1x1 convolutions and scans read contiguous channels.
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
 
         # Encoder.
@@ -126,14 +128,14 @@ class XYScanNet(nn.Module):
         x = torch.cat([self.up3_2(x), self.clff_level2(level2, level1, level3)], dim=1)
         x = self.decoder_level2(self.reduce_chan_level2(x))
         x = torch.cat([self.up2_1(x), self.clff_level1(level1, level2, level3)], dim=1)
-        del level1, level2, level3  # memory peaks in the last decoder, which needs neither these nor the cat
+        del level1, level2, level3  # free these and the cat: memory peaks in the last decoder
         x = self.reduce_chan_level1(x)
         x = self.decoder_level1(x)
         return F.pixel_shuffle(self.output(x), self.unshuffle)
 
 
 def decoder_modules(vssm: str = XYSCAN, scan: str = SCANS[0], slices: str = SLICES[0]) -> tuple[str, str]:
-    """The names of a decoder block's two state space modules; ValueError for choices that cannot be."""
+    """The names of a decoder block's two state space modules; ValueError for unknown or incompatible ones."""
     for name, value, known in (
         ("vssm", vssm, (XYSCAN, *STATE_SPACES)),
         ("scan", scan, SCANS),
@@ -149,7 +151,11 @@ def decoder_modules(vssm: str = XYSCAN, scan: str = SCANS[0], slices: str = SLIC
 
 
 def pad(image: torch.Tensor, multiple: int = MULTIPLE) -> torch.Tensor:
-    """(B, 3, H, W) reflected below and to the right to multiples of ``multiple``; ValueError as it says."""
+    """Pad (B, 3, H, W) at the bottom and right by reflection, to multiples of ``multiple``.
+
+    Raises:
+        ValueError: another shape, or a side below 8 pixels.
+    """
     if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < MIN_SIZE:
         raise ValueError(f"images must be (B, 3, H, W) with H, W >= {MIN_SIZE}, got {tuple(image.shape)}")
     height, width = image.shape[-2:]
@@ -157,8 +163,7 @@ def pad(image: torch.Tensor, multiple: int = MULTIPLE) -> torch.Tensor:
 
 
 def xyscannet_t(**options) -> XYScanNet:
-    """XYScanNet-T, 1.27 M parameters, at half the size inside: none of the paper's, but its weights come with this
-    repository."""
+    """XYScanNet-T, 1.27 M parameters, at half resolution: not in the paper; this repository contains its weights."""
     return XYScanNet(dim=32, num_blocks=(1, 1, 2), unshuffle=2, **options)
 
 

@@ -48,13 +48,23 @@ class RunLogger:
         if self.active:
             self.bar.update()
 
-    def train(self, terms: dict[str, float], rate: float, images_per_second: float, step: int, memory: float) -> None:
-        """Means of the loss and its terms since the last call, and what the steps cost; memory in GiB."""
+    def train(self, means: dict[str, float], step: int, epoch: str = "") -> None:
+        """Curves of the loss, its terms and the other means; at the end of an ``epoch`` also a line for the log."""
         if self.active:
-            self.bar.set_postfix_str(f"loss {terms['loss']:.4f}{self.last_score}", refresh=False)
-            facts = {"learning rate": rate, "images per second": images_per_second, "peak memory GiB": memory}
-            for name, value in {**terms, **facts}.items():
+            self.bar.set_postfix_str(f"loss {means['loss']:.4f}{self.last_score}", refresh=False)
+            for name, value in means.items():
                 self._draw("scalar", f"train/{name}", value, step)
+        if self.active and epoch:
+            seconds = int((time.perf_counter() - self.began) / (step - self.start) * (self.total - step))
+            line = (
+                f"epoch {epoch}  step {step}/{self.total}  loss {means['loss']:.5f}{self.last_score}  "
+                f"{means['images per second']:.1f} images/s  {means['peak memory GiB']:.1f} GiB  "
+                f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
+            )
+            if sys.stderr.isatty():  # where the progress bar says the same
+                self.file.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None))
+            else:
+                logger.info(line)
 
     def score(self, scores: dict[str, float], pictures: list[torch.Tensor], epoch: int, images: int, step: int) -> None:
         """A validation's means, and (3, H, W) pictures in [0, 1] (blurred, restored and sharp side by side)."""
@@ -71,20 +81,6 @@ class RunLogger:
                 scores["ssim_matlab_rgb"],
                 images,
             )
-
-    def epoch(self, epoch: str, loss: float, images_per_second: float, step: int, memory: float) -> None:
-        """One line for the log; a terminal shows the progress bar instead."""
-        if self.active:
-            seconds = int((time.perf_counter() - self.began) / (step - self.start) * (self.total - step))
-            line = (
-                f"epoch {epoch}  step {step}/{self.total}  loss {loss:.5f}{self.last_score}  "
-                f"{images_per_second:.1f} images/s  {memory:.1f} GiB  "
-                f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
-            )
-            if sys.stderr.isatty():
-                self.file.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None))
-            else:
-                logger.info(line)
 
     def close(self) -> None:
         if self.active:
@@ -129,10 +125,10 @@ class Meter:
             self.sums[name] = self.sums.get(name, 0) + term.double()
         self.steps, self.images = self.steps + 1, self.images + images
 
-    def means(self) -> tuple[dict[str, float], float]:
-        """(mean of each term over steps and ranks, images per second over all ranks); starts anew."""
+    def means(self) -> dict[str, float]:
+        """The mean of each term over steps and ranks, and images per second over all ranks; starts anew."""
         stacked = distributed.sum_over_ranks(torch.stack(list(self.sums.values())))
-        values = (stacked / (self.steps * distributed.world_size())).tolist()
-        result = dict(zip(self.sums, values, strict=True)), self.images / (time.perf_counter() - self.began)
+        means = dict(zip(self.sums, (stacked / (self.steps * distributed.world_size())).tolist(), strict=True))
+        means["images per second"] = self.images / (time.perf_counter() - self.began)
         self.reset()
-        return result
+        return means

@@ -1,13 +1,11 @@
 """Whether a run may resume from a training state: their recipes, compared key by key."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
 from datasets.layouts import Pair
 
-from ..schema import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TrainConfig
-from ..typed_yaml import to_plain
+from ..schema import Config, DataConfig, TrainConfig
 
 # What may change when a run is resumed: speed, length, learning rate, intervals and folders. Every other key changes
 # the network, the images that come next, or the meaning of the loss and the optimiser's state.
@@ -31,7 +29,6 @@ MAY_CHANGE = {
     "train.save_every",
     "train.snapshot_every",
 }
-SECTIONS = {"model": ModelConfig, "data": DataConfig, "loss": LossConfig, "optim": OptimConfig, "train": TrainConfig}
 COUNT, NAMES = "number of training pairs", "names of the training pairs (checksum)"
 
 Recipe = dict[str, object]  # section.key -> value, as numbers, texts, lists and dictionaries, which load safely
@@ -40,12 +37,7 @@ Recipe = dict[str, object]  # section.key -> value, as numbers, texts, lists and
 def recipe_of(config: Config, train_pairs: Sequence[Pair]) -> Recipe:
     """All that a run depends on; of the training images their names and order, so that the folder may be moved."""
     names = "\n".join(pair.name for pair in train_pairs).encode(errors="surrogateescape")
-    values = {
-        f"{section}.{name}": to_plain(value)
-        for section in SECTIONS
-        for name, value in vars(getattr(config, section)).items()
-    }
-    return {**values, COUNT: len(train_pairs), NAMES: hashlib.sha256(names).hexdigest()[:16]}
+    return {**_values(config), COUNT: len(train_pairs), NAMES: hashlib.sha256(names).hexdigest()[:16]}
 
 
 def recipe_in(state: dict) -> Recipe:
@@ -55,7 +47,7 @@ def recipe_in(state: dict) -> Recipe:
     """
     if "recipe" not in state:
         return {"optim.name": "adam", **state["identity"]}
-    return {**_defaults(), **state["recipe"]}
+    return {**_values(Config("", 0, DataConfig(train=""), TrainConfig())), **state["recipe"]}
 
 
 def differences(before: Recipe, now: Recipe) -> tuple[list[str], list[str]]:
@@ -70,12 +62,9 @@ def differences(before: Recipe, now: Recipe) -> tuple[list[str], list[str]]:
     )
 
 
-def _defaults() -> Recipe:
+def _values(config: Config) -> Recipe:
     return {
-        f"{section}.{field.name}": to_plain(field.default)
-        if field.default_factory is dataclasses.MISSING
-        else field.default_factory()
-        for section, cls in SECTIONS.items()
-        for field in dataclasses.fields(cls)
-        if field.default is not field.default_factory  # both MISSING: the key must be given
+        f"{section}.{name}": list(value) if isinstance(value, tuple) else value
+        for section in ("model", "data", "loss", "optim", "train")
+        for name, value in vars(getattr(config, section)).items()
     }

@@ -60,22 +60,20 @@ class Trainer:
     def fit(self) -> bool:
         """Train to the end (True), or until asked to stop (False): then the same command resumes."""
         run = self.run
-        with contextlib.closing(self.run_logger), contextlib.closing(self.batches):
-            with stop_requests() as request, logging_redirect_tqdm():
-                if run.iteration:
-                    logger.info(
-                        "resuming from %s at step %d of %d", run.path("last"), run.iteration, self.data.iterations
-                    )
-                for change in run.new_changes:
-                    logger.info("changed %s", change)
-                self._train(request)
-                if run.finished:
-                    run.release("final")
-                    logger.info("finished: %s", run.path("final"))
-                else:
-                    run.mark_stopped()
-                    reason = request.reason or "another rank"
-                    logger.info("stopped by %s at step %d; the same command resumes from there", reason, run.iteration)
+        closing = contextlib.closing
+        with closing(self.run_logger), closing(self.batches), stop_requests() as request, logging_redirect_tqdm():
+            if run.iteration:
+                logger.info("resuming from %s at step %d of %d", run.path("last"), run.iteration, run.data.iterations)
+            for change in run.new_changes:
+                logger.info("changed %s", change)
+            self._train(request)
+            if run.finished:
+                run.release("final")
+                logger.info("finished: %s", run.path("final"))
+            else:
+                run.mark_stopped()
+                reason = request.reason or "another rank"
+                logger.info("stopped by %s at step %d; the same command resumes from there", reason, run.iteration)
         return run.finished
 
     def _train(self, request: StopRequest) -> None:
@@ -165,13 +163,13 @@ class Trainer:
         return distributed.sum_over_ranks(own) / (self.run.world_size * len(shares))
 
     def _log(self, epoch_ended: bool) -> None:
-        run, (terms, images_per_second) = self.run, self.meter.means()
-        rate = self.optimizer.param_groups[0]["lr"]  # the step's own, not the next one's
-        memory = (peak_memory(self.device) or 0) / GIB
-        self.run_logger.train(terms, rate, images_per_second, run.iteration, memory)
-        if epoch_ended:
-            epochs = f"/{self.config.train.epochs}" if self.config.train.epochs else ""
-            self.run_logger.epoch(f"{run.epoch}{epochs}", terms["loss"], images_per_second, run.iteration, memory)
+        means = {
+            **self.meter.means(),
+            "learning rate": self.optimizer.param_groups[0]["lr"],  # the step's own, not the next one's
+            "peak memory GiB": (peak_memory(self.device) or 0) / GIB,
+        }
+        epochs = f"/{self.config.train.epochs}" if self.config.train.epochs else ""
+        self.run_logger.train(means, self.run.iteration, f"{self.run.epoch}{epochs}" if epoch_ended else "")
 
     def _validate(self) -> None:
         """Score full images, keep the best weights so far, and save that this has been done."""

@@ -1,4 +1,4 @@
-"""Mamba's short causal convolution with its SiLU (Gu & Dao 2023, Section 3.4), channels-last.
+"""Mamba's short causal convolution with its SiLU (Gu & Dao 2023, Section 3.4).
 
 y_t = SiLU(bias + sum over k of weight_k x_{t-3+k}): each step sees itself and the three before it.
 """
@@ -10,24 +10,24 @@ import torch
 import torch.nn.functional as F
 
 from .native.compiler import compiled
-from .native.view import View, address, lying_well, sizes
+from .native.view import View, address, channels_adjacent, sizes
 from .selective_scan import resolve_backend
 
 
 def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, backend: str) -> torch.Tensor:
-    """(*batch, d, l) -> the same shape, in memory as x lies.
+    """(*batch, d, l) -> the same shape and strides' order.
 
     Args:
         weight: (d, width); bias: (d,).
         backend: the scan's, see ``selective_scan``; "cpu" and "triton" have a kernel for this too, of width 4.
     """
     if torch.compiler.is_compiling():
-        return causal_conv_silu_ref(x, weight, bias)  # which the compiler makes one pass of
+        return causal_conv_silu_ref(x, weight, bias)  # which the compiler fuses
     backend = resolve_backend(backend, x.device, x.dtype)
     if backend == "cpu" and x.dim() <= 4 and weight.shape[1] == 4:
-        return _CausalConvSilu.apply(lying_well(x.float()), weight.float(), bias.float()).to(x.dtype)
+        return _CausalConvSilu.apply(channels_adjacent(x.float()), weight.float(), bias.float()).to(x.dtype)
     if backend == "triton" and weight.shape[1] == 4:
-        from .causal_conv_triton import causal_conv_silu_triton  # only here: Triton is not there on every machine
+        from .causal_conv_triton import causal_conv_silu_triton  # imported here: not every machine has Triton
 
         return causal_conv_silu_triton(x, weight, bias)
     return causal_conv_silu_ref(x, weight, bias)
@@ -45,11 +45,9 @@ class _Parameters(ctypes.Structure):
     """conv.c's Conv."""
 
     _fields_ = [
-        ("x", View),
-        ("y", View),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
+        *((name, View) for name in ("x", "y")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "channels", "length")),
         ("threads", ctypes.c_int32),
     ]
 
@@ -73,29 +71,17 @@ class _CausalConvSilu(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_y):
         x, weight, bias = ctx.saved_tensors
-        grad_y, grad_x, threads = lying_well(grad_y), torch.empty_like(x), torch.get_num_threads()
-        of_weight, of_bias = weight.new_zeros(threads, *weight.shape), bias.new_zeros(threads, *bias.shape)
-        gradients = _Gradients(View.of(grad_x), address(of_weight), address(of_bias))
+        grad_y, grad_x, threads = channels_adjacent(grad_y), torch.empty_like(x), torch.get_num_threads()
+        grad_weight, grad_bias = weight.new_zeros(threads, *weight.shape), bias.new_zeros(threads, *bias.shape)
+        gradients = _Gradients(View.of(grad_x), address(grad_weight), address(grad_bias))
         if _conv_library().conv_backward(_parameters(x, grad_y, weight, bias), ctypes.byref(gradients)):
             raise MemoryError("not enough memory for a causal convolution's backward pass")
-        return grad_x, of_weight.sum(0).t(), of_bias.sum(0)
+        return grad_x, grad_weight.sum(0).t(), grad_bias.sum(0)
 
 
 def _parameters(x, y, weight, bias):
-    batch0, batch1, channels, length = sizes(x)
-    return ctypes.byref(
-        _Parameters(
-            View.of(x),
-            View.of(y),
-            address(weight),
-            address(bias),
-            batch0,
-            batch1,
-            length,
-            channels,
-            torch.get_num_threads(),
-        )
-    )
+    views, pointers = map(View.of, (x, y)), map(address, (weight, bias))
+    return ctypes.byref(_Parameters(*views, *pointers, *sizes(x), torch.get_num_threads()))
 
 
 @functools.cache

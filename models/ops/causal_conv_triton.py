@@ -1,8 +1,8 @@
 """Mamba's short causal convolution with its SiLU in one Triton kernel each way, channels-last (cf. causal_conv.py).
 
-Importing this module needs Triton: ask selective_scan.triton_kernel.why_missing() first. Nothing but x is kept for
-backward. A program computes a tile [TIME, CHANNELS] of one sequence; CHANNELS divides the number of channels, so that
-no lane is idle. x is read once per tap, all but the first time from the cache.
+Importing this module needs Triton: call selective_scan.triton_kernel.why_missing() first. Only x is kept for the
+backward pass. A program computes a tile [TIME, CHANNELS] of one sequence; CHANNELS divides the number of channels, so
+that no lane is idle. x is read once per tap, all but the first time from the cache.
 """
 
 import torch
@@ -17,7 +17,7 @@ WIDTH = 4
 
 
 def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """SiLU(bias + sum over k of weight_k x_{t-3+k}); float32 sums, the result in x's dtype and lying as x lies.
+    """SiLU(bias + sum over k of weight_k x_{t-3+k}); float32 sums, the result in x's dtype and order of strides.
 
     Args:
         x: (*batch, d, l) in float32, bfloat16 or float16; weight: (d, 4); bias: (d,).
@@ -33,7 +33,7 @@ def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.T
 
 
 def tile_shape(channels: int, elements: int) -> tuple[int, int]:
-    """(TIME, CHANNELS): the largest power of two up to 32 that divides the channels, the other elements along time."""
+    """(TIME, CHANNELS): CHANNELS is the largest power of two up to 32 that divides the channels."""
     columns = min(32, channels & -channels)
     return elements // columns, columns
 
@@ -47,18 +47,9 @@ class _CausalConvSilu(torch.autograd.Function):
         shape = tile_shape(channels, tuned.conv_tile)
         with torch.cuda.device_of(x):
             _forward[_grid(x, shape)](
-                x,
-                weight32,
-                bias32,
-                y,
-                channels,
-                inner,
-                length,
-                *row_strides(x, y),
-                *shape,
-                num_warps=tuned.conv_warps,
-                **COMPILE,
-            )
+                x, weight32, bias32, y, channels, inner, length, *row_strides(x, y), *shape, num_warps=tuned.conv_warps,
+                **COMPILE
+            )  # fmt: skip
         ctx.tuned = tuned
         ctx.save_for_backward(x, weight, bias)
         return y
@@ -74,20 +65,9 @@ class _CausalConvSilu(torch.autograd.Function):
         sums = x.new_empty(outer * inner * blocks, WIDTH + 1, channels, dtype=torch.float32)
         with torch.cuda.device_of(x):
             _backward[_grid(x, shape)](
-                x,
-                weight32,
-                bias32,
-                dy,
-                dx,
-                sums,
-                channels,
-                inner,
-                length,
-                *row_strides(x, dy, dx),
-                *shape,
-                num_warps=ctx.tuned.conv_warps,
-                **COMPILE,
-            )
+                x, weight32, bias32, dy, dx, sums, channels, inner, length, *row_strides(x, dy, dx), *shape,
+                num_warps=ctx.tuned.conv_warps, **COMPILE
+            )  # fmt: skip
         sums = sums.sum(0)
         return dx, sums[:WIDTH].t().to(weight.dtype), sums[WIDTH].to(bias.dtype)
 
@@ -100,7 +80,7 @@ def _grid(x: torch.Tensor, shape: tuple[int, int]) -> tuple[int]:
 
 @triton.jit
 def _place(channels, length, TIME: tl.constexpr, CHANNELS: tl.constexpr):
-    """The program's sequence and time block, as one number and apart, its steps [TIME, 1], its channels [CHANNELS]."""
+    """The program's (sequence, block of steps) as one number, sequence, steps [TIME, 1] and channels [CHANNELS]."""
     columns, blocks = channels // CHANNELS, tl.cdiv(length, TIME)
     row = tl.program_id(0) // columns
     t = (row % blocks) * TIME + tl.arange(0, TIME)[:, None]
@@ -115,28 +95,15 @@ def _begin(tensor, sequence, inner, channel, outer_stride, inner_stride):
 
 @triton.jit
 def _at(tensor, t, length, stride):
-    """The values at steps t; 0 before the begin and beyond the end."""
+    """The values at steps t; 0 outside the sequence."""
     return tl.load(tensor + t.to(tl.int64) * stride, mask=(t >= 0) & (t < length), other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _forward(
-    x,
-    weight,
-    bias,
-    y,
-    channels,
-    inner,
-    length,
-    x_outer,
-    x_inner,
-    x_time,
-    y_outer,
-    y_inner,
-    y_time,
-    TIME: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x, weight, bias, y, channels, inner, length, x_outer, x_inner, x_time, y_outer, y_inner, y_time, TIME: tl.constexpr,
+    CHANNELS: tl.constexpr
+):  # fmt: skip
     _, sequence, t, channel = _place(channels, length, TIME, CHANNELS)
     x_at = _begin(x, sequence, inner, channel, x_outer, x_inner)
     total = tl.load(bias + channel)[None, :] + tl.zeros([TIME, CHANNELS], tl.float32)
@@ -156,27 +123,9 @@ def _dsum(dy_at, t, length, dy_time, w0, w1, w2, w3, shift, x0, x1, x2, x3):
 
 @triton.jit
 def _backward(
-    x,
-    weight,
-    bias,
-    dy,
-    dx,
-    sums,
-    channels,
-    inner,
-    length,
-    x_outer,
-    x_inner,
-    x_time,
-    dy_outer,
-    dy_inner,
-    dy_time,
-    dx_outer,
-    dx_inner,
-    dx_time,
-    TIME: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x, weight, bias, dy, dx, sums, channels, inner, length, x_outer, x_inner, x_time, dy_outer, dy_inner, dy_time,
+    dx_outer, dx_inner, dx_time, TIME: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
     """dx, and sums (sequences x time blocks, 4 + 1, channels), the gradients of weight and bias to be added up."""
     row, sequence, t, channel = _place(channels, length, TIME, CHANNELS)
     w0, w1 = tl.load(weight + channel * 4)[None, :], tl.load(weight + channel * 4 + 1)[None, :]
@@ -185,7 +134,7 @@ def _backward(
     x_at = _begin(x, sequence, inner, channel, x_outer, x_inner)
     dy_at = _begin(dy, sequence, inner, channel, dy_outer, dy_inner)
 
-    # A step's input is in its own sum and in the next three; their gradients are computed here once more.
+    # A step's input is in its own sum and in the next three, whose gradients are recomputed here.
     x0, x1 = _at(x_at, t - 3, length, x_time), _at(x_at, t - 2, length, x_time)
     x2, x3 = _at(x_at, t - 1, length, x_time), _at(x_at, t, length, x_time)
     x4, x5 = _at(x_at, t + 1, length, x_time), _at(x_at, t + 2, length, x_time)

@@ -1,6 +1,6 @@
 """The gate of the feed-forward networks: SiLU(a) * b, where (a, b) are the halves of a depth-wise 3x3 convolution.
 
-In one pass over channels-last maps in C, compiled at first use (native/depthwise.c); else by PyTorch's own operations.
+One pass over channels-last features in C, compiled at first use (native/depthwise.c), or PyTorch's own operations.
 """
 
 import ctypes
@@ -14,10 +14,10 @@ from .native.view import address
 
 
 def gated_depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) -> (B, C / 2, H, W), zeros around the image.
+    """(B, C, H, W) -> (B, C / 2, H, W), zero padding.
 
     Args:
-        weight: (C, 1, 3, 3), a filter for each channel.
+        weight: (C, 1, 3, 3), one filter per channel.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling() and _available():
         return _GatedDepthwise.apply(x.contiguous(memory_format=torch.channels_last), weight)
@@ -47,7 +47,7 @@ class _Gradients(ctypes.Structure):
 
 
 class _GatedDepthwise(torch.autograd.Function):
-    """In C: the halves are computed again for the backward pass, not kept."""
+    """In C; the halves are recomputed in the backward pass, not kept."""
 
     @staticmethod
     def forward(ctx, x, weight):
@@ -80,7 +80,7 @@ def _parameters(x, taps, y):
 def _available() -> bool:
     try:
         _depthwise_library()
-    except BuildError:  # the choice of the scan's backend says so in the log
+    except BuildError:  # logged when the scan's backend is chosen
         return False
     return True
 

@@ -3,14 +3,16 @@
 import torch
 import torch.nn.functional as F
 
+from . import at_least_fp32
+
 
 def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """KL of each element, in fp32 at least; keeps only its two inputs for the backward pass.
+    """KL of each element, in fp32 at least; only the two inputs are kept for the backward pass.
 
     Args:
         current, other: logits of one shape.
     """
-    current, other = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (current, other))
+    current, other = at_least_fp32(current), at_least_fp32(other)
     if torch.compiler.is_compiling():
         return kl_divergence_ref(current, other)
     return _KLDivergence.apply(current, other)
@@ -27,21 +29,23 @@ class _KLDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, current, other):
         ctx.save_for_backward(current, other)
-        return _log_sigmoid(current).sub_(_log_sigmoid(other)).mul_(current.sigmoid())
+        return _kl(current, other, current.sigmoid())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         current, other = ctx.saved_tensors
         p = current.sigmoid()
-        kl = _log_sigmoid(current).sub_(_log_sigmoid(other)).mul_(p)
-        return grad * (-current).sigmoid() * (kl + p), -grad * p * (-other).sigmoid()
+        return grad * (-current).sigmoid() * (_kl(current, other, p) + p), -grad * p * (-other).sigmoid()
+
+
+def _kl(current: torch.Tensor, other: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    return _log_sigmoid(current).sub_(_log_sigmoid(other)).mul_(p)
 
 
 def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """log sigmoid(x) = min(x, 0) - log(1 + exp(-|x|)).
+    """min(x, 0) - log(1 + exp(-|x|)), within one rounding of a number in [1, 2] for any x.
 
-    PyTorch's logsigmoid and softplus go through log1p, which is ten times slower than log on a CPU. The sum lies
-    between 1 and 2, so the absolute error is that of one rounding for any x.
+    PyTorch's logsigmoid and softplus use log1p, which is ten times slower than log on a CPU.
     """
     return x.clamp(max=0).sub_(x.abs().neg_().exp_().add_(1).log_())

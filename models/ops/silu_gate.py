@@ -1,12 +1,12 @@
-"""SiLU(y) * x, keeping only x and y for the backward pass: SiLU(y) is computed again, not kept."""
+"""The gate of Eq. 5, SiLU(y) * x."""
 
 import torch
 import torch.nn.functional as F
 
 
 def silu_gate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """SiLU(y) * x, for x and y of one shape."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    """SiLU(y) * x, for x and y of one shape and dtype; SiLU(y) is recomputed in the backward pass, not kept."""
+    if torch.compiler.is_compiling():
         return silu_gate_ref(x, y)
     return _SiluGate.apply(x, y)
 

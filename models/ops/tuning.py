@@ -1,6 +1,6 @@
-"""The few numbers that the Triton kernels are launched with, and those found best on GPUs that were measured.
+"""The Triton kernels' launch parameters: defaults, and the best ones for the GPUs that were measured.
 
-``python -m benchmarks.tuning --write`` searches them on the GPU at hand and puts them into tuned.json.
+``python -m benchmarks.tuning --write`` searches them on this machine's GPU and writes them to tuned.json.
 """
 
 import functools
@@ -15,9 +15,12 @@ TUNED = Path(__file__).with_name("tuned.json")  # {"9.0": {"chunk": 64, â€¦}, â€
 
 @dataclass(frozen=True)
 class Numbers:
-    """forward_lanes: (sequence, channel) pairs of a program where there are many. forward_registers: a thread, at most.
-    chunk: steps between two states kept for backward, an even number. backward_programs: at most, which bounds the
-    memory of their states and sums. conv_tile: elements of a program of the convolution; conv_warps: of it."""
+    """Launch parameters of one GPU generation.
+
+    forward_lanes: (sequence, channel) pairs per program for large inputs. forward_registers: limit per thread.
+    chunk: steps between two states kept for the backward pass, an even number. backward_programs: limit, which bounds
+    the memory of their states and sums. conv_tile, conv_warps: elements and warps per program of the convolution.
+    """
 
     forward_lanes: int = 128
     forward_registers: int = 128
@@ -28,7 +31,7 @@ class Numbers:
 
 
 def numbers(device: torch.device) -> Numbers:
-    """For the device's compute capability; the defaults for one that was not measured, and on a CPU."""
+    """Those of the device's compute capability; the defaults for one that was not measured, and on a CPU."""
     if device.type != "cuda":
         return Numbers()
     return tuned().get("{}.{}".format(*torch.cuda.get_device_capability(device)), Numbers())

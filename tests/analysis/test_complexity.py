@@ -20,7 +20,7 @@ from models import XYScanNet, fusion, mamba
 from models.blocks import ChannelNorm, GatedFFN
 from models.mamba import S6
 from models.ops.causal_conv import causal_conv_silu_ref
-from models.ops.selective_scan.reference import selective_scan_reference
+from models.ops.selective_scan.reference import selective_scan_ref
 from models.registry import FUSIONS, STATE_SPACES, Options
 from models.ss2d import SS2D
 from models.vssm import InterVSSM, IntraVSSM
@@ -135,7 +135,7 @@ def test_a_scan_counts_the_reference_s_multiplications(skip, gate):
     u, delta, z = torch.rand(3, batch, channels, length)
     B, C = torch.rand(2, batch, states, length)
     with Products() as products:
-        selective_scan_reference(
+        selective_scan_ref(
             u, delta, -torch.rand(channels, states), B, C, torch.rand(channels) if skip else None, z if gate else None
         )
     assert products.number == scan_macs(u.numel(), states, skip, gate)

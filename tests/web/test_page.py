@@ -69,7 +69,8 @@ def give(page, *files: Path) -> None:
 def wait_for(page, name: str, words: str, seconds: float = 120) -> None:
     page.wait_for_function(
         "([name, words]) => [...document.querySelectorAll('#items li')].some((item) =>"
-        " item.querySelector('.label').textContent === name && item.querySelector('.message').textContent.startsWith(words))",
+        " item.querySelector('.label').textContent === name &&"
+        " item.querySelector('.message').textContent.startsWith(words))",
         arg=[name, words],
         timeout=1000 * seconds,
     )

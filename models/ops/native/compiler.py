@@ -1,8 +1,8 @@
-"""C compiled at first use and kept, so that installing needs no compiler and a machine without one does without.
+"""C compiled at first use and cached, so that installing needs no compiler and machines without one still work.
 
-The shared library lies in ``$XDG_CACHE_HOME/xyscannet`` (``~/.cache/xyscannet``), named after a hash of all that went
-into it (the sources, the compiler, its flags, and the processor) and a checksum of itself: one that was cut short or
-altered is never loaded, which would end the process without a word, but compiled again.
+The shared library is kept in ``$XDG_CACHE_HOME/xyscannet`` (``~/.cache/xyscannet``), named after a hash of its inputs
+(sources, compiler, flags, processor) and its own checksum: a truncated or altered one could kill the process, so it is
+compiled again instead of loaded.
 """
 
 import ctypes
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent
 BASIC = ("-O3", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-# The best that the compiler at hand takes. Clang's OpenMP is another one than PyTorch's: it then runs on one thread.
+# The first set that the compiler accepts. Clang's OpenMP differs from PyTorch's, so it runs on one thread.
 FLAG_SETS = ((*BASIC, NATIVE, "-fopenmp"), (*BASIC, NATIVE), BASIC)
 
 
 class BuildError(RuntimeError):
-    """No compiler, or one that refuses: says so in one line."""
+    """There is no C compiler, or it failed; the message is one line."""
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def compiled(source: str, *macros: str) -> ctypes.CDLL:
         name = f"{Path(source).stem}-{_key(compiler, source, arguments)}"
         try:
             return ctypes.CDLL(str(_find(name) or _compile(compiler, source, arguments, name)))
-        except (BuildError, OSError) as error:  # OSError: what it needs to run, such as an OpenMP, is not here
+        except (BuildError, OSError) as error:  # OSError: a library that it needs, such as OpenMP, is missing
             failure = error
     raise BuildError(str(failure))
 
@@ -56,7 +56,7 @@ def _compiler() -> list[str]:
 
 
 def _find(name: str) -> Path | None:
-    """The whole library of this name in the cache, if there is one; damaged ones are removed."""
+    """The undamaged library of this name in the cache, or None; damaged ones are removed."""
     for path in sorted(_cache().glob(f"{name}-*.so")):
         if path.stem == f"{name}-{_checksum(path)}":
             return path
@@ -70,9 +70,9 @@ def _checksum(path: Path) -> str:
 
 
 def _compile(compiler: list[str], source: str, arguments: list[str], name: str) -> Path:
-    """Compiles and links aside, then moves the library to its place: another process finds all of it or nothing.
+    """Compile and link in a temporary folder, then rename, so that other processes never see half a library.
 
-    Linked without OpenMP's own library: PyTorch has one loaded, and a second one beside it would fight for the cores.
+    Not linked with OpenMP's own library: PyTorch has one loaded, and two would compete for the cores.
     """
     with tempfile.TemporaryDirectory(dir=_cache()) as folder:
         built, linked = Path(folder) / "built.o", Path(folder) / "linked.so"
@@ -88,7 +88,7 @@ def _compile(compiler: list[str], source: str, arguments: list[str], name: str) 
                 reasons = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
                 raise BuildError(f"{compiler[0]} failed: {reasons[0] if reasons else done.returncode}")
         path = _cache() / f"{name}-{_checksum(linked)}.so"
-        with open(linked, "rb+") as file:  # on disk before it has its name: a power cut leaves no half of it
+        with open(linked, "rb+") as file:  # before the rename, so that a power cut leaves no truncated file
             os.fsync(file.fileno())
         os.replace(linked, path)
     return path
@@ -103,7 +103,7 @@ def _key(compiler: list[str], source: str, arguments: list[str]) -> str:
 
 @functools.cache
 def _processor() -> str:
-    """What a library made for this processor may not be run without: homes are shared between machines."""
+    """The instruction sets of this processor: home folders are shared between machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

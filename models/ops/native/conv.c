@@ -1,15 +1,15 @@
-/* Mamba's short causal convolution and its SiLU on a CPU, forward and backward, one pass each over channels-last maps:
+/* Mamba's short causal convolution and its SiLU on a CPU, forward and backward, one pass over channels-last tensors each:
  * y_t = SiLU(bias + sum over k of weight_k x_{t-WIDTH+1+k}), x = 0 before the first step.
  */
 #include "kernels.h"
 
 #define WIDTH 4
-#define GROUP 16                                    /* columns side by side, so that memory is read in runs */
+#define GROUP 16                                    /* columns at once, so that memory is read contiguously */
 
 typedef struct {
     View x, y;                                      /* the backward pass: y is dL/dy */
     const float *weight, *bias;                     /* (WIDTH, channels), (channels,) */
-    int64_t batch0, batch1, length, channels;
+    int64_t batch0, batch1, channels, length;
     int32_t threads;
 } Conv;
 
@@ -21,7 +21,7 @@ typedef struct {
 typedef struct { int64_t b0, first, last; } Item;
 
 
-/* Rows are taken one by one, columns in groups. */
+/* Rows are processed one by one, columns in groups. */
 INLINE int64_t group_size(const Conv *c) { return c->x.step > c->x.batch1 ? GROUP : 1; }
 INLINE int64_t num_items(const Conv *c) {
     return c->batch0 * ((c->batch1 + group_size(c) - 1) / group_size(c));
@@ -34,7 +34,7 @@ INLINE float *at(const View *v, int64_t b0, int64_t b1, int64_t t) {
     return v->data + b0 * v->batch0 + b1 * v->batch1 + t * v->step;
 }
 
-/* The convolution at one step; `x` points to that step, t says how many lie before it. */
+/* The convolution at step t, to which `x` points. */
 INLINE vec convolve(const Conv *c, const float *x, const float *weight, const float *bias, int64_t t, int count) {
     vec y = load(bias, count);
     for (int k = 0; k < WIDTH; k++)
@@ -60,7 +60,7 @@ void conv_forward(const Conv *c) {
     }
 }
 
-/* One step of one sequence. recent[k]: dL/d(before SiLU) of the step k further on, by step modulo WIDTH. */
+/* One step of one sequence. recent[t % WIDTH]: dL/d(before SiLU) of the last WIDTH steps visited. */
 INLINE void backward_step(const Conv *c, const float *x, const float *gy, float *gx, float *recent,
                           float *gweight, float *gbias, int64_t t) {
     for (int64_t d = 0; d < c->channels; d += LANES) {
@@ -81,7 +81,7 @@ INLINE void backward_step(const Conv *c, const float *x, const float *gy, float 
     }
 }
 
-/* 0, or 1 where memory was short. */
+/* Returns 1 if out of memory, else 0. */
 int conv_backward(const Conv *c, const Grad *g) {
     int failed = 0;
 #pragma omp parallel for num_threads(c->threads) schedule(static, 1) reduction(| : failed)

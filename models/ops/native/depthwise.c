@@ -1,10 +1,10 @@
-/* A depth-wise 3x3 convolution of channels-last maps on a CPU, zeros around, with the gate behind it:
+/* A depth-wise 3x3 convolution of channels-last features on a CPU, zero padding, and its gate:
  *
  *     y = SiLU(a) * b, (a, b) = conv(x)             x (batch, height, width, channels), y has half the channels
  *
- * in one pass; a and b are computed again for the backward pass instead of kept.
- * A thread takes strips of rows of one image, a row in tiles that stay in the cache, a tile one block of LANES
- * channels after the other: the nine taps in registers, and memory read and written in runs.
+ * in one pass; a and b are recomputed in the backward pass, not kept.
+ * A thread takes strips of rows of one image, a row in tiles that fit the cache, a tile in blocks of LANES channels: the
+ * nine taps stay in registers, and memory is read and written contiguously.
  */
 #include "kernels.h"
 
@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct { float *x, *weight; } Grad;         /* (like x), [thread][9][channels], added to */
 
-/* Three rows of a map around one row, NULL outside the image, and the columns from `from` to `to` of them. */
+/* Columns `from` to `to` of a row and of its two neighbours, which are NULL outside the image. */
 typedef struct { const float *row[3]; int64_t channels, width, from, to; } Window;
 
 INLINE int64_t num_outputs(const Depthwise *c) { return c->channels / 2; }
@@ -40,8 +40,8 @@ INLINE vec pixel(const Window *v, int r, int64_t w, int64_t d, int count) {
     return v->row[r] && w >= 0 && w < v->width ? load(v->row[r] + w * v->channels + d, count) : all(0);
 }
 
-/* The convolution of channels d to d + count: out[w - from], `stride` floats apart. `flip` turns the taps round, which
- * makes it the gradient with respect to the input. */
+/* The convolution of channels d to d + count: out[w - from], `stride` floats apart. `flip` reverses
+ * the taps, which gives the gradient with respect to the input. */
 INLINE void convolve(const Window *v, int64_t d, int count, const float *weight, int flip, float *out, int64_t stride) {
     vec tap[9], left[3], here[3], right[3];
     for (int k = 0; k < 9; k++) tap[k] = load(weight + (flip ? 8 - k : k) * v->channels + d, count);
@@ -58,7 +58,7 @@ INLINE void convolve(const Window *v, int64_t d, int count, const float *weight,
     }
 }
 
-/* 0, or 1 where memory was short. */
+/* Returns 1 if out of memory, else 0. */
 int depthwise_forward(const Depthwise *c) {
     int failed = 0;
     int64_t outputs = num_outputs(c), tile = tile_width(c);
@@ -99,7 +99,7 @@ INLINE void gradient(const Depthwise *c, const Window *v, const float *gy, int64
     }
 }
 
-/* Adds to the taps' gradients (9, channels) what one tile and block gives: the sum over w of grad[w] x[w + tap]. */
+/* Adds one tile and block to the taps' gradients (9, channels): the sum over w of grad[w] x[w + tap]. */
 INLINE void add_to_taps(const Window *v, const float *grad, int64_t d, int count, float *taps) {
     vec s[9], left[3], here[3];
     for (int k = 0; k < 9; k++) s[k] = load(taps + k * v->channels + d, count);
@@ -130,7 +130,7 @@ static void backward_strip(const Depthwise *c, float *gx, int64_t image, int64_t
             for (int64_t d = 0; h >= top && h < bottom && d < c->channels; d += LANES)
                 add_to_taps(&v, grad, d, (int)min64(LANES, c->channels - d), taps);
         }
-        int64_t done = h - 1;                       /* the row whose neighbours' gradients are all there now */
+        int64_t done = h - 1;                       /* the row whose neighbours' gradients are all computed */
         for (int64_t from = 0; done >= top && from < c->width; from += tile_width(c)) {
             Window v = window_of_x(c, image, done, from);
             for (int r = 0; r < 3; r++)
@@ -149,7 +149,7 @@ int depthwise_backward(const Depthwise *c, const Grad *g) {
     for (int64_t thread = 0; thread < c->threads; thread++) {
         float *ring = malloc(3 * c->width * c->channels * sizeof(float));
         failed |= ring == NULL;
-        /* Which thread sums what is fixed, so that the same call gives the same bits. */
+        /* Fixed shares, so that the same call gives the same bits. */
         for (int64_t i = thread * strips / c->threads; !failed && i < (thread + 1) * strips / c->threads; i++) {
             int64_t top = i % strips_per_image(c) * STRIP;
             backward_strip(c, g->x, i / strips_per_image(c), top, min64(top + STRIP, c->height), ring,

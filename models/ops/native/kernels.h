@@ -1,4 +1,4 @@
-/* What the kernels share: a vector of channels, its loads and stores, and elementary functions on it.
+/* Shared by the kernels: a vector of channels, its loads and stores, and elementary functions on it.
  *
  * GCC's vector extensions, which Clang has too, so that one source serves AVX-512, AVX2 and NEON. Channels are
  * innermost in memory; a vector holds LANES of them.
@@ -24,7 +24,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* A tensor (batch0, batch1, step, channel) wherever it lies: strides in elements, channels adjacent. */
+/* A strided tensor (batch0, batch1, step, channel): strides in elements, channel stride 1. */
 typedef struct { float *data; int64_t batch0, batch1, step; } View;
 
 INLINE vec load(const float *p, int count) {
@@ -90,7 +90,7 @@ INLINE vec exp_vec(vec x) { return exp2_vec(x * LOG2_E); }
 
 INLINE vec min_vec(vec a, vec b) { return select_vec(a < b, a, b); }
 
-/* e^-|x|, of which softplus and sigmoid of x are made. */
+/* e^-|x|, from which softplus and sigmoid of x are computed. */
 INLINE vec exp_minus_abs(vec x) { return exp_vec(min_vec(x, -x)); }
 
 /* 1 / (1 + e^-x), given e^-|x|. */
@@ -101,7 +101,7 @@ INLINE vec sigmoid_of(vec x, vec e) {
 
 INLINE vec sigmoid(vec x) { return sigmoid_of(x, exp_minus_abs(x)); }
 
-/* log(1 + e^x) = max(x, 0) + log1p(e), e = e^-|x|; log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3: as exact for small e. */
+/* log(1 + e^x) = max(x, 0) + log1p(e), e = e^-|x|; log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3: accurate for small e. */
 INLINE vec softplus_of(vec x, vec e) {
     vec s = e * reciprocal(2.0f + e), t = s * s;
     vec p = all(2.8161454e-1f);

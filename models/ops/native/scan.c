@@ -1,9 +1,9 @@
 /* The selective scan on a CPU, forward and backward (Gu & Dao 2023, Algorithm 2): h_t = exp(delta_t A) h_{t-1} +
  * delta_t B_t u_t, y_t = C_t h_t + D u_t, gated by SiLU(z). Symbols as in reference.py.
  *
- * A thread takes groups of neighbouring sequences; in a sequence CHUNK steps at a time, in a chunk one block of LANES
- * channels after the other, its STATES states in registers. Of the states only those at the chunks' starts are kept
- * for the backward pass, which computes the others again.
+ * A thread takes groups of neighbouring sequences, a sequence in chunks of CHUNK steps, a chunk in blocks of LANES
+ * channels, whose STATES states stay in registers. For the backward pass only the states at the chunks' starts are kept;
+ * it recomputes the others.
  */
 #include "kernels.h"
 
@@ -19,7 +19,7 @@ typedef struct {
     View u, delta, z, B, C, y;                      /* z.data may be NULL */
     const float *A, *D, *bias;                      /* (channels, STATES), (channels,), (channels,) */
     float *starts;                                  /* [sequence][chunk][block][STATES][LANES], or NULL */
-    int64_t batch0, batch1, length, channels;
+    int64_t batch0, batch1, channels, length;
     int32_t softplus, threads;
 } Scan;
 
@@ -35,7 +35,7 @@ INLINE int64_t num_blocks(const Scan *s) { return (s->channels + LANES - 1) / LA
 INLINE int64_t num_chunks(const Scan *s) { return (s->length + CHUNK - 1) / CHUNK; }
 INLINE float *sequence(const View *v, int64_t b0, int64_t b1) { return v->data + b0 * v->batch0 + b1 * v->batch1; }
 
-/* The next sequence's step t into the cache: down a column no two steps share a page, and no hardware looks ahead. */
+/* Prefetch step t of the next sequence: down a column every step is on another page, which hardware does not prefetch. */
 INLINE void fetch_next(const View *v, const float *p, int64_t t) {
     __builtin_prefetch(p + t * v->step + v->batch1, 1, 2);
 }
@@ -49,8 +49,8 @@ static vec *pack_A(const Scan *s) {
     return packed;
 }
 
-/* What a chunk's steps need before any state does, of one block of channels: x, delta after bias and softplus, delta x,
- * and the slope of softplus. A loop of its own, for these long chains of operations depend on no step before. */
+/* What does not depend on the states, for a chunk of one block: x, delta after bias and softplus, delta x, and the slope
+ * of softplus. In a loop of its own, so that the steps' long chains of operations overlap. */
 typedef struct { vec x[CHUNK], d[CHUNK], dx[CHUNK], slope[CHUNK]; } Inputs;
 
 INLINE void prepare(const Scan *s, const float *u, const float *delta, vec bias, int64_t steps, int count, Inputs *in) {
@@ -96,7 +96,7 @@ INLINE void forward_chunk(const Scan *s, const float *u, const float *delta, con
     }
 }
 
-/* 0, or 1 where memory was short. */
+/* Returns 1 if out of memory, else 0. */
 int scan_forward(const Scan *s) {
     int64_t blocks = num_blocks(s), chunks = num_chunks(s), groups = (s->batch1 + GROUP - 1) / GROUP;
     vec *A = pack_A(s);
@@ -139,13 +139,13 @@ int scan_forward(const Scan *s) {
     return failed;
 }
 
-/* What one thread works with: the states of one chunk of one block, and sums over the blocks of its channels. */
+/* A thread's scratch memory: the states of one chunk of one block, and B's and C's gradients summed over blocks. */
 typedef struct {
     vec decay[CHUNK][STATES], h[CHUNK + 1][STATES], B[CHUNK][STATES], C[CHUNK][STATES], grad[CHUNK];
     Inputs in;
 } Work;
 
-/* Where a chunk of one block lies. */
+/* Pointers to one chunk of one block. */
 typedef struct { const float *u, *delta, *z, *gy; float *gu, *gdelta, *gz; } Place;
 
 /* The states of a chunk again, from its first. */
@@ -227,7 +227,7 @@ int scan_backward(const Scan *s, const Grad *g) {
         vec *gA = (vec *)g->A + thread * blocks * STATES, *gD = (vec *)g->D + thread * blocks,
             *gbias = (vec *)g->bias + thread * blocks;
         if (!carry || !w || failed) failed = 1;
-        /* Which thread sums what is fixed, so that the same call gives the same bits. */
+        /* Fixed shares, so that the same call gives the same bits. */
         for (int64_t item = thread * items / s->threads; !failed && item < (thread + 1) * items / s->threads; item++) {
             int64_t b0 = item / groups, first = item % groups * GROUP, last = min64(first + GROUP, s->batch1);
             memset(carry, 0, GROUP * blocks * STATES * sizeof(vec));

@@ -1,4 +1,4 @@
-"""Tensors as the C kernels see them: where they lie, by address and strides."""
+"""Tensors as the C kernels take them: by address and strides."""
 
 import ctypes
 
@@ -6,17 +6,12 @@ import torch
 
 
 class View(ctypes.Structure):
-    """kernels.h's View of a float32 tensor (*batch, channels, steps): at most two batch dimensions, channels adjacent.
+    """kernels.h's View of a float32 tensor (*batch, channels, steps): at most two batch dimensions, channel stride 1.
 
     Holds an address, not the tensor: the caller keeps it alive.
     """
 
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("batch0", ctypes.c_int64),
-        ("batch1", ctypes.c_int64),
-        ("step", ctypes.c_int64),
-    ]
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch0", "batch1", "step"))]
 
     @classmethod
     def of(cls, tensor: torch.Tensor | None) -> "View":
@@ -26,8 +21,8 @@ class View(ctypes.Structure):
         return cls(tensor.data_ptr(), batch0, batch1, step)
 
 
-def lying_well(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values, copied only where View cannot describe them as they lie."""
+def channels_adjacent(tensor: torch.Tensor) -> torch.Tensor:
+    """(*batch, channels, steps) with channel stride 1, copied only where it has another."""
     if tensor.shape[-2] == 1 or tensor.stride(-2) == 1:
         return tensor
     return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)

@@ -1,6 +1,6 @@
-"""One function, several engines: the selective scan of S6 with a choice of backend.
+"""The selective scan of S6 with a choice of backends.
 
-reference   plain PyTorch, step by step: to read, and to bind the others to
+reference   plain PyTorch, step by step: easy to read; the others are tested against it
 torch       vectorised PyTorch, any device, memory linear in the length
 cpu         C, compiled at first use where there is a compiler; float32 inside
 triton      Triton, which comes with PyTorch for CUDA, compiled at first use
@@ -19,19 +19,19 @@ from . import cpu, mamba_kernel, triton_kernel
 from .chunked import selective_scan_chunked
 from .cpu import selective_scan_cpu
 from .mamba_kernel import selective_scan_mamba
-from .reference import selective_scan_reference
+from .reference import selective_scan_ref
 from .triton_kernel import selective_scan_triton
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = {
-    "reference": selective_scan_reference,
+    "reference": selective_scan_ref,
     "torch": selective_scan_chunked,
     "cpu": selective_scan_cpu,
     "triton": selective_scan_triton,
     "mamba_ssm": selective_scan_mamba,
 }
-# Where each kernel runs, why it may be missing, and what to do then; the first that can run is what "auto" takes.
+# Each kernel's device, why it is missing there, and what to do then; "auto" takes the first that can run.
 NATIVE: dict[str, tuple[str, Callable[[], str | None], str]] = {
     "cpu": ("cpu", cpu.why_missing, "install a C compiler, or use torch"),
     "mamba_ssm": ("cuda", mamba_kernel.why_missing, f"install it with {mamba_kernel.INSTALL}"),
@@ -40,7 +40,7 @@ NATIVE: dict[str, tuple[str, Callable[[], str | None], str]] = {
 
 
 class BackendError(ValueError):
-    """A backend that is unknown, or cannot run where it is asked to."""
+    """The scan backend is unknown, or cannot run on this device or in this dtype."""
 
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, backend="auto"):
@@ -57,7 +57,8 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
     Returns:
         (*batch, channels, length) in u's dtype; the state is kept in float32 (float64 for float64).
     Raises:
-        BackendError: a backend unknown or unable to run here. ValueError: shapes that do not fit together.
+        BackendError: the backend is unknown or cannot run here.
+        ValueError: the shapes do not fit together.
     """
     _check_shapes(u, delta, A, B, C)
     if torch.compiler.is_compiling():
@@ -79,7 +80,7 @@ def _opaque_scan(
     delta_softplus: bool,
     backend: str,
 ) -> torch.Tensor:
-    """The scan as torch.compile sees it: one operation without an inside, for inference."""
+    """The scan as one opaque operation for torch.compile, inference only."""
     y = selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend)
     return y if y.stride() == torch.empty_like(u, device="meta").stride() else torch.empty_like(u).copy_(y)
 
@@ -90,10 +91,10 @@ def _(u, *_):
 
 
 def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> str:
-    """The backend that ``backend`` means on ``device``; one asked for by name that cannot run raises BackendError."""
+    """The name of the backend to use on ``device``; BackendError where one asked for by name cannot run."""
     if backend == "auto":
         name, why = choose(device.type, dtype)
-        _say_once(f"selective scan on {device.type} ({dtype}): backend {name}, {why}")
+        _log_once(f"selective scan on {device.type} ({dtype}): backend {name}, {why}")
         return name
     if backend not in BACKENDS:
         raise BackendError(f"scan backend {backend!r} is unknown; choose one of auto, {', '.join(BACKENDS)}")
@@ -104,7 +105,7 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype = tor
 
 
 def why_not(backend: str, device_type: str, dtype: torch.dtype = torch.float32) -> str | None:
-    """Why ``backend`` cannot run there, in one line with what to do; None where it can."""
+    """Why ``backend`` cannot run there and what to do instead, in one line; None where it can."""
     if backend not in NATIVE:
         return None
     runs_on, why_missing, remedy = NATIVE[backend]
@@ -117,7 +118,7 @@ def why_not(backend: str, device_type: str, dtype: torch.dtype = torch.float32) 
 
 
 def choose(device_type: str, dtype: torch.dtype = torch.float32) -> tuple[str, str]:
-    """(the backend that "auto" means, why)."""
+    """The backend for "auto", and why."""
     reasons = []
     for name, (runs_on, _, _) in NATIVE.items():
         if runs_on == device_type:
@@ -129,7 +130,7 @@ def choose(device_type: str, dtype: torch.dtype = torch.float32) -> tuple[str, s
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _log_once(message: str) -> None:
     logger.info(message)
 
 

@@ -1,11 +1,11 @@
 """The selective scan in vectorised PyTorch: any device, forward and backward, memory linear in the length.
 
-Only the recurrence itself runs step by step, one fused multiply-add for all sequences, channels and states at once;
-everything around it (exponentials, sums over states) is done for a chunk of steps in one call. For the backward pass
-only the state at each chunk's start is kept; the states inside are computed again (Gu & Dao 2023, Section 3.3.2).
+Only the recurrence runs step by step, one fused multiply-add for all sequences, channels and states at once;
+exponentials and sums over states are computed for a chunk of steps in one call. For the backward pass only the state at
+each chunk's start is kept; the others are recomputed (Gu & Dao 2023, Section 3.3.2).
 
-Time comes first and channels last inside, (l, b, n, d), so that a step is one contiguous block and the innermost
-loop of every product runs over channels. Sequences are taken in groups, so that the work of a chunk stays in cache.
+Tensors are (l, b, n, d) inside, so that a step is one contiguous block and every product's innermost loop runs over
+channels. Sequences are processed in groups, so that a chunk stays in cache.
 Symbols as in reference.py.
 """
 
@@ -14,14 +14,16 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from .. import at_least_fp32
+
 CHUNK = 8  # steps between two kept states
-GROUP_ELEMENTS = 2**16  # states of one step of one group of sequences on a CPU: what a core's cache holds
+GROUP_ELEMENTS = 2**16  # states of one step of a group on a CPU: fits a core's cache
 
 
 def selective_scan_chunked(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
     """Same arguments and result as the reference's."""
     dtype_in = u.dtype
-    u, delta, A, B, C = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (u, delta, A, B, C))
+    u, delta, A, B, C = (at_least_fp32(t) for t in (u, delta, A, B, C))
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
     if delta_softplus:
@@ -97,7 +99,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 class _Work:
-    """Scratch memory of one group of sequences: allocated once, filled anew for every chunk."""
+    """Scratch memory of one group of sequences: allocated once, reused for every chunk."""
 
     def __init__(self, like: torch.Tensor, group: slice, A_nd: torch.Tensor):
         shape = (CHUNK, group.stop - group.start, *A_nd.shape)

@@ -1,7 +1,7 @@
 """The selective scan in C, vectorised over channels, threaded over sequences; compiled at first use (native/scan.c).
 
-float32. Reads and writes channels-last tensors where they lie. Of the states only one in CHUNK is kept for the
-backward pass. The same call on the same number of threads gives the same bits.
+float32. Channels-last tensors are not copied. For the backward pass one state in CHUNK steps is kept. The same call on
+the same number of threads gives the same bits.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import functools
 import torch
 
 from ..native.compiler import BuildError, compiled
-from ..native.view import View, address, lying_well, sizes
+from ..native.view import View, address, channels_adjacent, sizes
 
 
 def selective_scan_cpu(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
@@ -39,9 +39,8 @@ class _Parameters(ctypes.Structure):
     _fields_ = [
         *((name, View) for name in ("u", "delta", "z", "B", "C", "y")),
         *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "starts")),
-        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "channels")),
-        ("softplus", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
+        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "channels", "length")),
+        *((name, ctypes.c_int32) for name in ("softplus", "threads")),
     ]
 
 
@@ -74,60 +73,31 @@ class _Scan(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_y):
         u, delta, A, B, C, D, z, bias, starts = ctx.saved_tensors
-        library, threads = _scan_library(A.shape[1]), torch.get_num_threads()
-        grad_y = lying_well(grad_y)
-        grads = {name: torch.empty_like(t) for name, t in zip("u delta B C".split(), (u, delta, B, C), strict=True)}
-        grads["z"] = None if z is None else torch.empty_like(z)
-        blocks, states, lanes = starts.shape[-3:]
-        of_A = u.new_zeros(threads, blocks, states, lanes)
-        of_D, of_bias = u.new_zeros(threads, blocks, lanes), u.new_zeros(threads, blocks, lanes)
-        _check(
-            library.scan_backward(
-                _parameters(u, delta, A, B, C, D, z, bias, ctx.softplus, None, starts),
-                ctypes.byref(
-                    _Gradients(
-                        y=View.of(grad_y),
-                        A=address(of_A),
-                        D=address(of_D),
-                        bias=address(of_bias),
-                        **{name: View.of(grad) for name, grad in grads.items()},
-                    )
-                ),
-            )
+        grad_y, threads = channels_adjacent(grad_y), torch.get_num_threads()
+        grad_u, grad_delta, grad_z, grad_B, grad_C = (
+            None if t is None else torch.empty_like(t) for t in (u, delta, z, B, C)
         )
-        of_A = of_A.sum(0).transpose(1, 2).reshape(-1, states)[: len(A)]
-        of_D, of_bias = (t.sum(0).flatten()[: len(A)] for t in (of_D, of_bias))
-        return grads["u"], grads["delta"], of_A, grads["B"], grads["C"], of_D, grads["z"], of_bias, None
+        blocks, states, lanes = starts.shape[-3:]
+        grad_A = u.new_zeros(threads, blocks, states, lanes)
+        grad_D, grad_bias = u.new_zeros(2, threads, blocks, lanes)
+        views = map(View.of, (grad_y, grad_u, grad_delta, grad_z, grad_B, grad_C))
+        gradients = _Gradients(*views, *map(address, (grad_A, grad_D, grad_bias)))
+        parameters = _parameters(u, delta, A, B, C, D, z, bias, ctx.softplus, None, starts)
+        _check(_scan_library(states).scan_backward(parameters, ctypes.byref(gradients)))
+        grad_A = grad_A.sum(0).transpose(1, 2).reshape(-1, states)[: len(A)]
+        grad_D, grad_bias = (t.sum(0).flatten()[: len(A)] for t in (grad_D, grad_bias))
+        return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, None
 
 
 def _parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts):
-    batch0, batch1, channels, length = sizes(u)
-    return ctypes.byref(
-        _Parameters(
-            View.of(u),
-            View.of(delta),
-            View.of(z),
-            View.of(B),
-            View.of(C),
-            View.of(y),
-            address(A),
-            address(D),
-            address(bias),
-            address(starts),
-            batch0,
-            batch1,
-            length,
-            channels,
-            softplus,
-            torch.get_num_threads(),
-        )
-    )
+    views, pointers = map(View.of, (u, delta, z, B, C, y)), map(address, (A, D, bias, starts))
+    return ctypes.byref(_Parameters(*views, *pointers, *sizes(u), softplus, torch.get_num_threads()))
 
 
 def _prepare(tensor: torch.Tensor) -> torch.Tensor:
     """float32, at most two batch dimensions, channels adjacent."""
     tensor = tensor.float()
-    return lying_well(tensor.flatten(0, -3) if tensor.dim() > 4 else tensor)
+    return channels_adjacent(tensor.flatten(0, -3) if tensor.dim() > 4 else tensor)
 
 
 @functools.cache

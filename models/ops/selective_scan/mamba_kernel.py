@@ -1,4 +1,4 @@
-"""mamba-ssm's CUDA kernels behind our signature, imported only when they are asked for (extra ``cuda``)."""
+"""mamba-ssm's CUDA kernels (extra ``cuda``) with our signature; imported when first used."""
 
 import functools
 import importlib

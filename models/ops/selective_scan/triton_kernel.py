@@ -1,8 +1,8 @@
 """The selective scan on a GPU through Triton: compiled at first use, no compiler to install.
 
-Reads and writes channels-last tensors where they lie; float32 states, inputs in float32, bfloat16 or float16. Of the
-states one in ``tuning.Numbers.chunk`` steps is kept for backward. The same call on the same device gives the same bits.
-The kernels are in triton_scan.py, imported when they are first needed: Triton is not there on every machine.
+Channels-last tensors are not copied; states are float32, inputs float32, bfloat16 or float16. For the backward pass one
+state in ``tuning.Numbers.chunk`` steps is kept. The same call on the same device gives the same bits.
+The kernels are in triton_scan.py, imported when first used: not every machine has Triton.
 """
 
 import functools
@@ -20,10 +20,10 @@ COMPILE = {"enable_fp_fusion": True}  # multiply-adds, whatever Triton's default
 
 
 def selective_scan_triton(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    """Same arguments and result as the reference's; the result and the gradients lie in memory as their tensors do.
+    """Same arguments and result as the reference's; result and gradients keep their tensors' order of strides.
 
     Raises:
-        ValueError: more than 16 states, a dtype that is none of float32, bfloat16 and float16.
+        ValueError: more than 16 states, or a dtype other than float32, bfloat16 and float16.
     """
     if A.shape[1] > MAX_STATES:
         raise ValueError(f"scan backend triton takes up to {MAX_STATES} states, got A of {tuple(A.shape)}; use torch")
@@ -43,7 +43,7 @@ def why_missing() -> str | None:
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on tensors of any device, thousands of times slower: for tests."""
+    """Whether Triton's interpreter runs the kernels, on any device and thousands of times slower: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -66,7 +66,7 @@ def as_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def empty_rows(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Memory for a tensor of the same shape, in the same order of dimensions, dense."""
+    """An uninitialised dense tensor of the same shape and order of strides."""
     empty = torch.empty_like(tensor, dtype=dtype)
     if empty.stride(2) == 1 or empty.shape[2] == 1:
         return empty
@@ -80,12 +80,12 @@ def row_strides(*tensors: torch.Tensor) -> list[int]:
 
 
 def forward_lanes(pairs: int, most: int) -> int:
-    """(sequence, channel) pairs a program takes, one a thread: few where there are few, so that they spread out."""
+    """(sequence, channel) pairs per program, one a thread; fewer for small inputs, so that all processors get some."""
     return most if pairs >= 2**15 else 32
 
 
 def backward_workers(sequences: int, blocks: int, programs: int) -> int:
-    """Programs that share the sequences of a block of channels, evenly loaded: of all blocks at most ``programs``."""
+    """Programs that share a block of channels' sequences evenly; at most ``programs`` over all blocks."""
     rounds = max(-(-sequences * blocks // programs), 1)  # an empty batch has none
     return -(-sequences // rounds)
 
@@ -105,29 +105,10 @@ class _Scan(torch.autograd.Function):
         gate = u if z is None else z  # where there is none, its pointer is not followed
         with torch.cuda.device_of(u):
             triton_scan.forward[(-(-pairs // lanes),)](
-                u,
-                delta,
-                A32,
-                B,
-                C,
-                D32,
-                gate,
-                bias32,
-                y,
-                kept,
-                pairs,
-                channels,
-                inner,
-                length,
-                *row_strides(u, delta, B, C, gate, y),
-                LANES=lanes,
-                CHUNK=tuned.chunk,
-                KEEP=keep,
-                num_warps=lanes // 32,
-                maxnreg=tuned.forward_registers,
-                **_variant(A, D, z, bias, softplus),
-                **COMPILE,
-            )
+                u, delta, A32, B, C, D32, gate, bias32, y, kept, pairs, channels, inner, length,
+                *row_strides(u, delta, B, C, gate, y), LANES=lanes, CHUNK=tuned.chunk, KEEP=keep, num_warps=lanes // 32,
+                maxnreg=tuned.forward_registers, **_variant(A, D, z, bias, softplus), **COMPILE
+            )  # fmt: skip
         ctx.softplus, ctx.tuned = softplus, tuned
         ctx.save_for_backward(u, delta, A, B, C, D, z, bias, kept)
         return y
@@ -151,34 +132,10 @@ class _Scan(torch.autograd.Function):
         A32, D32, bias32 = (_float32(t) for t in (A, D, bias))
         with torch.cuda.device_of(u):
             triton_scan.backward[(blocks * workers,)](
-                u,
-                delta,
-                A32,
-                B,
-                C,
-                D32,
-                gate,
-                bias32,
-                dy,
-                kept,
-                spans,
-                du,
-                ddelta,
-                dgate,
-                dBC,
-                dA,
-                dD,
-                dbias,
-                outer * inner,
-                channels,
-                inner,
-                length,
-                *row_strides(u, delta, B, C, gate, dy, du, ddelta, dgate),
-                CHUNK=ctx.tuned.chunk,
-                num_warps=1,
-                **_variant(A, D, z, bias, ctx.softplus),
-                **COMPILE,
-            )
+                u, delta, A32, B, C, D32, gate, bias32, dy, kept, spans, du, ddelta, dgate, dBC, dA, dD, dbias,
+                outer * inner, channels, inner, length, *row_strides(u, delta, B, C, gate, dy, du, ddelta, dgate),
+                CHUNK=ctx.tuned.chunk, num_warps=1, **_variant(A, D, z, bias, ctx.softplus), **COMPILE
+            )  # fmt: skip
         dB, dC = dBC.sum(0).transpose(2, 3).split(MAX_STATES, dim=2)
         dB, dC = dB[:, :, :states].to(B.dtype), dC[:, :, :states].to(C.dtype)
         dA, dD, dbias = (None if t is None else d_t.sum(0).to(t.dtype) for t, d_t in ((A, dA), (D, dD), (bias, dbias)))
@@ -190,7 +147,7 @@ def _float32(vector: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def _variant(A, D, z, bias, softplus: bool) -> dict:
-    """What a kernel is compiled for."""
+    """The constants that a kernel is compiled for."""
     return {
         "N": A.shape[1],
         "HAS_D": D is not None,

@@ -1,9 +1,9 @@
-"""The selective scan's Triton kernels; what starts them is triton_kernel.py. Symbols as in reference.py.
+"""The selective scan's Triton kernels, launched by triton_kernel.py. Symbols as in reference.py.
 
 A thread holds the states of one channel of one sequence in registers, a tile [states, lanes] a program, and walks along
-time: nothing passes between threads but the sums over channels of B's and C's gradients, so no step of the recurrence
-waits at a barrier. Each tensor is read where it lies, by its strides; the channel (state) stride is 1. A sequence is
-numbered over two batch dimensions, the inner one of size ``inner``; offsets that grow with the picture are 64-bit.
+time: threads exchange only the sums over channels of B's and C's gradients, so no step of the recurrence waits at a
+barrier. Tensors are read by their strides; the channel (state) stride is 1. A sequence is numbered over two batch
+dimensions, the inner one of size ``inner``; offsets that grow with the image are 64-bit.
 Written for Triton 3.0 and later: no tuple is carried through a loop.
 """
 
@@ -18,7 +18,7 @@ SPAN = tl.constexpr(2)  # steps whose states backward holds in registers, writte
 
 
 def _sizes(names: str, tensors: str) -> list[str]:
-    """Arguments not to compile for by value: pictures come in many sizes."""
+    """Arguments that the kernels are not specialised for: images have many sizes."""
     return names.split() + [f"{tensor}_{stride}" for tensor in tensors.split() for stride in ("outer", "inner", "time")]
 
 
@@ -26,16 +26,16 @@ def _sizes(names: str, tensors: str) -> list[str]:
 def _tile(base, offsets):
     """base + offsets, the pointers of a tile [states, lanes] or [1, lanes], accessed with a thread to a lane.
 
-    The compiler gives threads to the axis it takes for the more contiguous one, and would otherwise deal the states
-    out to threads and pass them through shared memory at every step. Alignment 1 keeps it from making wide accesses of
-    the contiguity it is told here, which need not be there.
+    The compiler assigns threads along the axis it takes for the more contiguous one; without this hint it would spread
+    the states over threads and pass them through shared memory at every step. Alignment 1 keeps it from using wide
+    accesses, since the hinted contiguity need not be real.
     """
     return tl.multiple_of(tl.max_contiguous(base + offsets, [1, 2]), [1, 1])
 
 
 @triton.jit
 def _row(tensor, sequence, inner, outer_stride, inner_stride):
-    """Where a sequence begins."""
+    """The pointer to a sequence's first step."""
     return tensor + (sequence // inner).to(tl.int64) * outer_stride + (sequence % inner).to(tl.int64) * inner_stride
 
 
@@ -51,7 +51,7 @@ def _per_channel(vector, channel, GIVEN: tl.constexpr):
 
 @triton.jit
 def _decay_rates(A, channel, n, N: tl.constexpr):
-    """A log2(e), [states, lanes]: powers of two are what the hardware has. States beyond N are 0."""
+    """A log2(e), [states, lanes], for the hardware's exp2. States beyond N are 0."""
     return tl.load(_tile(A + channel * N, n), mask=n < N, other=0.0) * LOG2E
 
 
@@ -80,47 +80,11 @@ def _step_size(raw, SOFTPLUS: tl.constexpr):
 
 @triton.jit(do_not_specialize=_sizes("lanes channels inner length", "u delta B C z y"))
 def forward(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    z,
-    bias,
-    y,
-    kept,
-    lanes,
-    channels,
-    inner,
-    length,
-    u_outer,
-    u_inner,
-    u_time,
-    delta_outer,
-    delta_inner,
-    delta_time,
-    B_outer,
-    B_inner,
-    B_time,
-    C_outer,
-    C_inner,
-    C_time,
-    z_outer,
-    z_inner,
-    z_time,
-    y_outer,
-    y_inner,
-    y_time,
-    N: tl.constexpr,
-    LANES: tl.constexpr,
-    CHUNK: tl.constexpr,
-    KEEP: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-):
+    u, delta, A, B, C, D, z, bias, y, kept, lanes, channels, inner, length, u_outer, u_inner, u_time, delta_outer,
+    delta_inner, delta_time, B_outer, B_inner, B_time, C_outer, C_inner, C_time, z_outer, z_inner, z_time, y_outer,
+    y_inner, y_time, N: tl.constexpr, LANES: tl.constexpr, CHUNK: tl.constexpr, KEEP: tl.constexpr, HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr
+):  # fmt: skip
     """y, and where KEEP the state before every CHUNK steps, kept (chunks, N, lanes).
 
     Lanes are (sequence, channel) pairs, so that any number of channels fills them. Those beyond the last pair repeat
@@ -218,42 +182,10 @@ def _sum_lanes(x, y):
 
 @triton.jit
 def _undo(
-    before,
-    after,
-    g,
-    dA,
-    dD,
-    dbias,
-    rates,
-    skip,
-    u_t,
-    raw,
-    step,
-    t,
-    length,
-    n,
-    lane,
-    channel,
-    channels,
-    B_at,
-    C_at,
-    z_at,
-    dy_at,
-    du_at,
-    ddelta_at,
-    dz_at,
-    dBC_at,
-    B_time,
-    C_time,
-    z_time,
-    dy_time,
-    du_time,
-    ddelta_time,
-    dz_time,
-    N: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-):
+    before, after, g, dA, dD, dbias, rates, skip, u_t, raw, step, t, length, n, lane, channel, channels, B_at, C_at,
+    z_at, dy_at, du_at, ddelta_at, dz_at, dBC_at, B_time, C_time, z_time, dy_time, du_time, ddelta_time, dz_time,
+    N: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr
+):  # fmt: skip
     """The gradients of step t, from the states before and after it and from g, the gradient of the one after.
 
     Returns g of the state before, and the sums dA, dD and dbias with the step's share.
@@ -289,67 +221,17 @@ def _undo(
 
 @triton.jit(do_not_specialize=_sizes("sequences channels inner length", "u delta B C z dy du ddelta dz"))
 def backward(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D,
-    z,
-    bias,
-    dy,
-    kept,
-    spans,
-    du,
-    ddelta,
-    dz,
-    dBC,
-    dA,
-    dD,
-    dbias,
-    sequences,
-    channels,
-    inner,
-    length,
-    u_outer,
-    u_inner,
-    u_time,
-    delta_outer,
-    delta_inner,
-    delta_time,
-    B_outer,
-    B_inner,
-    B_time,
-    C_outer,
-    C_inner,
-    C_time,
-    z_outer,
-    z_inner,
-    z_time,
-    dy_outer,
-    dy_inner,
-    dy_time,
-    du_outer,
-    du_inner,
-    du_time,
-    ddelta_outer,
-    ddelta_inner,
-    ddelta_time,
-    dz_outer,
-    dz_inner,
-    dz_time,
-    N: tl.constexpr,
-    CHUNK: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-):
+    u, delta, A, B, C, D, z, bias, dy, kept, spans, du, ddelta, dz, dBC, dA, dD, dbias, sequences, channels, inner,
+    length, u_outer, u_inner, u_time, delta_outer, delta_inner, delta_time, B_outer, B_inner, B_time, C_outer, C_inner,
+    C_time, z_outer, z_inner, z_time, dy_outer, dy_inner, dy_time, du_outer, du_inner, du_time, ddelta_outer,
+    ddelta_inner, ddelta_time, dz_outer, dz_inner, dz_time, N: tl.constexpr, CHUNK: tl.constexpr, HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr
+):  # fmt: skip
     """All gradients. A program takes a block of channels, and one sequence after another of its share.
 
-    The caller is left sums to do, so that no atomics are needed and results repeat to the bit: over blocks of channels
+    The caller does the last sums, so that no atomics are needed and results are reproducible: over blocks of channels
     dBC (blocks, sequences, length, dB's STATES then dC's); over programs of a block dA (programs, channels, N), dD and
-    dbias (programs, channels). From the state kept at a chunk's begin, those before each of its spans are recomputed
+    dbias (programs, channels). From the state kept at a chunk's start, those before each of its spans are recomputed
     into ``spans`` (all programs, CHUNK / SPAN, STATES, WARP), which the cache can hold; those within a span stay in
     registers.
     """
@@ -392,7 +274,7 @@ def backward(
                     u_t, raw, step = _inputs(u_at, delta_at, channel, shift, now, length, u_time, delta_time, SOFTPLUS)
                     h = _advance(h, _column_at(B_at, now, length, B_time, n, N), rates, u_t, step)
             tl.store(_tile(spans + (count - 1) * STATES * WARP, n * WARP), h)
-            tl.debug_barrier()  # what a thread stored another may load
+            tl.debug_barrier()  # a thread may load what another stored
             for j in range(0, count):
                 i = count - 1 - j
                 t = start + i * SPAN
@@ -402,79 +284,15 @@ def backward(
                 h1 = _advance(h0, _column_at(B_at, t, length, B_time, n, N), rates, u0, step0)
                 h2 = _advance(h1, _column_at(B_at, t + 1, length, B_time, n, N), rates, u1, step1)
                 g, dA_sum, dD_sum, dbias_sum = _undo(
-                    h1,
-                    h2,
-                    g,
-                    dA_sum,
-                    dD_sum,
-                    dbias_sum,
-                    rates,
-                    skip,
-                    u1,
-                    raw1,
-                    step1,
-                    t + 1,
-                    length,
-                    n,
-                    lane,
-                    channel,
-                    channels,
-                    B_at,
-                    C_at,
-                    z_at,
-                    dy_at,
-                    du_at,
-                    ddelta_at,
-                    dz_at,
-                    dBC_at,
-                    B_time,
-                    C_time,
-                    z_time,
-                    dy_time,
-                    du_time,
-                    ddelta_time,
-                    dz_time,
-                    N,
-                    HAS_Z,
-                    SOFTPLUS,
-                )
+                    h1, h2, g, dA_sum, dD_sum, dbias_sum, rates, skip, u1, raw1, step1, t + 1, length, n, lane, channel,
+                    channels, B_at, C_at, z_at, dy_at, du_at, ddelta_at, dz_at, dBC_at, B_time, C_time, z_time, dy_time,
+                    du_time, ddelta_time, dz_time, N, HAS_Z, SOFTPLUS
+                )  # fmt: skip
                 g, dA_sum, dD_sum, dbias_sum = _undo(
-                    h0,
-                    h1,
-                    g,
-                    dA_sum,
-                    dD_sum,
-                    dbias_sum,
-                    rates,
-                    skip,
-                    u0,
-                    raw0,
-                    step0,
-                    t,
-                    length,
-                    n,
-                    lane,
-                    channel,
-                    channels,
-                    B_at,
-                    C_at,
-                    z_at,
-                    dy_at,
-                    du_at,
-                    ddelta_at,
-                    dz_at,
-                    dBC_at,
-                    B_time,
-                    C_time,
-                    z_time,
-                    dy_time,
-                    du_time,
-                    ddelta_time,
-                    dz_time,
-                    N,
-                    HAS_Z,
-                    SOFTPLUS,
-                )
+                    h0, h1, g, dA_sum, dD_sum, dbias_sum, rates, skip, u0, raw0, step0, t, length, n, lane, channel,
+                    channels, B_at, C_at, z_at, dy_at, du_at, ddelta_at, dz_at, dBC_at, B_time, C_time, z_time, dy_time,
+                    du_time, ddelta_time, dz_time, N, HAS_Z, SOFTPLUS
+                )  # fmt: skip
             tl.debug_barrier()
 
     place = worker * channels + channel

@@ -70,7 +70,6 @@ def under_way(place, *overrides: str, processes: int = 1):
         process.wait()
 
 
-@pytest.mark.slow
 def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
     overrides = ("train.epochs=4", "train.validate_every=2", "train.save_every=4")
     train(place, *overrides)

@@ -296,7 +296,6 @@ def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(pl
     assert done.returncode == 1 and "nobody expected this" in done.stderr
 
 
-@pytest.mark.slow
 def test_muon_trains_and_resumes_bit_for_bit(place):
     overrides = ["optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
     make_config(place, "whole"), make_config(place, "parts")

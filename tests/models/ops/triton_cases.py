@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from models.ops import causal_conv_triton
 from models.ops.causal_conv_triton import causal_conv_silu_triton
 from models.ops.selective_scan import triton_kernel
-from models.ops.selective_scan.reference import selective_scan_reference
+from models.ops.selective_scan.reference import selective_scan_ref
 from models.ops.selective_scan.triton_kernel import selective_scan_triton
 from models.ops.tuning import Numbers
 
@@ -50,7 +50,7 @@ def assert_near(value, reference, tolerance):
 
 
 def assert_agree(leaves, inputs, tolerance=1e-4, softplus=True):
-    scans = selective_scan_triton, selective_scan_reference
+    scans = selective_scan_triton, selective_scan_ref
     y, reference = (scan(*inputs, delta_softplus=softplus) for scan in scans)
     assert_near(y, reference, tolerance)
     of_y, of_reference = (torch.autograd.grad(weighted(t), leaves, retain_graph=True) for t in (y, reference))
@@ -143,7 +143,7 @@ def test_half_precision(dtype):
 
 def test_half_precision_keeps_its_state_in_float32():
     _, inputs = network_inputs((1,), CHUNK + 5, 8, dtype=torch.bfloat16)
-    exact = selective_scan_reference(*[t.float() for t in inputs], delta_softplus=True)
+    exact = selective_scan_ref(*[t.float() for t in inputs], delta_softplus=True)
     assert_near(selective_scan_triton(*inputs, delta_softplus=True).float(), exact, 2**-8)  # y's own rounding
 
 
@@ -152,7 +152,7 @@ def test_steps_small_and_large():
     _, (u, _, A, B, C, *_) = network_inputs((1,), 9, 4)
     delta = torch.tensor([-12.0, -7, -3, -2.7, 0, 3, 19.9, 20.1, 100], device=DEVICE).expand(1, 4, 9)
     y = selective_scan_triton(u, delta, 16 * A, B, C, delta_softplus=True)
-    exact = selective_scan_reference(*[t.double() for t in (u, delta, 16 * A, B, C)], delta_softplus=True)
+    exact = selective_scan_ref(*[t.double() for t in (u, delta, 16 * A, B, C)], delta_softplus=True)
     torch.testing.assert_close(y.double(), exact, rtol=2e-5, atol=1e-9)
 
 
