@@ -12,14 +12,13 @@ loading.then(
   () => postMessage({ ready: true, threads: ort.env.wasm.numThreads }),
   (error) => postMessage({ fatal: `The network could not be loaded: ${error.message ?? error}` }));
 
-/** One rectangle of an RGBA image as (1, 3, H, W) in [-0.5, 0.5], reflected to multiples of 8. */
-function toTensor(pixels, stride, { top, left, height, width }) {
-  const H = Math.ceil(height / MULTIPLE) * MULTIPLE, W = Math.ceil(width / MULTIPLE) * MULTIPLE;
+/** One piece of an RGBA image as (1, 3, H, W) in [-0.5, 0.5]; beyond the image's end it is reflected. */
+function toTensor({ pixels, width, height }, { top, left, height: H, width: W }) {
   const data = new Float32Array(3 * H * W);
   for (let y = 0; y < H; y++) {
-    const row = (top + reflect(y, height)) * stride;
+    const row = reflect(top + y, height) * width;
     for (let x = 0; x < W; x++) {
-      const from = 4 * (row + left + reflect(x, width));
+      const from = 4 * (row + reflect(left + x, width));
       for (let c = 0; c < 3; c++) data[(c * H + y) * W + x] = pixels[from + c] / 255 - 0.5;
     }
   }
@@ -31,19 +30,22 @@ async function run(session, tensor) {
   return result[session.outputNames[0]];
 }
 
-async function restore({ pixels, width, height, id }) {
-  const session = await loading, pieces = cut(height, width);
+async function restore(image) {
+  const { pixels, width, height, id } = image;
+  const [paddedHeight, paddedWidth] = [height, width].map((side) => Math.ceil(side / MULTIPLE) * MULTIPLE);
+  const session = await loading, pieces = cut(paddedHeight, paddedWidth);
   const single = pieces.length === 1;
-  const rowWindows = single ? [] : windows(height, TILE, starts(height));
-  const columnWindows = single ? [] : windows(width, TILE, starts(width));
+  const rowWindows = single ? [] : windows(paddedHeight, TILE, starts(paddedHeight));
+  const columnWindows = single ? [] : windows(paddedWidth, TILE, starts(paddedWidth));
   const sum = single ? null : new Float32Array(3 * height * width);
   const out = new Uint8ClampedArray(pixels);      // alpha stays
   for (const [k, piece] of pieces.entries()) {
     postMessage({ id, done: k, pieces: pieces.length });
-    const tensor = await run(session, toTensor(pixels, width, piece));
+    const tensor = await run(session, toTensor(image, piece));
     const values = tensor.data, [, , H, W] = tensor.dims;
     const rows = rowWindows[Math.floor(k / columnWindows.length)], columns = columnWindows[k % columnWindows.length];
-    for (let c = 0; c < 3; c++) for (let y = 0; y < piece.height; y++) for (let x = 0; x < piece.width; x++) {
+    const lastRow = Math.min(piece.height, height - piece.top), lastColumn = Math.min(piece.width, width - piece.left);
+    for (let c = 0; c < 3; c++) for (let y = 0; y < lastRow; y++) for (let x = 0; x < lastColumn; x++) {
       const value = Math.min(Math.max(values[(c * H + y) * W + x], -0.5), 0.5) + 0.5;
       if (!Number.isFinite(value)) throw new Error("the network's result is not finite");
       const at = (piece.top + y) * width + piece.left + x;

@@ -1,6 +1,5 @@
 """The page in a real browser: headless Chromium, the served files, the exported network."""
 
-import base64
 import shutil
 import threading
 import time
@@ -85,13 +84,10 @@ def wait_for(page, name: str, words: str, seconds: float = 120) -> None:
 
 
 def restored(page) -> np.ndarray:
-    """What the download link holds, BGR."""
-    text = page.evaluate(
-        """async () => {
-        const bytes = new Uint8Array(await (await fetch(document.getElementById('download').href)).arrayBuffer());
-        let text = ''; for (const byte of bytes) text += String.fromCharCode(byte); return btoa(text); }"""
-    )
-    return cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
+    """What the download link gives, BGR."""
+    with page.expect_download() as download:
+        page.click("#download")
+    return cv2.imread(str(download.value.path()), cv2.IMREAD_COLOR)
 
 
 def by_pytorch(image: np.ndarray, tile: int | None = None) -> np.ndarray:
