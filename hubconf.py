@@ -12,6 +12,7 @@ if "xyscannet" not in sys.modules:
     _spec = importlib.util.spec_from_file_location(
         "xyscannet", _folder / "__init__.py", submodule_search_locations=[str(_folder)]
     )
+    assert _spec is not None and _spec.loader is not None
     sys.modules["xyscannet"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["xyscannet"])
 

@@ -43,7 +43,7 @@ def batches(items: Iterable[Item], size: int, kind: Callable[[Item], object]) ->
             yield batch
             batch = []
         batch.append(item)
-        if len(batch) == size:  # at once, without waiting for the next item, which may fail
+        if len(batch) == size:  # at once: reading the next item may fail
             yield batch
             batch = []
     if batch:

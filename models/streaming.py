@@ -164,7 +164,7 @@ def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None
         F_h, F_v, Y = _branches(norm, vssm, x, rows)
         return _rows(x, rows) + _gated(vssm, _rows(gate_h, rows) * F_h, gate_v * F_v, Y)
 
-    means_h, mean_v, sum_dtype = [], 0, torch.promote_types(x.dtype, torch.float32)
+    means_h, mean_v, sum_dtype = [], x.new_zeros(()), torch.promote_types(x.dtype, torch.float32)
     for rows in _bands(x.shape[2], band):
         F_h, F_v, _ = _branches(norm, vssm, x, rows)
         means_h.append(F_h.mean(dim=3, keepdim=True))
@@ -212,7 +212,8 @@ def _fusion(
 
     gates = None
     if module.kl_gate != "elementwise":
-        means, over = [0, 0], (1, 2, 3) if module.kl_gate == "image" else (0, 1, 2, 3)
+        means = [current.new_zeros(()), current.new_zeros(())]
+        over = (1, 2, 3) if module.kl_gate == "image" else (0, 1, 2, 3)
         for rows in _bands(current.shape[2], band):
             now, *resized = align(rows)
             means = [
@@ -276,10 +277,11 @@ def _assemble(function: Callable[[Band], torch.Tensor], size: int, band: int, di
 
 def _update(x: torch.Tensor, function: Callable[[Band], torch.Tensor], band: int) -> None:
     """x = function(rows) for all rows, in place; a band is written after the next one has read its old rows."""
-    previous = None
+    waiting: list[tuple[Band, torch.Tensor]] = []
     for rows in _bands(x.shape[2], band):
-        result = function(rows)
-        if previous:
-            _rows(x, previous[0]).copy_(previous[1])
-        previous = rows, result
-    _rows(x, previous[0]).copy_(previous[1])
+        waiting.append((rows, function(rows)))
+        if len(waiting) > 1:
+            before, result = waiting.pop(0)
+            _rows(x, before).copy_(result)
+    for before, result in waiting:
+        _rows(x, before).copy_(result)

@@ -212,7 +212,8 @@ def _restore(restorer: Restorer, source: Path, target: Path, overwrite: bool, qu
         return there
     try:
         photograph = decode_photograph(source, data)
-        with show_progress(restorer, *photograph.rgb.shape[:2], source.name):
+        height, width = photograph.rgb.shape[:2]
+        with show_progress(restorer, height, width, source.name):
             restored, seconds = restorer.restore(images_to_tensor([photograph.rgb]), str(source))
         result = replace(photograph, rgb=tensor_to_images(restored, photograph.rgb.dtype)[0])
         write_photograph(target, result, json.dumps(made_by), quality)
@@ -220,7 +221,6 @@ def _restore(restorer: Restorer, source: Path, target: Path, overwrite: bool, qu
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"{source}: out of memory; close other programs, or make the photograph smaller") from error
-    height, width = photograph.rgb.shape[:2]
     only = [f"the first of its {photograph.frames} frames"] if photograph.frames > 1 else []
     what = ", ".join([f"{width} x {height}", *only, *losses(target, photograph), f"{seconds:.2f} s"])
     return f"-> {target}  ({what})"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import warnings
 
 import numpy as np
@@ -19,45 +18,25 @@ from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
 
 from models.images import MULTIPLE
-from models.xyscannet import XYScanNet
 
 OPSET = 18
 INPUT, OUTPUT = "image", "restored"
 SMALLEST_HALF = 256  # values: below this, storing in fp16 saves nothing worth a Cast
 
 
-class Unpadded(torch.nn.Module):
-    """The network on images whose sides are multiples of 8, without the padding and cropping of `XYScanNet.forward`."""
-
-    def __init__(self, network: XYScanNet):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images + self.network.residual(images)
-
-
-def export_program(network: XYScanNet) -> torch.export.ExportedProgram:
-    """`Unpadded` as PyTorch's export records it, batch, height and width free; sides are multiples of 8 from 16."""
-    batch, height, width = (torch.export.Dim(name, min=low) for name, low in (("batch", 1), ("h", 2), ("w", 2)))
-    example = torch.zeros(2, 3, 4 * MULTIPLE, 6 * MULTIPLE)
-    shapes = {"images": {0: batch, 2: MULTIPLE * height, 3: MULTIPLE * width}}
-    with torch.no_grad():
-        return torch.export.export(Unpadded(network).eval(), (example,), dynamic_shapes=shapes)
-
-
-def to_onnx(network: XYScanNet, half: bool = False, **facts: object) -> onnx.ModelProto:
-    """``network`` as an ONNX model, ``image`` (batch, 3, height, width) in [-0.5, 0.5] -> ``restored``, not clamped.
+def to_onnx(program: torch.export.ExportedProgram, half: bool = False, **facts: object) -> onnx.ModelProto:
+    """An ONNX model, ``image`` (batch, 3, height, width) in [-0.5, 0.5] -> ``restored``, same shape, not clamped.
 
     Args:
-        half: store those weights in fp16 that are exact in it, see `round_to_half`; computing is in fp32 all the same.
-        facts: what else to write into the model's metadata, beside the network's description.
+        program: of a network without padding, see `formats.export_program`.
+        half: store weights in fp16 where they are exact in it, see `formats.round_to_half`; computing is in fp32.
+        facts: what to write into the model's metadata.
     """
-    model = translate(export_program(network))
+    model = translate(program)
     pad_and_crop(model.graph)
     if half:
         store_half(model.graph)
-    helper.set_model_props(model, {"network": json.dumps(network.description), **{k: str(v) for k, v in facts.items()}})
+    helper.set_model_props(model, {name: str(value) for name, value in facts.items()})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -80,14 +59,6 @@ def translate(program: torch.export.ExportedProgram) -> onnx.ModelProto:
         ).model_proto
     _strip(model.graph)
     return model
-
-
-def round_to_half(network: XYScanNet) -> None:
-    """Round the weights of convolutions and linear maps to fp16, in place; the others tell in the result."""
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.dim() > 1 and not name.endswith("A_log"):
-                parameter.copy_(parameter.half())
 
 
 @script()

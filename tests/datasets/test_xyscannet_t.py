@@ -42,7 +42,7 @@ def scenes(folder: Path, name: str, split: str) -> set[str]:
 def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(repository)}
     command = [str(repository / SCRIPT), *sources(tmp_path / "sources")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     train, plain_train = (scenes(tmp_path, name, "train") for name in ("train", "plain_train"))
     parts = {name.split("-")[0] for name in train}

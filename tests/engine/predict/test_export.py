@@ -1,0 +1,220 @@
+"""Exported networks compute what the network computes; released weights go back under their own names."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from engine.predict import export, formats
+from models import XYScanNet, load_network
+from models.fusion import AFF, KLFF
+from models.images import reflect_pad
+from models.registry import Options
+from models.ss2d import SS2D
+from models.vssm import IntraVSSM
+from models.weights import described_state, read_weights
+from tests.workplace import ROOT
+
+needs_onnx = pytest.mark.skipif(
+    None in map(importlib.util.find_spec, ("onnx", "onnxruntime", "onnxscript")),
+    reason="the extra `export` (onnx, onnxruntime, onnxscript) is not installed",
+)
+SIZES = [(1, 8, 8), (2, 37, 45)]
+
+
+def network_of(**options) -> XYScanNet:
+    torch.manual_seed(0)
+    return XYScanNet(8, (1, 1, 1), **options).eval()
+
+
+def images_of(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def run(model, *inputs: torch.Tensor) -> torch.Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return torch.from_numpy(session.run(None, {k: v.numpy() for k, v in zip(names, inputs, strict=True)})[0])
+
+
+@pytest.fixture(scope="module")
+def network():
+    """With weights that are exact in fp16."""
+    network = network_of(unshuffle=2)
+    formats.round_to_half(network)
+    return network
+
+
+@pytest.fixture(scope="module")
+def program(network):
+    return formats.export_program(network)
+
+
+@pytest.fixture(scope="module")
+def model(program):
+    from engine.predict.onnx_graph import to_onnx
+
+    return to_onnx(program, half=True, weights_sha256="0123")
+
+
+@needs_onnx
+@pytest.mark.slow  # PyTorch's exporter takes half a minute for any network
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("batch, height, width", SIZES)
+def test_a_model_takes_images_of_any_size_in_any_number(network, model, batch, height, width):
+    images = images_of(batch, 3, height, width)
+    with torch.no_grad():
+        expected = network(reflect_pad(images))[..., :height, :width]
+    assert torch.allclose(run(model, images), expected, atol=1e-5)
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_a_model_says_what_it_is_and_stores_weights_in_half_the_size(model):
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"weights_sha256": "0123"}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    kinds = {len(tensor.dims): set() for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        if np.prod(tensor.dims) >= 256 and len(tensor.dims) == 4:
+            kinds[4].add(tensor.data_type)
+    assert kinds[4] == {10}  # TensorProto.FLOAT16
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    "module",
+    [
+        IntraVSSM(8, Options(scan="bidirectional")),
+        SS2D(8),
+        AFF(8, (16, 32)),
+        *(KLFF(8, (16, 32), Options(kl_gate=kl_gate)) for kl_gate in ("elementwise", "batch")),
+    ],
+    ids=lambda module: f"{type(module).__name__} {getattr(module, 'kl_gate', '')}".strip(),
+)
+def test_every_variants_modules_are_exported(module):
+    from engine.predict.onnx_graph import translate
+
+    def inputs(batch: int, height: int, width: int) -> tuple[torch.Tensor, ...]:
+        levels = [images_of(batch, 8 << level, height >> level, width >> level) for level in range(3)]
+        return tuple(levels if isinstance(module, (AFF, KLFF)) else levels[:1])
+
+    batch, h, w = (torch.export.Dim(name, min=low) for name, low in (("batch", 1), ("h", 2), ("w", 2)))
+    example = inputs(2, 16, 24)
+    shapes = tuple({0: batch, 2: (4 >> level) * h, 3: (4 >> level) * w} for level in range(len(example)))
+    with torch.no_grad():
+        model = translate(torch.export.export(module.eval(), example, dynamic_shapes=shapes))
+        for size in ((1, 16, 16), (3, 20, 36)):
+            assert torch.allclose(run(model, *inputs(*size)), module(*inputs(*size)), atol=1e-5), size
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_program_is_read_back_and_compared(network, program, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("engine.predict.formats.export_program", lambda network: program)
+    formats.write_program(network, tmp_path / "model.pt2")
+    assert capsys.readouterr().out.count("largest difference") == len(formats.MULTIPLES)
+
+
+def test_a_network_that_cannot_be_exported_is_refused_in_a_line():
+    class Choosing(XYScanNet):
+        def residual(self, x):
+            return super().residual(x) if x.mean() > 0 else x
+
+    with pytest.raises(formats.ExportError) as error:
+        formats.export_program(Choosing(8, (1, 1, 1)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_differs_is_refused():
+    network = network_of()
+    with pytest.raises(formats.ExportError, match="1.0e-03"):
+        formats.compare(lambda images: network(images) + 1e-3, network, [(1, 16, 16)], "it")
+    with pytest.raises(formats.ExportError, match="nan"):
+        formats.compare(lambda images: images * torch.nan, network, [(1, 16, 16)], "it")
+
+
+def test_released_weights_have_the_released_names(tmp_path):
+    """The names that the fixtures list of the released network, under `module.`, and nothing else in the file."""
+    fixture = np.load(ROOT / "tests" / "fixtures" / "parity" / "model_parity.npz")
+    case = json.loads(str(fixture["meta"]))[0]
+    network = XYScanNet(case["dim"], case["num_blocks"])
+    path = tmp_path / "best_XYScanNet_stage2.pth"
+    formats.write_released(network, path)
+    content = torch.load(path, weights_only=True)
+    assert set(content) == {f"module.{name}" for name in case["grad_norms"]}
+    assert all(type(value) is torch.Tensor and value.dtype == torch.float32 for value in content.values())
+    expected, loaded = network.state_dict(), load_network(path).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"vssm": "ss2d"},
+        {"scan": "bidirectional"},
+        {"slices": "inter"},
+        {"fusion": "aff"},
+        {"kl_gate": "elementwise"},
+        {"unshuffle": 2},
+    ],
+)
+def test_what_the_released_code_cannot_build_is_refused(variant, tmp_path):
+    with pytest.raises(formats.ExportError, match=next(iter(variant))):
+        formats.write_released(network_of(**variant), tmp_path / "w.pth")
+    assert not (tmp_path / "w.pth").exists()
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(described_state(network_of()), "w.pth")
+    return "w.pth"
+
+
+def test_the_command_writes_released_weights_and_nothing_else(weights, tmp_path, capsys):
+    export.main(["--weights", weights, "--output", "out/final_XYScanNet_stage2.pth"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["final_XYScanNet_stage2.pth"]
+    assert read_weights("out/final_XYScanNet_stage2.pth").keys() == read_weights(weights).keys()
+    assert "dim=8, num_blocks=[1, 1, 1]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--output", "model.tflite"],
+        ["--output", "model.pt2", "--half"],
+        ["--output", "w.pth", "--format", "released"],
+        ["--output", "model.onnx", "--weights", "missing.pth"],
+    ],
+)
+def test_a_command_that_cannot_be_ends_with_a_line_and_writes_nothing(weights, arguments, tmp_path, capsys):
+    before = (tmp_path / weights).read_bytes()
+    with pytest.raises(SystemExit) as end:
+        export.main(["--weights", weights, *arguments])
+    assert end.value.code == 2 and capsys.readouterr().err.count("error") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [weights] and (tmp_path / weights).read_bytes() == before
+
+
+def test_without_the_extra_a_line_names_it(weights, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(SystemExit):
+        export.main(["--weights", weights, "--output", "model.onnx"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install -e .[export]" in line
+
+
+def test_help_needs_no_pytorch():
+    code = (
+        "import sys; from engine.predict import export\n"
+        "try: export.main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage:" in done.stdout and done.stdout.splitlines()[-1] == "False"
