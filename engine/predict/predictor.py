@@ -11,6 +11,7 @@ import functools
 import statistics
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,7 +186,8 @@ def restore_all(
         disable=not distributed.is_main(),
         mininterval=0.1 if sys.stderr.isatty() else 30,
     )
-    with bar, threads(READERS) as readers, threads(WRITERS) as writers:
+    # After an error, or Ctrl-C, the writers still save what is restored.
+    with bar, threads(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
         read = prefetch(readers, read_pair, pairs, depth=max(READERS, batch_size))
         equal = batches(read, batch_size, kind=lambda image: image.blurred.shape)
         restored = (image for batch in equal for image in restore_batch(restorer, batch))

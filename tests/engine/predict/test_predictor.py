@@ -10,9 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -23,7 +21,6 @@ import torch
 from datasets.catalogue import DATA_SETS, DataSet
 from datasets.images import read_rgb
 from engine.predict.test_set import predict as predict_any
-from engine.prefetch import prefetch
 from metrics.psnr import psnr
 from metrics.ssim import ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet, load_network
@@ -333,21 +330,6 @@ def test_two_processes_share_the_images_and_write_one_table(place):
     assert len(table(place, "shared.csv")) == 3
     assert sorted(os.listdir(place / "shared")) == sorted(os.listdir(place / "alone"))
     assert not list(place.glob("shared.csv.*"))
-
-
-def test_ahead_keeps_the_order_and_its_distance():
-    started, lock = [], threading.Lock()
-
-    def double(item: int) -> int:
-        with lock:
-            started.append(item)
-        time.sleep(0.002 * (item % 3))
-        return 2 * item
-
-    with ThreadPoolExecutor(4) as pool:
-        results = prefetch(pool, double, iter(range(30)), depth=5)
-        assert next(results) == 0 and len(started) <= 7
-        assert list(results) == list(range(2, 60, 2))
 
 
 def test_a_result_that_is_not_finite_is_not_written(place, capsys):
