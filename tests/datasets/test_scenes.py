@@ -27,6 +27,7 @@ while read -r package path; do
     mkdir -p "pack/usr/share/photos/$(dirname "$path")"; cp "$PHOTO" "pack/usr/share/photos/$path"
 done < "$PHOTOS"
 dpkg-deb --build pack stand-in.deb
+rm -r pack
 """
 
 
@@ -99,7 +100,9 @@ def sources(folder: Path) -> None:
     for place, images in names.items():
         for kind in ("blur", "teacher" if "train_blur" in place else "sharp"):
             for name in images:
-                write_png(folder / place.format(kind) / f"{name}.png", texture(len(name), 640, 672))
+                sharp = texture(len(name), 640, 672)
+                image = cv2.blur(sharp, (15, 1)) if kind == "blur" else sharp
+                write_png(folder / place.format(kind) / f"{name}.png", image)
     for number in range(60):
         write_png(folder / "GoPro_240fps" / "GOPR0477_11_00" / f"{number:06d}.png", texture(number, 640, 672))
 
