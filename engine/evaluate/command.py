@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.catalogue import DATA_SETS, OWN, DataSet, data_set
-from metrics.catalogue import FLAGS, PROFILES
+from metrics.catalogue import FLAGS, METRICS, PROFILES, SINGLE, column_names
 
 from .table import FORMATS
 
@@ -72,7 +72,7 @@ def parse_request(argv: list[str] | None) -> Request:
         default=[],
         metavar="FOLDER",
         help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
-        "sharp; images are paired by name. A data set without sharp images, such as RWBI, needs none",
+        "sharp; images are paired by name. NIQE, and so a data set without sharp images, needs none",
     )
     parser.add_argument("--dataset", choices=DATA_SETS, help="print the paper's rows of this test set, too")
     parser.add_argument(
@@ -110,7 +110,8 @@ def parse_request(argv: list[str] | None) -> Request:
         parser.error(f"--workers must be at least 1, got {given.workers}")
     if len(given.gt) > 2:
         parser.error(f"--gt takes one folder or two, got {len(given.gt)}")
-    if not given.gt and scored_on.has_sharp:
+    columns = column_names(given.metrics or scored_on.metrics, given.profile, given.niqe_model)
+    if not given.gt and scored_on.has_sharp and any(METRICS[name].kind != SINGLE for name in columns):
         parser.error("--gt is needed: the data set, or its sharp images")
     return Request(
         given.pred,

@@ -26,7 +26,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Sample:
-    """A restored image and what it is scored against; name: that of the data set's image."""
+    """A restored image and what it is scored against, under the name of the data set's image."""
 
     name: str
     restored: Path
@@ -63,10 +63,14 @@ def listed(names: list[str], count: int = 10) -> str:
 def find_samples(restored: Path, truth: list[Path], variant: str | None, sharp_needed: bool) -> Pairing:
     """Pairs a folder of restored images with a data set.
 
-    truth: a data set or its test split in any layout known, a folder of sharp images, or two folders, blurred and
-        sharp. Empty where `sharp_needed` is false: then every image of the folder is a sample.
-    Raises: LayoutError for a folder that is missing or empty, a data set without sharp images where they are needed,
-        and names that fit several images.
+    Args:
+        truth: a data set or its test split in any layout known, a folder of sharp images, or two folders, blurred and
+            sharp. Without any, which is enough where `sharp_needed` is false, every image of the folder is a sample.
+        variant: "J" or "R", where RealBlur's two data sets lie in one folder.
+
+    Raises:
+        LayoutError: a folder that is missing or empty, a data set without sharp images where they are needed, names
+            that fit several images.
     """
     if not restored.is_dir():
         raise LayoutError(f"{restored}: no such folder of restored images")

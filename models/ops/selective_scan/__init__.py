@@ -43,7 +43,18 @@ class BackendError(ValueError):
     """The scan backend is unknown, or cannot run on this device or in this dtype."""
 
 
-def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, backend="auto"):
+def selective_scan(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None = None,
+    z: torch.Tensor | None = None,
+    delta_bias: torch.Tensor | None = None,
+    delta_softplus: bool = False,
+    backend: str = "auto",
+) -> torch.Tensor:
     """S6's recurrence (paper, Section 3.1; Gu & Dao 2023, Algorithm 2); the signature is mamba-ssm's.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, h_0 = 0;  y_t = C_t h_t + D u_t;  the result is y * SiLU(z).

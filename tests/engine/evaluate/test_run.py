@@ -234,6 +234,8 @@ def test_rwbi_is_niqe_alone_and_needs_no_sharp_images(aligned, capsys):
     assert scores["niqe_live"]["value"] == pytest.approx(statistics.fmean(expected), rel=1e-12)
     out = capsys.readouterr().out
     assert "niqe_live is not the paper's NIQE" in out and re.search(r"Blurred \(paper\) +– +3.546", out)
+    main(["--pred", "GoPro/test/blur", "--metrics", "niqe", "--workers", "1", "--output", "own"])
+    assert record(aligned, "own")["metrics"] == scores and record(aligned, "own")["dataset"] is None
     refused("--pred", "out", "--dataset", "rwbi", "--metrics", "psnr")
     assert "RWBI has no sharp images" in capsys.readouterr().err
 
