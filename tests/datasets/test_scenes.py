@@ -27,6 +27,7 @@ while read -r package path; do
     mkdir -p "pack/usr/share/photos/$(dirname "$path")"; cp "$PHOTO" "pack/usr/share/photos/$path"
 done < "$PHOTOS"
 dpkg-deb --build pack stand-in.deb
+rm -r pack
 """
 
 
