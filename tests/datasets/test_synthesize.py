@@ -116,7 +116,7 @@ def test_bad_use_is_explained(photos: Path, tmp_path: Path, capsys: pytest.Captu
         ([str(photos), "OUT", "--size", "100"], 1, "photo0.jpg: smaller than the 100x100 crop"),
         ([str(tmp_path / "gone"), "OUT"], 1, "gone: no such folder"),
         ([str(tmp_path / "photos" / "photo0.jpg"), "OUT"], 1, "photo0.jpg"),
-        ([str(photos), "OUT", "--strength", "-1"], 1, "strength >= 0"),
+        ([str(photos), "OUT", "--strength", "-1"], 1, "strength"),
         ([str(photos), "OUT", "--fewest", "5"], 2, "--fewest is for frames"),
         ([str(photos), "OUT", "--frames", "--noise", "5"], 2, "--noise is for photographs"),
         ([str(photos), "OUT", "--frames", "--step", "0"], 1, "step >= 1"),
