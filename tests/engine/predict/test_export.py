@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import subprocess
 import sys
 
@@ -58,14 +59,29 @@ def program(network):
 
 @pytest.fixture(scope="module")
 def model(network, program, tmp_path_factory):
-    """Written and compared as the command does."""
+    """Written and compared as the command does, whose log is for its user's eyes."""
     import onnx
 
     path = tmp_path_factory.mktemp("export") / "model.onnx"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "export_program", lambda network: program)
-        formats.write_onnx(network, path, half=True, weights_sha256="0123")
+    records: list[logging.LogRecord] = []
+    collector, level = _Collect(records), logging.root.level
+    logging.root.addHandler(collector)
+    logging.root.setLevel(logging.INFO)  # as `readable_errors` does
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(formats, "export_program", lambda network: program)
+            formats.write_onnx(network, path, half=True, weights_sha256="0123")
+    finally:
+        logging.root.removeHandler(collector)
+        logging.root.setLevel(level)
+    assert {record.name.partition(".")[0] for record in records} <= {"models"}
     return onnx.load(path)
+
+
+class _Collect(logging.Handler):
+    def __init__(self, records: list):
+        super().__init__()
+        self.emit = records.append
 
 
 @needs_onnx
