@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 
 import numpy as np
@@ -22,6 +23,9 @@ from models.images import MULTIPLE
 OPSET = 18
 INPUT, OUTPUT = "image", "restored"
 SMALLEST_HALF = 256  # values: below this, storing in fp16 saves nothing worth a Cast
+
+for _name in ("onnxscript", "onnx_ir"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # a thousand lines on each export otherwise
 
 
 def to_onnx(program: torch.export.ExportedProgram, half: bool = False, **facts: object) -> onnx.ModelProto:
