@@ -9,7 +9,7 @@ Exit status 75: it was asked to stop and has saved its state.
 
 import sys
 
-from engine.config import parse_stage_config, results_dir
+from engine.config import parse_stage_config, results_dir, start_weights
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     from engine import distributed
     from engine.console import readable_errors
     from engine.lock import run_lock
+    from engine.train.preview import preview
     from engine.train.run import TrainingRun
     from engine.train.signals import STOPPED
     from engine.train.trainer import Trainer
@@ -25,12 +26,11 @@ def main() -> None:
     with readable_errors(), distributed.process_group(arguments.device):
         run = TrainingRun(config, arguments.device)  # data, network, optimiser, learning rate
         if arguments.dry_run:
-            print(run.describe())
-            return
+            sys.exit(preview(run, start_weights(config)))
         with run_lock(results_dir(config.job_name)):  # no other run in the same results
             if not run.resume():  # from last_XYScanNet_stage1.pth
-                if config.train.start_from:
-                    run.load_weights(config.train.start_from)
+                if start := start_weights(config):
+                    run.load_weights(start)
             finished = Trainer(run).fit()
     if not finished:
         sys.exit(STOPPED)

@@ -18,6 +18,7 @@ def main() -> None:
     from engine import distributed
     from engine.console import readable_errors
     from engine.lock import run_lock
+    from engine.train.preview import preview
     from engine.train.run import TrainingRun
     from engine.train.signals import STOPPED
     from engine.train.trainer import Trainer
@@ -25,8 +26,7 @@ def main() -> None:
     with readable_errors(), distributed.process_group(arguments.device):
         run = TrainingRun(config, arguments.device)  # data, network, optimiser, learning rate
         if arguments.dry_run:
-            print(run.describe())
-            return
+            sys.exit(preview(run, start_weights(config)))
         with run_lock(results_dir(config.job_name)):  # no other run in the same results
             if not run.resume():  # from last_XYScanNet_stage2.pth
                 run.load_weights(start_weights(config))

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from analysis.figure import COLOURS
-from datasets.images import IMAGE_SUFFIXES, read_rgb, write_png
+from analysis.figure import COLOURS, check_name, save_pixels
+from datasets.images import IMAGE_SUFFIXES, read_rgb
 from datasets.layouts import AmbiguityError, Pair, find_pairs
 from engine.console import readable_errors
 from engine.evaluate.pairing import find_samples, listed, words
@@ -69,14 +69,13 @@ class Panel:
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     with readable_errors():
+        check_name(arguments.output)
         truth = [arguments.blurred, *([arguments.sharp] if arguments.sharp else [])]
         pair = find_pair(arguments.image, truth)
         panels = read_panels(pair, {BLURRED: pair.blurred, **find_outputs(pair, truth, arguments.methods)})
         crops = [Crop(*crop) for crop in arguments.crop] or choose_crops(panels, arguments.crops)
         _check_crops(crops, panels[0].image, pair.blurred)
-        if arguments.output.suffix.lower() != ".png":
-            raise CompareError(f"{arguments.output}: the picture is a PNG; let its name end in .png")
-        write_png(arguments.output, np.asarray(draw(pair.name, panels, crops)))
+        save_pixels(np.asarray(draw(pair.name, panels, crops)), arguments.output)
     if not arguments.crop and len(crops) < arguments.crops:
         print(f"no room for more than {len(crops)} crops that do not overlap", file=sys.stderr)
     print(" ".join(f"--crop {crop.y} {crop.x} {crop.height} {crop.width}" for crop in crops))
@@ -122,7 +121,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "method, where blurred and sharp do",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("comparison.png"), metavar="FILE", help="default: %(default)s"
+        "--output",
+        type=Path,
+        default=Path("comparison.png"),
+        metavar="FILE",
+        help="PNG, PDF or SVG (default %(default)s)",
     )
     arguments = parser.parse_args(argv)
     if arguments.crops < 1:

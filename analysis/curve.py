@@ -31,7 +31,9 @@ class CurveError(ValueError):
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="+", metavar="JOB", help="job names, results/JOB")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default results/JOB/curve.png, of the first job")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="PNG, PDF or SVG (default results/JOB/curve.png, of the first job)"
+    )
     arguments = parser.parse_args(argv)
     from engine.console import readable_errors  # only here: --help needs no PyTorch
 

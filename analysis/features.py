@@ -130,7 +130,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="the block's first or second state space module (default %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("features.png"), metavar="FILE", help="default: %(default)s"
+        "--output",
+        type=Path,
+        default=Path("features.png"),
+        metavar="FILE",
+        help="PNG, PDF or SVG (default %(default)s)",
     )
     arguments = parser.parse_args(argv)
     check_flags(parser, arguments)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from datasets.files import atomic
+from datasets.images import write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 160
+FORMATS = (".png", ".pdf", ".svg")
 # Okabe and Ito's colours, told apart with any colour vision and on paper by markers; yellow is too pale for lines.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#8B6508")
 
@@ -32,12 +36,24 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def check_name(path: Path) -> None:
-    """Raise FigureError unless the name ends in .png: call it before long work."""
-    if path.suffix.lower() != ".png":
-        raise FigureError(f"{path}: the picture is written as PNG; give a name that ends in .png")
+    """Raise FigureError unless `save` writes files of that name: call it before long work."""
+    if path.suffix.lower() not in FORMATS:
+        raise FigureError(f"{path}: the name of a figure must end in {', '.join(FORMATS)}")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the PNG atomically, cropped to what is drawn. Makes the folders above it."""
+    """Write the figure atomically as its name says, cropped to what is drawn. Makes the folders above it."""
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
+        figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=DPI, bbox_inches="tight")
+
+
+def save_pixels(pixels: np.ndarray, path: Path) -> None:
+    """Write a picture, uint8 RGB (H, W, 3), as its name says; in PDF and SVG the pixels are embedded as they are."""
+    if path.suffix.lower() == ".png":
+        write_png(path, pixels)
+        return
+    height, width = pixels.shape[:2]
+    figure = new_figure(width / DPI, height / DPI)
+    figure.figimage(pixels)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=DPI)

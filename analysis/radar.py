@@ -56,7 +56,7 @@ def normalise(figures: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def draw(figures: dict[str, list[float]], path: Path) -> None:
-    """The chart of figures by label, in the order of AXES, as PNG."""
+    """The chart of figures by label, in the order of AXES."""
     figure = new_figure(9.6, 5.8)
     chart = figure.add_subplot(projection="polar")
     angles = [2 * math.pi * k / len(AXES) for k in range(len(AXES))]

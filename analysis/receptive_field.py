@@ -92,7 +92,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="use at most N of the images, evenly spaced (default %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("receptive_field.png"), metavar="FILE", help="default: %(default)s"
+        "--output",
+        type=Path,
+        default=Path("receptive_field.png"),
+        metavar="FILE",
+        help="PNG, PDF or SVG (default %(default)s)",
     )
     arguments = parser.parse_args(argv)
     check_flags(parser, arguments)

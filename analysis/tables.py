@@ -3,7 +3,9 @@
     python -m analysis.tables
     python -m analysis.tables --format latex --output paper
 
-Gathers every scores.json that evaluate.py has written below results/. Rows of different profiles never share a table.
+Gathers every scores.json that evaluate.py has written below results/. Rows of different profiles never share a table,
+and runs over a part of a test set, or restored by tiles, have tables of their own without the paper's rows. With
+--format latex the figure is a PDF.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from analysis.figure import FigureError
 from analysis.radar import draw_radar
 from datasets.catalogue import DATA_SETS
 from datasets.files import JsonError, read_json, write_atomic
-from engine.evaluate.comparison import compare
+from engine.evaluate.comparison import compare, differences
 from engine.evaluate.table import FORMATS, Table
 from metrics.catalogue import PROFILES
 
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         help="where to look for scores.json (default %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="for the tables and radar.png (default RESULTS/tables)"
+        "--output", type=Path, metavar="FOLDER", help="for the tables and the radar figure (default RESULTS/tables)"
     )
     parser.add_argument("--format", default="text", choices=FORMATS)
     arguments = parser.parse_args(argv)
@@ -47,13 +49,14 @@ def main(argv: list[str] | None = None) -> int:
     file = output / f"tables.{SUFFIXES[arguments.format]}"
     write_atomic(file, "\n\n".join(table.render(arguments.format) for table in tables) + "\n")
     print(f"\ntables: {file}", file=sys.stderr)
+    figure = output / ("radar.pdf" if arguments.format == "latex" else "radar.png")
     try:
-        for remark in draw_radar(records, output / "radar.png"):
+        for remark in draw_radar(records, figure):
             print(remark, file=sys.stderr)
     except FigureError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"figure: {output / 'radar.png'}", file=sys.stderr)
+    print(f"figure: {figure}", file=sys.stderr)
     return 0
 
 
@@ -86,7 +89,10 @@ def what_is_wrong(record: dict) -> str | None:
 
 
 def make_tables(records: dict[str, dict]) -> list[Table]:
-    """Tables 1 to 4 in the paper's profile, with the paper's rows, and one of each other profile that was run."""
+    """Tables 1 to 4 in the paper's profile, with the paper's rows, then what cannot be compared with these.
+
+    That is, for each data set, runs over a part of it or by tiles, and runs of each other profile.
+    """
     tables = []
     for profile in PROFILES:
         for dataset, data_set in DATA_SETS.items():
@@ -95,8 +101,13 @@ def make_tables(records: dict[str, dict]) -> list[Table]:
                 for label, record in records.items()
                 if (record["dataset"], record["profile"]) == (dataset, profile)
             }
-            if chosen or (data_set.table and profile == "paper"):
-                tables.append(compare(dataset, profile, chosen))
+            if profile != "paper" or data_set.table is None:
+                tables += [compare(dataset, profile, chosen)] if chosen else []
+                continue
+            comparable = {label: record for label, record in chosen.items() if not differences(record)}
+            tables.append(compare(dataset, profile, comparable))
+            if partial := {label: record for label, record in chosen.items() if label not in comparable}:
+                tables.append(compare(dataset, profile, partial, papers=False))
     return tables
 
 

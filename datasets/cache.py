@@ -121,7 +121,7 @@ def cached_reader(pairs: Sequence[Pair], folder: str | os.PathLike, progress: bo
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [path for pair in pairs for path in (pair.blurred, pair.sharp) if path is not None]
+    paths = _unique_paths(pairs)
     stem = folder / _fingerprint(paths)
     pixels, index = stem.with_suffix(".rgb"), stem.with_suffix(".json")
     if (places := _read_index(index, pixels, paths)) is None:
@@ -134,6 +134,21 @@ def cached_reader(pairs: Sequence[Pair], folder: str | os.PathLike, progress: bo
                     logger.warning("%s: damaged, or its pixels are; rebuilding this cache", index)
                 places = _build(paths, pixels, index, progress)
     return CachedReader(pixels, places)
+
+
+def _unique_paths(pairs: Sequence[Pair]) -> list[Path]:
+    return list(dict.fromkeys(path for pair in pairs for path in (pair.blurred, pair.sharp) if path is not None))
+
+
+def decoded_bytes(pairs: Sequence[Pair]) -> int:
+    """Size of a cache of the pairs' images, from their headers.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    paths = _unique_paths(pairs)
+    with ThreadPoolExecutor(DECODING_THREADS) as pool:
+        return _layout(paths, pool.map(read_size, paths))[1]
 
 
 def _read_index(index: Path, pixels: Path, paths: Sequence[Path]) -> Places | None:
@@ -192,18 +207,17 @@ def _locked(file: Path) -> Iterator[bool]:
 
 def _build(paths: Sequence[Path], pixels: Path, index: Path, progress: bool) -> Places:
     """Write the pixels, then the index, each atomically: an index exists only for complete pixels."""
-    unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
-        layout, total = _layout(unique, pool.map(read_size, unique))
+        layout, total = _layout(paths, pool.map(read_size, paths))
         free = shutil.disk_usage(pixels.parent).free
         if total + SPARE_BYTES > free:
             raise CacheError(
-                f"{pixels.parent}: {len(unique)} decoded images need {total / 1e9:.2f} GB, but only "
+                f"{pixels.parent}: {len(paths)} decoded images need {total / 1e9:.2f} GB, but only "
                 f"{free / 1e9:.2f} GB are free; make room, set data.cache_dir to another disk, or data.cache=none"
             )
         checksums = []
         with _replaceable(pixels), atomic(pixels) as temporary, open(temporary, "wb") as file:
-            for image in _decoded(unique, layout, pool, progress):
+            for image in _decoded(paths, layout, pool, progress):
                 file.write(image)
                 checksums.append(zlib.crc32(image))
     places = {path: (*place, checksum) for (path, place), checksum in zip(layout.items(), checksums, strict=True)}

@@ -53,11 +53,15 @@ def shipped_weights(job_name: str) -> Path:
     return PRETRAINED / f"{check_job_name(job_name)}.pth"
 
 
-def start_weights(config: Config) -> Path:
-    """Where stage 2 begins: its own stage 1's final weights, unless the recipe names others."""
+def start_weights(config: Config) -> Path | None:
+    """The weights that a run begins with: train.start_from, else stage 1's final ones in stage 2; None for random."""
     if config.train.start_from is not None:
         return Path(config.train.start_from)
-    return models_dir(config.job_name) / "final_XYScanNet_stage1.pth"
+    return _own_stage1(config.job_name) if config.stage == 2 else None
+
+
+def _own_stage1(job_name: str) -> Path:
+    return models_dir(job_name) / "final_XYScanNet_stage1.pth"
 
 
 def config_path(job_name: str, stage: int) -> Path:
@@ -80,7 +84,12 @@ def load_config(job_name: str, stage: int, overrides: Sequence[str] = ()) -> Con
     path = config_path(job_name, stage)
     content = {**read_yaml(path), "job_name": job_name, "stage": stage}  # a saved record names them, too
     origins = _override(content, overrides, str(path))
-    return build(Config, content, str(path), origins=origins)
+    config = build(Config, content, str(path), origins=origins)
+    if "train.start_from" not in origins and config.train.start_from and _own_stage1(job_name).is_file():
+        # The released code looks here only; a recipe may name another job's weights.
+        if not Path(config.train.start_from).exists():
+            return dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=None))
+    return config
 
 
 def model_options(weights: Path, job_name: str) -> dict:

@@ -53,26 +53,34 @@ def free_memory(device: torch.device) -> int | None:
 def bytes_per_pixel(network: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> float | None:
     """Measure the network's peak memory on one image of 128 x 128 pixels, in bytes a pixel of that image.
 
-    Feature maps grow with the number of pixels, so this holds for large images as well. None where PyTorch's profiler
-    sees no allocations.
+    Feature maps grow with the number of pixels, so this holds for large images as well. None as of `peak_allocation`.
     """
     image = torch.zeros(1, 3, PROBE, PROBE, device=device)
     with torch.inference_mode():
-        if device.type == "cuda":
-            before = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            network(image)
-            return (torch.cuda.max_memory_allocated(device) - before) / PROBE**2
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs every run to the terminal
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            network(image)
+        peak = peak_allocation(lambda: network(image), device)
+    return None if peak is None else peak / PROBE**2
+
+
+def peak_allocation(work: Callable[[], object], device: torch.device) -> int | None:
+    """Call ``work`` and return how many bytes of the device's memory it held at once.
+
+    None where PyTorch's profiler sees no allocations.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs every run to the terminal
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
     events = profile.profiler.kineto_results.events()
     allocations = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held = peak = 0
     for _, size in allocations:
         held += size
         peak = max(peak, held)
-    return peak / PROBE**2 if peak else None
+    return peak or None
 
 
 def _available() -> int | None:

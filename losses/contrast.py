@@ -70,6 +70,12 @@ def blur_mask(sharp: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
     return F.interpolate(mask, size=size, mode="bilinear", align_corners=False)
 
 
+def find_vgg19(path: Path = VGG19_FILE) -> Path | None:
+    """The file of VGG19's weights: ``path``, or torchvision's download; None where neither is there."""
+    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / VGG19_FILE.name
+    return next((file for file in (path, downloaded) if file.exists()), None)
+
+
 def vgg19_features(path: Path = VGG19_FILE) -> nn.Sequential:
     """torchvision's VGG19.features[0..11] with ImageNet weights, from ``path``, else downloaded and cached.
 
@@ -77,8 +83,7 @@ def vgg19_features(path: Path = VGG19_FILE) -> nn.Sequential:
         FileNotFoundError: the file is not there and cannot be downloaded; says both ways out.
         FeaturesError: the file is there, and is damaged or another network's.
     """
-    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / VGG19_FILE.name
-    found = next((file for file in (path, downloaded) if file.exists()), None)
+    found = find_vgg19(path)
     layers = vgg19_layers()
     layers.load_state_dict(_download() if found is None else _read(found, layers.state_dict()))
     return layers

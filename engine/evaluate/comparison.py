@@ -25,12 +25,13 @@ TWO_MODELS = (
 )
 
 
-def compare(dataset: str | None, profile: str, records: dict[str, dict]) -> Table:
+def compare(dataset: str | None, profile: str, records: dict[str, dict], papers: bool = True) -> Table:
     """The table of a data set: the paper's rows where the profile is the paper's, then a row for each record.
 
     Args:
         dataset: key of datasets/catalogue.py; None for anybody's own images, whose table has no row of the paper.
         records: what scores.json holds, by the row's label.
+        papers: False leaves the paper's rows out.
 
     Raises:
         ValueError: a record is of another data set or profile: such rows never share a table.
@@ -41,14 +42,28 @@ def compare(dataset: str | None, profile: str, records: dict[str, dict]) -> Tabl
                 f"{label} is {record['dataset']}, profile {record['profile']}, and no row of a table of "
                 f"{dataset}, profile {profile}"
             )
-    lines = paper_lines(dataset) if profile == "paper" else []
+    papers = papers and profile == "paper"
+    lines = paper_lines(dataset) if papers else []
     if len(records) == 1:
         lines += baseline_lines(*records.values())
     lines += [run_line(label, record) for label, record in records.items()]
     names = {name for line in lines for name in line.figures}
     about = data_set(dataset)
     title = f"Table {about.table}. {about.title}" if about.table else about.title
-    return Table(f"{title}, profile {profile}", columns(names, lines), lines, notes(names, profile, records))
+    return Table(
+        f"{title}, profile {profile}{'' if papers or profile != 'paper' else ', not comparable with the paper'}",
+        columns(names, lines),
+        lines,
+        notes(names, profile, records, papers),
+        caption(dataset, records),
+    )
+
+
+def caption(dataset: str | None, records: dict[str, dict]) -> str:
+    """LaTeX's caption: methods, test set, number of images."""
+    counts = sorted({record["images"]["scored"] for record in records.values()}) or [data_set(dataset).count]
+    images = f", {' or '.join(map(str, counts))} images" if counts != [None] else ""
+    return f"{', '.join(records) or 'Methods'} on {data_set(dataset).title}{images}"
 
 
 def columns(names: set[str], lines: list[Line]) -> list[Column]:
@@ -114,25 +129,25 @@ def differences(record: dict) -> list[str]:
     return reasons
 
 
-def notes(names: set[str], profile: str, records: dict[str, dict]) -> list[str]:
-    """What must be said under a table; each text once."""
+def notes(names: set[str], profile: str, records: dict[str, dict], papers: bool) -> list[str]:
+    """What must be said under a table; each text once. papers: whether it has the paper's rows."""
     remarks = []
-    papers = not records or any(data_set(record["dataset"]).table for record in records.values())
-    remarks += _notes_on_the_paper(names, profile) if papers else []
+    reported = not records or any(data_set(record["dataset"]).table for record in records.values())
+    remarks += _notes_on_the_paper(names, profile, papers) if reported else []
     for label, record in records.items():
-        against = "not comparable with the paper's rows: " if papers else ""
+        against = "not comparable with the paper's rows: " if reported else ""
         remarks += [f"{label}: {against}{reason}." for reason in differences(record)]
         remarks += [f"{label}: {remark}" for remark in _gaps(record["metrics"])]
     return remarks
 
 
-def _notes_on_the_paper(names: set[str], profile: str) -> list[str]:
+def _notes_on_the_paper(names: set[str], profile: str, papers: bool) -> list[str]:
     if profile != "paper":
         return [
             f"The paper's figures are of another profile and no rows of this table: {profile} measures FID and KID on "
             "patches."
         ]
-    remarks = ["Rows marked (paper) are the paper's own figures, not measured here."]
+    remarks = ["Rows marked (paper) are the paper's own figures, not measured here."] if papers else []
     remarks += [NORMALISED] if {OWN_NAMES["KID"], OWN_NAMES["FID"]} & names else []
     remarks += [TWO_MODELS] if "niqe_live" in names else []
     return remarks

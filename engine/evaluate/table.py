@@ -35,12 +35,13 @@ class Line:
 
 @dataclass
 class Table:
-    """A table and what must be said under it."""
+    """A table and what must be said under it. caption: LaTeX's, which numbers tables itself; by default the title."""
 
     title: str
     columns: list[Column]
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
+    caption: str = ""
 
     def render(self, form: str, colours: bool = False) -> str:
         """The table as `form` (text, markdown or latex). In text the best figures are bold where `colours` says that a
@@ -61,7 +62,8 @@ class Table:
             for line in self.lines
         ]
         draw = {"text": _text, "markdown": _markdown, "latex": _latex}[form]
-        return draw(self.title, header, body, self.notes, colours)
+        title = self.caption if form == "latex" and self.caption else self.title
+        return draw(title, header, body, self.notes, colours)
 
     def _best(self, column: Column) -> str | None:
         """The best figure as it is printed, so that equal figures share the honour."""
@@ -117,9 +119,10 @@ def _markdown(title: str, header: list[str], body: list[list[tuple[str, bool]]],
 
 def _latex(title: str, header: list[str], body: list[list[tuple[str, bool]]], notes: list[str], _: bool) -> str:
     lines = [
+        *(f"% {note}" for note in notes),
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{' '.join(map(_escaped, [title + '.', *notes]))}}}",
+        rf"\caption{{{_escaped(title)}.}}",
         rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         r"\hline",
         " & ".join(map(_escaped, header)) + r" \\",

@@ -12,6 +12,13 @@ from ..memory import OutOfMemory, is_out_of_memory
 WORKER_DIED = re.compile(r"DataLoader worker \(pid[^)]*\) [^\n]*")
 
 
+# What makes a step need less memory.
+ADVICE = (
+    "Less is needed with train.accumulate=2 or more, train.checkpoint_activations=true, train.precision=bf16, or a "
+    "smaller data.patch_size"
+)
+
+
 class WorkerError(RuntimeError):
     """A data loader process has died. The message says which and how."""
 
@@ -28,9 +35,7 @@ def explain_failures() -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemory(
-                f"out of memory ({str(error).splitlines()[0] if str(error) else 'CPU'}). Less is needed with "
-                "train.accumulate=2 or more, train.checkpoint_activations=true, train.precision=bf16, or a smaller "
-                "data.patch_size"
+                f"out of memory ({str(error).splitlines()[0] if str(error) else 'CPU'}). {ADVICE}"
             ) from error
         if isinstance(error, RuntimeError) and (died := WORKER_DIED.match(str(error))):
             traceback.clear_frames(error.__traceback__)  # they keep the other workers from ending

@@ -285,7 +285,7 @@ def negative_corner(folders):
     return ["--crop", "-1", "10", "9", "20"], ["--crop -1 10 9 20"]
 
 
-def not_png(folders):
+def not_a_figure(folders):
     return ["--output", f"{folders / 'new' / 'picture.jpg'}"], ["picture.jpg", ".png"]
 
 
@@ -306,7 +306,7 @@ def two_variants(folders):
         crop_outside,
         no_height,
         negative_corner,
-        not_png,
+        not_a_figure,
         two_variants,
     ],
 )

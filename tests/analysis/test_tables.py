@@ -50,6 +50,7 @@ def test_profiles_never_share_a_table(results):
     tables = make_tables(find_records(results))
     assert [table.title for table in tables] == [
         "Table 1. GoPro, profile paper",
+        "Table 1. GoPro, profile paper, not comparable with the paper",
         "Table 2. HIDE, profile paper",
         "Table 3. RWBI, profile paper",
         "Table 4. RealBlur-J, profile paper",
@@ -57,8 +58,16 @@ def test_profiles_never_share_a_table(results):
         "Table 1. GoPro, profile whang",
     ]
     own = [[line.label for line in table.lines if not line.label.endswith("(paper)")] for table in tables]
-    assert own == [["a/images", "b/images"], [], ["a/images_rwbi"], [], [], ["a/images_scores_whang"]]
-    assert not any(line.label.endswith("(paper)") for line in tables[-1].lines)
+    assert own == [["a/images"], ["b/images"], [], ["a/images_rwbi"], [], [], ["a/images_scores_whang"]]
+    for table in (tables[1], tables[-1]):
+        assert not any("(paper)" in text for text in [*(line.label for line in table.lines), *table.notes])
+
+
+def test_latex_captions_are_short_and_notes_are_comments(results):
+    table = make_tables(find_records(results))[0]
+    latex = table.render("latex")
+    assert r"\caption{a/images on GoPro, 1111 images.}" in latex
+    assert table.notes and all(f"% {note}" in latex.splitlines() for note in table.notes)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,8 @@ def test_the_command_prints_and_writes_tables_and_draws(results, capsys, form, f
     written = (results / "out" / file).read_text()
     assert cell in printed.out and cell in written and "40.00" in written
     assert "not in the figure: b/images: over 7 images" in printed.err
-    assert (results / "out" / "radar.png").stat().st_size > 20_000
+    radar = (results / "out" / ("radar.pdf" if form == "latex" else "radar.png")).read_bytes()
+    assert len(radar) > 10_000 and radar.startswith(b"%PDF" if form == "latex" else b"\x89PNG")
     assert not list((results / "out").glob(".*"))
 
 

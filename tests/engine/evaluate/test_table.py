@@ -57,7 +57,11 @@ def test_markdown_and_latex():
     assert markdown[2] == r"|  | psnr ↑ | kid\_over\_blurred ↓ |" and markdown[3] == "|---|---:|---:|"
     assert r"| A\_1 (paper) | **33.91** | – |" in markdown and "| B | **33.91** | **0.073** |" in markdown
     latex = Table("100 %", COLUMNS, LINES, ["A note."]).render("latex")
-    assert r"\caption{100 \%. A note.}" in latex and r"A\_1 (paper) & \textbf{33.91} & -- \\" in latex
+    assert (
+        latex.startswith("% A note.\n")
+        and r"\caption{100 \%.}" in latex
+        and r"A\_1 (paper) & \textbf{33.91} & -- \\" in latex
+    )
     assert all(line.count(" & ") == 2 for line in latex.splitlines() if line.endswith(r"\\"))
 
 
