@@ -29,8 +29,7 @@ def main() -> None:
             sys.exit(preview(run, start_weights(config)))
         with run_lock(results_dir(config.job_name)):  # no other run in the same results
             if not run.resume():  # from last_XYScanNet_stage1.pth
-                if start := start_weights(config):
-                    run.load_weights(start)
+                run.load_weights(start_weights(config))
             finished = Trainer(run).fit()
     if not finished:
         sys.exit(STOPPED)

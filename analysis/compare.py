@@ -26,9 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from analysis.figure import COLOURS, check_name, save_pixels
 from datasets.images import IMAGE_SUFFIXES, read_rgb
 from datasets.layouts import AmbiguityError, Pair, find_pairs
-from engine.console import readable_errors
 from engine.evaluate.pairing import find_samples, listed, words
-from metrics.psnr import psnr
 
 CROP = (64, 96)  # height and width where none is given, in the image's pixels; at most half the image's
 TILE, FULL_HEIGHT = 288, 384  # pixels: no column of crops is wider unless one alone is; the full image is no lower
@@ -68,6 +66,8 @@ class Panel:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
+    from engine.console import readable_errors  # only here: --help needs no PyTorch
+
     with readable_errors():
         check_name(arguments.output)
         truth = [arguments.blurred, *([arguments.sharp] if arguments.sharp else [])]
@@ -198,6 +198,8 @@ def read_panels(pair: Pair, shown: dict[str, Path]) -> list[Panel]:
 
     Raises: CompareError for images of several sizes, ImageError for damaged ones.
     """
+    from metrics.psnr import psnr  # only here: --help needs no PyTorch
+
     paths = shown | ({SHARP: pair.sharp} if pair.sharp else {})
     images = {label: read_rgb(path) for label, path in paths.items()}
     height, width = images[BLURRED].shape[:2]

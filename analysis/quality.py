@@ -89,5 +89,5 @@ def run_remarks(records: dict[str, list[dict]], names: set[str]) -> list[str]:
             remarks[f"{label}: runs finished and scored: {len(found)}, the paper's: {PAPER_SEEDS}."] = None
         for record in found:
             metrics = {name: score for name, score in record["metrics"].items() if name in names}
-            remarks |= dict.fromkeys(notes(names, "paper", {label: record | {"metrics": metrics}}))
+            remarks |= dict.fromkeys(notes(names, "paper", {label: record | {"metrics": metrics}}, papers=True))
     return list(remarks)

@@ -22,9 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .catalogue import DATA_SETS, DataSet
+from .headers import check_headers
 from .images import ImageError, read_rgb
 from .layouts import VARIANT_NAME, AmbiguityError, LayoutError, Pair, find_pairs
-from .paired import check_headers
 
 # Exponent with which frames were averaged: 1 for GoPro's `blur`, 2.2 for its `blur_gamma`. Measured on eight pairs at a
 # time: 0.95 to 1.06 for GoPro's `blur`; for averages of its 240 fps frames, 0.6 to 1.2 without gamma, 1.9 to 2.4 with.

@@ -1,24 +1,20 @@
-"""Image pairs as PyTorch datasets, and a check of all image headers before a run starts."""
+"""Image pairs as PyTorch datasets."""
 
 import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
-from tqdm import tqdm
 
 from .augmentation import augment, random_crop
 from .degradation import Degradation
-from .images import ImageError, read_rgb, read_size
-from .layouts import LayoutError, Pair
+from .images import ImageError, read_rgb
+from .layouts import Pair
 
 Reader = Callable[[Path], np.ndarray]  # path -> uint8 (H, W, 3) RGB
-HEADER_THREADS = 16
 
 
 class PairedCrops(Dataset):
@@ -125,26 +121,6 @@ class WholePairs(Dataset):
         return _to_tensor(blurred), None if sharp is None else _to_tensor(sharp), pair.name
 
 
-def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress: bool = False) -> None:
-    """Read the header of every image, so that a bad file stops a run at its start and not hours later.
-
-    Args:
-        patch_size: smallest allowed height and width; None for any.
-        progress: show a progress bar.
-    Raises:
-        ImageError: an image is missing or truncated.
-        LayoutError: an image differs in size from its partner, or is smaller than the patch. The message names the
-            first problem and counts the others.
-    """
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        results = pool.map(_header_problem, pairs, repeat(patch_size))
-        bar = tqdm(results, "Reading image headers", len(pairs), unit="pair", disable=not progress, leave=False)
-        problems = [problem for problem in bar if problem is not None]
-    if problems:
-        more = len(problems) - 1
-        raise type(problems[0])(f"{problems[0]}" + (f" (and {more} more of {len(pairs)} pairs)" if more else ""))
-
-
 def worker_init(worker_id: int) -> None:
     """worker_init_fn of the DataLoaders: no OpenCV threads, which would compete with the other workers, and no signals.
 
@@ -155,24 +131,6 @@ def worker_init(worker_id: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def _header_problem(pair: Pair, patch_size: int | None) -> ValueError | None:
-    try:
-        size = read_size(pair.blurred)
-        if pair.sharp is not None and (sharp_size := read_size(pair.sharp)) != size:
-            return LayoutError(
-                f"{pair.blurred}: {_times(size)} pixels, but its sharp image {pair.sharp} has {_times(sharp_size)}"
-            )
-    except ImageError as error:
-        return error
-    if patch_size is not None and min(size) < patch_size:
-        return LayoutError(f"{pair.blurred}: {_times(size)} pixels, smaller than the patch of {patch_size}")
-    return None
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

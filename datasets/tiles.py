@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from .files import walk, write_atomic
 from .folder import new_folder, threads_for
+from .headers import check_headers
 from .images import read_rgb, write_png
 from .layouts import LayoutError, Pair, find_pairs
-from .paired import check_headers
 
 LEVEL_SIGMA = 40  # pixels: larger than the blur, which does not change means over so large an area
 

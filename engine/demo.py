@@ -6,10 +6,12 @@ Everything lies in results/demo/. Further arguments go to both stages:
 ``python -m engine.demo train.iterations=20``.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,10 @@ SIDE, STRENGTH = 480, 10  # pixels: the shaken photograph's side, its mean blur 
 HELD_OUT_SET = DataSet(None, "held-out photographs", str(FOLDER / "data"), {}, "images", weights="final")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change the recipe of both stages")
+    overrides = parser.parse_args(argv).overrides
     started = time.perf_counter()
     shutil.rmtree(FOLDER, ignore_errors=True)
 
@@ -49,7 +54,7 @@ def main() -> None:
 
     for stage in (1, 2):
         say(f"{2 + stage}/5  train stage {stage}")
-        run(f"train_XYScanNet_stage{stage}.py", "--job_name", JOB, *sys.argv[1:])
+        run(f"train_XYScanNet_stage{stage}.py", "--job_name", JOB, *overrides)
 
     say("5/5  restore and score the held-out photographs")
     predict(HELD_OUT_SET, ["--job_name", JOB])

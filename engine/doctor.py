@@ -1,8 +1,10 @@
 """What is here and what would run: ``python -m engine.doctor``."""
 
+import argparse
 import importlib
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +17,8 @@ from .config import CONFIGS, PRETRAINED, RESULTS
 from .provenance import git_hash, versions
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser("python -m engine.doctor", description=__doc__).parse_args(argv)
     for title, lines in (
         ("versions", _versions()),
         ("devices", _devices()),
@@ -78,7 +81,7 @@ def _weights() -> list[str]:
     files = [*sorted(PRETRAINED.glob("*.pth")), *sorted(RESULTS.glob("*/models/*_XYScanNet_stage*.pth"))]
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
     vgg = Path("models") / "vgg19-dcbb9e9d.pth"
-    jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir()))
+    jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir())) or f"{CONFIGS}/ is not here"
     return [
         *(lines or [f"none in {PRETRAINED} and {RESULTS}/*/models (jobs: {jobs})"]),
         f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}",

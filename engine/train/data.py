@@ -7,9 +7,10 @@ from torch.utils.data import DataLoader, default_collate
 
 from datasets.cache import cached_reader
 from datasets.degradation import parse_degradation, sharp_pairs
+from datasets.headers import check_headers
 from datasets.images import read_rgb
 from datasets.layouts import LayoutError, Pair, find_pairs
-from datasets.paired import PairedCrops, WholeBatches, WholePairs, check_headers, worker_init
+from datasets.paired import PairedCrops, WholeBatches, WholePairs, worker_init
 from datasets.stream import BatchStream, epoch_of, iterations_for
 
 from .. import distributed

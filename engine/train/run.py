@@ -116,8 +116,10 @@ class TrainingRun:
             torch._foreach_lerp_(average, current, 1 - self.config.train.ema_decay)
         self.ema.n_averaged += 1
 
-    def load_weights(self, path: str | Path) -> None:
-        """Begin with the weights in ``path`` (released or our own), strictly."""
+    def load_weights(self, path: Path | None) -> None:
+        """Begin with the weights in ``path`` (released or our own), strictly; None keeps the random ones."""
+        if path is None:
+            return
         load_weights(self.network, path)
         if self.ema:
             self.ema.module.load_state_dict(self.network.state_dict())

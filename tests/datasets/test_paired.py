@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from datasets.headers import check_headers
 from datasets.images import ImageError
 from datasets.layouts import LayoutError, Pair, find_pairs
-from datasets.paired import PairedCrops, WholePairs, check_headers, worker_init
+from datasets.paired import PairedCrops, WholePairs, worker_init
 from datasets.stream import BatchStream
 from tests.datasets.conftest import save, textured
 
