@@ -72,9 +72,10 @@ def peak_allocation(work: Callable[[], object], device: torch.device) -> int | N
         work()
         return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler logs every run to the terminal
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    # torch.profiler.profile records the same, but imports the compiler first, which takes seconds.
+    with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profile:
         work()
-    events = profile.profiler.kineto_results.events()
+    events = profile.kineto_results.events()
     allocations = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held = peak = 0
     for _, size in allocations:

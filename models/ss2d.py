@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import nn
 
 from .blocks import Conv1x1
-from .mamba import init_step_size
+from .mamba import init_step_size, initial_A_log
 from .ops import at_least_fp32
 from .ops.selective_scan import selective_scan
 from .registry import Options, state_space
@@ -28,7 +28,7 @@ class Route(nn.Module):
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         init_step_size(self.dt_proj)
-        self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1).float()).repeat(d_inner, 1))
+        self.A_log = nn.Parameter(initial_A_log(d_inner, d_state))
         self.D = nn.Parameter(torch.ones(d_inner))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
