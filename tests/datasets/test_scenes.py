@@ -134,26 +134,18 @@ def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    train, val = (
-        find_pairs(tmp_path / "datasets" / "xyscannet_t" / f"scenes_{split}", name)
-        for split, name in (("train", "train"), ("val", "test"))
+    train, gopro, val, reds = (
+        find_pairs(tmp_path / "datasets" / "xyscannet_t" / folder, split)
+        for folder, split in (
+            ("scenes_train", "train"),
+            ("gopro_train", "train"),
+            ("scenes_val", "test"),
+            ("reds_val", "test"),
+        )
     )
-    parts = {pair.name.split("/")[0].split("-")[0] for pair in train}
-    assert parts == {
-        "real",
-        "halfreal",
-        "reds",
-        "halfreds",
-        "clip",
-        "linearclip",
-        "taught",
-        "halftaught",
-        "averaged",
-        "closeby",
-        "streets",
-        "linearstreets",
-        "places",
-        "linearplaces",
-    }
-    assert {pair.name.split("_")[0] for pair in val} == {"00131", "00443", "00825", "REDS"}
+    parts, own = ({pair.name.split("/")[0].split("-")[0] for pair in pairs} for pairs in (train, gopro))
+    assert own == {"real", "halfreal", "clip", "linearclip", "taught", "halftaught", "averaged"}
+    assert parts - own == {"closeby", "streets", "linearstreets", "places", "linearplaces"} and own < parts
+    assert [pair.name for pair in val] == ["00131", "00443", "00825"]
+    assert len(reds) == 2 and not any("/REDS/" in str(pair.blurred.resolve()) for pair in train)
     assert not any(name in str(pair.blurred.resolve()) for pair in train for name in ("00131", "00443", "00825"))
