@@ -51,10 +51,11 @@ def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.
     """
     if band < MULTIPLE or band % MULTIPLE:
         raise ValueError(f"band must be a multiple of {MULTIPLE} rows and at least {MULTIPLE}, got {band}")
-    image = F.pixel_unshuffle(pad(images, MULTIPLE * network.unshuffle), network.unshuffle)
+    n = network.unshuffle
+    image = pad(images, MULTIPLE * n)
 
     # Encoder.
-    level1 = _map(network.patch_embed, image, band)
+    level1 = _map(lambda seen: network.patch_embed(F.pixel_unshuffle(seen, n)), image, band, ratio=n)
     _encode(network.encoder_level1, level1, band)
     level2 = _map(network.down1_2, level1, band, ratio=2)
     _encode(network.encoder_level2, level2, band)
@@ -72,8 +73,12 @@ def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.
     x = _join(network.up2_1, network.reduce_chan_level1, x, fused, level1, band)
     del level1, level2, level3, fused  # the last decoder is where the memory peaks
     _decode(network.decoder_level1, x, band)
-    restored = _assemble(lambda rows: _rows(image, rows) + _seeing(network.output, x, rows), image.shape[2], band)
-    return F.pixel_shuffle(restored, network.unshuffle)[..., : images.shape[2], : images.shape[3]]
+
+    def restored(rows: Band) -> torch.Tensor:
+        residual = _seeing(network.output, x, range(rows.start // n, rows.stop // n))
+        return _rows(image, rows) + F.pixel_shuffle(residual, n)
+
+    return _assemble(restored, image.shape[2], n * band)[..., : images.shape[2], : images.shape[3]]
 
 
 @torch.inference_mode()
