@@ -34,11 +34,17 @@ def address():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def launch():
+    """Starts a browser with more flags."""
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--disable-gpu"])
-        yield browser
-        browser.close()
+        yield lambda *flags: started.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *flags])
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    browser = launch("--disable-gpu")
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -157,23 +163,16 @@ def test_the_keyboard_moves_the_divider_and_every_control_has_a_name(page, tmp_p
     assert unnamed == 0
 
 
-@pytest.fixture
-def software_gpu():
-    """A browser whose graphics card is imitated by the processor, many times slower than the processor itself."""
-    imitated = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
-    with playwright.sync_playwright() as started:
-        flags = [*QUIET, *imitated, "--use-vulkan=swiftshader"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-def test_on_a_graphics_card_the_image_is_the_same_and_a_slow_card_is_not_chosen(software_gpu, address, tmp_path):
+def test_on_a_graphics_card_the_image_is_the_same_and_a_slow_card_is_not_chosen(launch, address, tmp_path):
+    """The card is imitated by the processor, many times slower than the processor itself."""
+    imitated = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader"]
+    browser = launch(*imitated, "--enable-features=Vulkan")
+    page = browser.new_page()
     image, file = photograph(16, 16), tmp_path / "photo.png"
     cv2.imwrite(str(file), image)
-    page = software_gpu.new_page()
     page.goto(f"{address}/?on=webgpu")
     if not page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+        browser.close()
         pytest.skip("this Chromium has no software WebGPU")
     wait_until(page, "document.getElementById('state').textContent === 'Ready, on the graphics card.'")
     give(page, file)
@@ -184,6 +183,7 @@ def test_on_a_graphics_card_the_image_is_the_same_and_a_slow_card_is_not_chosen(
     give(page, file)
     wait_for(page, "photo.png", "Done")
     assert "graphics card" not in page.inner_text("#state")
+    browser.close()
 
 
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address):
