@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from engine.memory import free_memory, is_out_of_memory, peak_memory
+from engine.memory import free_memory, is_out_of_memory, keep_freed_memory, peak_memory
 from models.ops.selective_scan import BACKENDS, resolve_backend
 
 try:
@@ -107,6 +107,7 @@ def _answer(sender: Connection, device: torch.device, function: Callable, argume
     try:
         if device.type == "cpu":
             _limit_memory(device)
+        keep_freed_memory(device)  # as training and prediction do
         sender.send((function(*arguments), None))
     except Exception as error:
         sender.send((None, OUT_OF_MEMORY if is_out_of_memory(error) else traceback.format_exc()))

@@ -128,6 +128,7 @@ def cpu_sections() -> list[Section]:
     return [
         interpreter("tests/models/ops/triton_cases.py"),
         benchmark("What the Triton kernels compile to", "sass.py", 120),
+        benchmark("Traffic on a GPU, by shapes alone", "traffic.py", 120),
         benchmark("Scan, fp32", "scan.py --repeats 3", 300),
         benchmark("XYScanNet-S", "network.py --baseline_backend reference torch", 600),
         benchmark("bf16 beside fp32 on real images", "precision.py", 300),

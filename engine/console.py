@@ -46,7 +46,10 @@ def describe(error: BaseException) -> str | None:
     Exceptions defined in this repository carry a message for the user. File system errors get a line with the file's
     name, and so does a lack of memory.
     """
-    if type(error).__module__.partition(".")[0] in PACKAGES:
+    module = type(error).__module__
+    if module == "__main__":  # of a module run with python -m
+        module = getattr(sys.modules["__main__"].__spec__, "name", "")
+    if module.partition(".")[0] in PACKAGES:
         return str(error)
     if isinstance(error, OSError):
         reason = error.strerror or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,24 @@ except ImportError:  # Windows has none; there the CPU's peak memory and its lim
 
 PROBE = 128  # side in pixels of the image whose memory is measured
 GIB = 2**30
+KEPT, LARGEST_KEPT = 2**31 - 1, 2**25  # bytes in all, and of one allocation: the most that glibc takes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 class OutOfMemory(DeviceError):
     """The device has too little memory; the message says for what, and what needs less."""
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU, keep freed memory for the next allocations, where the C library is glibc.
+
+    By default it goes back to the system after every few layers and returns by page faults, which took a tenth to a
+    fifth of the time of a training step or a small image.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if device.type == "cpu" and mallopt:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

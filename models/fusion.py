@@ -51,7 +51,7 @@ class KLFF(nn.Module):
     def align(self, current: torch.Tensor, other1: torch.Tensor, other2: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """X' of Eq. 6: the three levels convolved and resized to (B, dim, H, W)."""
         size = current.shape[-2:]
-        return self.conv(current), _resize(self.conv_n1, other1, size), _resize(self.conv_n2, other2, size)
+        return self.conv(current), resize(self.conv_n1, other1, size), resize(self.conv_n2, other2, size)
 
     def gate(self, current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Sigmoid[KL(other, current)], broadcastable to (B, dim, H, W)."""
@@ -89,7 +89,7 @@ class Skip(nn.Module):
         return current
 
 
-def _resize(conv: nn.Conv2d, features: torch.Tensor, size: torch.Size) -> torch.Tensor:
+def resize(conv: nn.Module, features: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """A 1x1 convolution and nearest-neighbour resizing to ``size`` commute: apply them in the cheaper order."""
     if features.shape[-1] > size[-1]:
         return conv(F.interpolate(features, size=size, mode="nearest"))

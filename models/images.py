@@ -10,7 +10,7 @@ def images_to_tensor(images: list[np.ndarray]) -> torch.Tensor:
     """Images (H, W, 3), uint8 or uint16, of one size and type -> (B, 3, H, W) float32 in [-0.5, 0.5]."""
     batch = np.stack(images)
     peak = np.iinfo(batch.dtype).max
-    return torch.from_numpy(batch.astype(np.float32)).permute(0, 3, 1, 2) / peak - 0.5
+    return torch.from_numpy(batch.astype(np.float32)).div_(peak).sub_(0.5).permute(0, 3, 1, 2)
 
 
 def tensor_to_images(images: torch.Tensor, dtype: type = np.uint8) -> np.ndarray:
@@ -27,6 +27,8 @@ def reflect_pad(images: torch.Tensor) -> torch.Tensor:
     """
     for dim in (-2, -1):
         size = images.shape[dim]
+        if size % MULTIPLE == 0:
+            continue  # without a copy
         index = torch.arange(size + -size % MULTIPLE, device=images.device) % max(2 * (size - 1), 1)
         images = images.index_select(dim, torch.minimum(index, 2 * (size - 1) - index) if size > 1 else index)
     return images

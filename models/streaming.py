@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from .fusion import KLFF
+from .fusion import KLFF, resize
 from .ops.kl_divergence import kl_divergence
 from .vssm import VSSM, InterVSSM, IntraVSSM
 from .xyscannet import MULTIPLE, XYScanNet, pad
@@ -36,7 +36,7 @@ Band = range
 
 @torch.inference_mode()
 def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.Tensor:
-    """Compute ``network(images)``, to rounding, with two and a half maps of ``dim`` channels besides a band's.
+    """Compute ``network(images)``, to rounding, with two and a third maps of ``dim`` channels besides a band's.
 
     Args:
         network: in evaluation mode.
@@ -51,29 +51,34 @@ def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.
     """
     if band < MULTIPLE or band % MULTIPLE:
         raise ValueError(f"band must be a multiple of {MULTIPLE} rows and at least {MULTIPLE}, got {band}")
-    image = F.pixel_unshuffle(pad(images, MULTIPLE * network.unshuffle), network.unshuffle)
+    n = network.unshuffle
+    image = pad(images, MULTIPLE * n)
 
     # Encoder.
-    level1 = _map(network.patch_embed, image, band)
+    level1 = _map(lambda seen: network.patch_embed(F.pixel_unshuffle(seen, n)), image, band, ratio=n)
     _encode(network.encoder_level1, level1, band)
     level2 = _map(network.down1_2, level1, band, ratio=2)
     _encode(network.encoder_level2, level2, band)
     level3 = _map(network.down2_3, level2, band, ratio=2)
     _encode(network.encoder_level3, level3, band)
 
-    # Decoder.
-    x = level3.clone()
-    _decode(network.decoder_level3, x, band)
-    fused = _fusion(network.clff_level2, level2, (level1, level3), band)
-    x = _join(network.up3_2, network.reduce_chan_level2, x, fused, torch.empty_like(level2), band)
+    # Decoder. A level's result takes the memory of its encoder's features: of these, fusion reads the rows of its band
+    # alone, before they are replaced.
+    fused2 = _fusion(network.clff_level2, level2, (level1, level3), band)
+    fused1 = _fusion(network.clff_level1, level1, (level2, level3), band)
+    _decode(network.decoder_level3, level3, band)
+    x = _join(network.up3_2, network.reduce_chan_level2, level3, fused2, level2, band)
+    del level3, fused2
     _decode(network.decoder_level2, x, band)
-    fused = _fusion(network.clff_level1, level1, (level2, level3), band)
-    # The result takes level 1's memory: of level 1, fusion reads the rows of its band alone, before they are replaced.
-    x = _join(network.up2_1, network.reduce_chan_level1, x, fused, level1, band)
-    del level1, level2, level3, fused  # the last decoder is where the memory peaks
+    x = _join(network.up2_1, network.reduce_chan_level1, x, fused1, level1, band)
+    del level1, level2, fused1
     _decode(network.decoder_level1, x, band)
-    restored = _assemble(lambda rows: _rows(image, rows) + _seeing(network.output, x, rows), image.shape[2], band)
-    return F.pixel_shuffle(restored, network.unshuffle)[..., : images.shape[2], : images.shape[3]]
+
+    def restored(rows: Band) -> torch.Tensor:
+        residual = _seeing(network.output, x, range(rows.start // n, rows.stop // n))
+        return _rows(image, rows) + F.pixel_shuffle(residual, n)
+
+    return _assemble(restored, image.shape[2], n * band)[..., : images.shape[2], : images.shape[3]]
 
 
 @torch.inference_mode()
@@ -196,14 +201,24 @@ def _gated(vssm: VSSM, scanned_h: torch.Tensor, scanned_v: torch.Tensor, Y: torc
 def _fusion(
     module: nn.Module, current: torch.Tensor, others: tuple[torch.Tensor, torch.Tensor], band: int
 ) -> Callable[[Band], torch.Tensor]:
-    """Cross-level feature fusion as a function of rows. KLFF's gates, where they average, are computed first."""
+    """Cross-level feature fusion as a function of rows, which reads no level but the current one and those above it.
+
+    KLFF's gates, where they average, are computed first.
+    """
     if type(module) is not KLFF:
         full = module(current, *others)
         return lambda rows: _rows(full, rows)
 
+    # A lower level is convolved at once, to at most half its channels: only the result is kept, and read afterwards.
+    parts = [
+        (nn.Identity(), conv(other)) if other.shape[2] < current.shape[2] else (conv, other)
+        for conv, other in zip((module.conv_n1, module.conv_n2), others, strict=True)
+    ]
+
     def align(rows: Band) -> tuple[torch.Tensor, ...]:
-        resized = (_rows(other, rows, other.shape[2] / current.shape[2]) for other in others)
-        return module.align(_rows(current, rows), *resized)
+        size = torch.Size((len(rows), current.shape[3]))
+        resized = (resize(conv, _rows(other, rows, other.shape[2] / current.shape[2]), size) for conv, other in parts)
+        return module.conv(_rows(current, rows)), *resized
 
     def fused(rows: Band) -> torch.Tensor:
         now, other1, other2 = align(rows)

@@ -158,8 +158,8 @@ def pad(image: torch.Tensor, multiple: int = MULTIPLE) -> torch.Tensor:
     """
     if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < MIN_SIZE:
         raise ValueError(f"images must be (B, 3, H, W) with H, W >= {MIN_SIZE}, got {tuple(image.shape)}")
-    height, width = image.shape[-2:]
-    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+    below, right = (-side % multiple for side in image.shape[-2:])
+    return F.pad(image, (0, right, 0, below), mode="reflect") if below or right else image  # without a copy
 
 
 def xyscannet_t(**options) -> XYScanNet:

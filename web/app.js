@@ -5,27 +5,65 @@ const $ = (id) => document.getElementById(id);
 const FORMATS = { "image/jpeg": "jpg", "image/png": "png", "image/webp": "webp" };
 const LARGEST = 64e6;       // pixels; canvases and 32-bit memory end not far beyond
 
-let worker, ready = false, running = null, next = 0;
+const PATIENCE = 30000;     // ms in which a graphics card must have loaded and tried the network
+const chosen = new URLSearchParams(location.search).get("on");      // ?on=wasm or ?on=webgpu: no trial
+
+let worker, on = chosen === "webgpu" ? "webgpu" : "wasm", tried = Boolean(chosen), better = null;
+let ready = false, running = null, next = 0;
 const items = [];
 
 function startWorker() {
   ready = false;
-  worker = new Worker("worker.js", { type: "module" });
+  worker = new Worker(`worker.js?on=${on}`, { type: "module" });
+  listen();
+}
+
+function listen() {
   worker.onmessage = ({ data }) => receive(data);
   worker.onerror = (event) => say(`The network could not be started: ${event.message || "this browser cannot run it"}.`);
 }
 
 function say(text) { $("state").textContent = text; }
 
+/** Moves to the graphics card if there is one, it gives the processor's values, and it is quicker. */
+async function tryGraphicsCard() {
+  tried = true;
+  if (!(await navigator.gpu?.requestAdapter())) return;
+  const processor = await trial(worker), candidate = new Worker("worker.js?on=webgpu", { type: "module" });
+  const card = processor && await trial(candidate);
+  const same = card?.values.every((value, i) => Math.abs(value - processor.values[i]) < 0.5 / 255);
+  if (!same || card.seconds >= processor.seconds) return candidate.terminate();
+  better = { candidate, ratio: processor.seconds / card.seconds };
+  advance();
+}
+
+function trial(worker) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, PATIENCE, null);
+    worker.addEventListener("message", ({ data }) => { if (data.trial || data.fatal) resolve(data.trial); });
+    worker.postMessage({ trial: true });
+  });
+}
+
+function takeBetter() {
+  worker.terminate();
+  [worker, on] = [better.candidate, "webgpu"];
+  listen();
+  say(`Ready, on the graphics card, ${better.ratio.toFixed(1)} times as fast as the processor.`);
+  better = null;
+}
+
 function receive(data) {
   if (data.ready) {
     ready = true;
-    say(`Ready, ${data.threads === 1 ? "one thread" : `${data.threads} threads`}.`);
+    say(`Ready, ${on === "webgpu" ? "on the graphics card" : data.threads === 1 ? "one thread" : `${data.threads} threads`}.`);
+    if (!tried) tryGraphicsCard();
     return advance();
   }
   if (data.fatal) return say(data.fatal);
   const item = items.find((each) => each.id === data.id);
   if (!item || item !== running) return;
+  if (data.error && on === "webgpu") return useProcessor(item);
   if (data.error) finish(item, "failed", `Failed: ${data.error}.`);
   else if (data.pixels) deliver(item, data);
   else progress(item, data.done, data.pieces);
@@ -39,6 +77,13 @@ function progress(item, done, pieces) {
   const passed = (performance.now() - item.began) / 1000;
   const left = done ? `, about ${Math.ceil((passed / done) * (pieces - done))} s left` : "";
   message(item, `Tile ${done + 1} of ${pieces} (${TILE} pixels, overlapping by ${OVERLAP})${left}`);
+}
+
+/** Again, after the graphics card has failed: its memory may be too small, or the system has taken it away. */
+function useProcessor(item) {
+  [on, running, item.status] = ["wasm", null, "waiting"];
+  worker.terminate();
+  startWorker();
 }
 
 async function deliver(item, { pixels, seconds }) {
@@ -94,6 +139,7 @@ function message(item, text, bad = false) {
 
 async function advance() {
   if (!ready || running) return;
+  if (better) takeBetter();
   const item = items.find((each) => each.status === "waiting");
   if (!item) return;
   running = item;

@@ -1,13 +1,20 @@
-// Runs the network, away from the page's own thread. In: {pixels, width, height, id}; out: progress, then the pixels.
-import * as ort from "./vendor/ort.wasm.min.mjs";
+// Runs the network, away from the page's own thread, on the processor (worker.js?on=wasm) or the graphics card (webgpu).
+// In: {pixels, width, height, id}, out: progress, then the pixels. In: {trial: true}, out: {trial: {seconds, values}}.
 import { TILE, cut, reflect, starts, windows } from "./tiles.js";
 
-const MULTIPLE = 8;
+const MULTIPLE = 8, TRIAL = 256;
+const on = new URL(self.location.href).searchParams.get("on") ?? "wasm";
 
-ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
-ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
+let ort;
 
-const loading = ort.InferenceSession.create(new URL("./model.onnx", import.meta.url).href);
+async function load() {
+  ort = await import(`./vendor/ort.${on}.min.mjs`);
+  ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
+  return ort.InferenceSession.create(new URL("./model.onnx", import.meta.url).href, { executionProviders: [on] });
+}
+
+const loading = load();
 loading.then(
   () => postMessage({ ready: true, threads: ort.env.wasm.numThreads }),
   (error) => postMessage({ fatal: `The network could not be loaded: ${error.message ?? error}` }));
@@ -60,7 +67,18 @@ async function restore(image) {
   return out;
 }
 
-onmessage = async ({ data }) => {
+/** The network's values for fixed noise, and the seconds that they take when everything is warm. */
+async function trial() {
+  const session = await loading;
+  const noise = Float32Array.from({ length: 3 * TRIAL * TRIAL }, (_, i) => ((i * 7919) % 251) / 250 - 0.5);
+  const input = new ort.Tensor("float32", noise, [1, 3, TRIAL, TRIAL]);
+  await run(session, input);
+  const started = performance.now(), result = await run(session, input);
+  return { seconds: (performance.now() - started) / 1000, values: result.data };
+}
+
+async function answer(data) {
+  if (data.trial) return postMessage({ trial: await trial() });
   const started = performance.now();
   try {
     const pixels = await restore(data);
@@ -68,4 +86,7 @@ onmessage = async ({ data }) => {
   } catch (error) {
     postMessage({ id: data.id, error: String(error.message ?? error) });
   }
-};
+}
+
+let last = loading;     // a session runs one image at a time
+onmessage = ({ data }) => { last = last.then(() => answer(data)).catch((error) => postMessage({ fatal: String(error) })); };

@@ -69,6 +69,8 @@ def score(request: Request, pairing: Pairing) -> dict:
 
     # Measure.
     record = describe(request, pairing, device) | {"files": files}
+    if same:  # of the same images an earlier command may have said which data set they are of
+        record["dataset"] = record["dataset"] or earlier.get("dataset")
     write_record(request.folder, record, {name: {"how": how[name]} for name in how} | others, complete=False)
     images.begin(per_image)
     sets = SetScores(pairing.samples, scorers, how, request.profile, device, request.folder)
@@ -92,7 +94,11 @@ def score(request: Request, pairing: Pairing) -> dict:
 def report(request: Request, record: dict) -> None:
     """Prints the table of the metrics that were asked for."""
     metrics = {name: record["metrics"][name] for name in wanted_columns(request)}
-    table = compare(request.data_set.key, request.profile, {"this run": record | {"metrics": metrics}})
+    table = compare(
+        request.data_set.key,
+        request.profile,
+        {"this run": record | {"dataset": request.data_set.key, "metrics": metrics}},
+    )
     if set(record["images"]["suffixes"]) - {".png"}:
         table.notes.append("The restored images are not all PNG: what lossy files lost counts as the network's fault.")
     print(f"\n{table.render(request.form, colours=sys.stdout.isatty())}\n")

@@ -14,7 +14,7 @@ from models.images import MULTIPLE, reflect_pad
 from models.streaming import stream, streams_exactly
 
 from .. import distributed
-from ..memory import GIB, PROBE, OutOfMemory, bytes_per_pixel, free_memory, is_out_of_memory
+from ..memory import GIB, PROBE, OutOfMemory, bytes_per_pixel, free_memory, is_out_of_memory, keep_freed_memory
 from .local_pooling import use_local_pooling
 from .peers import Peer, PeerWeightsError
 from .self_ensemble import restore_ensemble
@@ -67,6 +67,7 @@ class Restorer:
         local_pooling: int | None = None,
         self_ensemble: bool = False,
     ):
+        keep_freed_memory(device)
         self.network = load_any_network(weights, job_name, device).to(device)
         peer = isinstance(self.network, Peer)
         if peer and (streamed or local_pooling):

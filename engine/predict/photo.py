@@ -54,18 +54,15 @@ class Photograph:
     frames: int = 1  # in the file, of which this is the first
 
 
-def read_photograph(path: Path) -> Photograph:
-    """Read PNG, JPEG, WebP, TIFF, BMP and what else Pillow reads: 8 or 16 bit, grey, palette, alpha, CMYK.
+def decode_photograph(path: Path, data: bytes) -> Photograph:
+    """Decode PNG, JPEG, WebP, TIFF, BMP and what else Pillow reads: 8 or 16 bit, grey, palette, alpha, CMYK.
 
+    Args:
+        path: of the file with these bytes, for its suffix and for messages.
     Raises:
-        ImageError: the file is missing, damaged, or of a kind that cannot be restored; names the path.
+        ImageError: the file is damaged, or of a kind that cannot be restored; names the path.
         OutOfMemory: decoding would take more memory than is free.
     """
-    return decode_photograph(path, read_file(path))
-
-
-def decode_photograph(path: Path, data: bytes) -> Photograph:
-    """As `read_photograph`, from the file's bytes; ``path`` is for its suffix and for messages."""
     if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the preview in them
         raise ImageError(f"{path}: a camera's raw file; develop it to a TIFF or PNG of 16 bits first")
     check_file(path, data)

@@ -14,6 +14,7 @@ from models.weights import described_state
 
 from .. import distributed
 from ..config import models_dir, results_dir, save_config, to_yaml
+from ..memory import keep_freed_memory
 from ..provenance import git_hash, versions
 from ..schema import Config
 from ..typed_yaml import ConfigError
@@ -39,6 +40,7 @@ class TrainingRun:
         self.config, self.device = config, distributed.device(device_name)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         torch.manual_seed(config.train.seed)
+        keep_freed_memory(self.device)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 

@@ -1,9 +1,13 @@
-"""The divergence of Eq. 6, element by element: KL = p (log p - log q), p = sigmoid(current), q = sigmoid(other)."""
+"""The divergence of Eq. 6, element by element: KL = p (log p - log q), p = sigmoid(current), q = sigmoid(other).
+
+One pass in C, compiled at first use (native/pairs.c), or PyTorch's own operations.
+"""
 
 import torch
 import torch.nn.functional as F
 
 from . import at_least_fp32
+from .native import pairs
 
 
 def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -15,6 +19,8 @@ def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     current, other = at_least_fp32(current), at_least_fp32(other)
     if torch.compiler.is_compiling():
         return kl_divergence_ref(current, other)
+    if pairs.runs(current, other):
+        return pairs.NativePair.apply("kl", current, other)
     return _KLDivergence.apply(current, other)
 
 
@@ -29,23 +35,11 @@ class _KLDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, current, other):
         ctx.save_for_backward(current, other)
-        return _kl(current, other, current.sigmoid())
+        return kl_divergence_ref(current, other)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         current, other = ctx.saved_tensors
-        p = current.sigmoid()
-        return grad * (-current).sigmoid() * (_kl(current, other, p) + p), -grad * p * (-other).sigmoid()
-
-
-def _kl(current: torch.Tensor, other: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    return _log_sigmoid(current).sub_(_log_sigmoid(other)).mul_(p)
-
-
-def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """min(x, 0) - log(1 + exp(-|x|)), within one rounding of a number in [1, 2] for any x.
-
-    PyTorch's logsigmoid and softplus use log1p, which is ten times slower than log on a CPU.
-    """
-    return x.clamp(max=0).sub_(x.abs().neg_().exp_().add_(1).log_())
+        p, kl = current.sigmoid(), kl_divergence_ref(current, other)
+        return grad * (-current).sigmoid() * (kl + p), -grad * p * (-other).sigmoid()

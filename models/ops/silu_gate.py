@@ -1,13 +1,17 @@
-"""The gate of Eq. 5, SiLU(y) * x."""
+"""The gate of Eq. 5, SiLU(y) * x: one pass in C (native/pairs.c), or PyTorch's own operations."""
 
 import torch
 import torch.nn.functional as F
+
+from .native import pairs
 
 
 def silu_gate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """SiLU(y) * x, for x and y of one shape and dtype; SiLU(y) is recomputed in the backward pass, not kept."""
     if torch.compiler.is_compiling():
         return silu_gate_ref(x, y)
+    if pairs.runs(x, y):
+        return pairs.NativePair.apply("silu_gate", x, y)
     return _SiluGate.apply(x, y)
 
 

@@ -1,11 +1,16 @@
 """The training curve: what is read from the logs, and the picture."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from analysis.curve import LOSS, PSNR, main, read_run, smoothed
+from tests.workplace import ROOT
 
 
 @pytest.fixture
@@ -49,3 +54,9 @@ def test_the_picture_and_a_job_that_was_not_trained(results, capsys):
         main(["other"])
     assert stop.value.code == 2
     assert "results/other/logs: no training has been logged there" in capsys.readouterr().err
+
+
+def test_run_as_a_module_it_ends_with_a_line_too(tmp_path):
+    command = [sys.executable, "-m", "analysis.curve", "other"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 2 and done.stderr.startswith(b"error: results/other") and b"Traceback" not in done.stderr

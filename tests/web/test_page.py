@@ -16,6 +16,7 @@ from web import serve
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytest.importorskip("onnx", reason="the package onnx is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed"),
@@ -33,12 +34,17 @@ def address():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+def launch():
+    """Starts a browser with more flags."""
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
+        yield lambda *flags: started.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *flags])
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    browser = launch("--disable-gpu")
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -155,6 +161,29 @@ def test_the_keyboard_moves_the_divider_and_every_control_has_a_name(page, tmp_p
         " !(control.ariaLabel || control.textContent.trim() || control.labels?.length)).length"
     )
     assert unnamed == 0
+
+
+def test_on_a_graphics_card_the_image_is_the_same_and_a_slow_card_is_not_chosen(launch, address, tmp_path):
+    """The card is imitated by the processor, many times slower than the processor itself."""
+    imitated = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader"]
+    browser = launch(*imitated, "--enable-features=Vulkan")
+    page = browser.new_page()
+    image, file = photograph(16, 16), tmp_path / "photo.png"
+    cv2.imwrite(str(file), image)
+    page.goto(f"{address}/?on=webgpu")
+    if not page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+        browser.close()
+        pytest.skip("this Chromium has no software WebGPU")
+    wait_until(page, "document.getElementById('state').textContent === 'Ready, on the graphics card.'")
+    give(page, file)
+    wait_for(page, "photo.png", "Done", 250)
+    assert np.abs(restored(page).astype(int) - by_pytorch(image).astype(int)).max() <= 1
+    page.goto(address)
+    wait_until(page, "document.getElementById('state').textContent.startsWith('Ready')")
+    give(page, file)
+    wait_for(page, "photo.png", "Done")
+    assert "graphics card" not in page.inner_text("#state")
+    browser.close()
 
 
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address):

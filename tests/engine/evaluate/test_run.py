@@ -186,6 +186,18 @@ def test_only_what_is_new_is_measured(place, scored, monkeypatch):
     assert len(scored) == 5 and record(place)["metrics"]["psnr"]["how"]["numpy"] == "another"
 
 
+def test_the_data_set_once_said_of_the_same_images_is_kept(place, capsys):
+    main([*FAST, "psnr"])
+    without = [word for word in FAST if word not in ("--dataset", "gopro")]
+    capsys.readouterr()
+    main([*without, "ssim_matlab_rgb"])
+    assert "(paper)" not in capsys.readouterr().out
+    assert record(place)["dataset"] == "gopro" and record(place)["metrics"].keys() >= {"psnr", "ssim_matlab_rgb"}
+    cv2.imwrite("out/000.png", np.zeros((48, 64, 3), np.uint8))
+    main([*without, "psnr"])
+    assert record(place)["dataset"] is None
+
+
 def test_scores_of_unknown_or_foreign_origin_are_not_taken_over(place, scored, capsys):
     main([*FAST, "psnr"])
     (place / "out_scores" / "scores.json").write_text("[1")

@@ -1,4 +1,4 @@
-"""The native depth-wise gate and the causal convolution against PyTorch's own layers, values and gradients."""
+"""Depth-wise gate, causal convolution, divergence and gate against PyTorch's own operations, values and gradients."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from models.ops import gated_depthwise as op
 from models.ops.causal_conv import causal_conv_silu
 from models.ops.gated_depthwise import gated_depthwise, gated_depthwise_ref
 from models.ops.kl_divergence import kl_divergence, kl_divergence_ref
+from models.ops.native import pairs
 from models.ops.selective_scan import cpu
 from models.ops.silu_gate import silu_gate, silu_gate_ref
 
@@ -18,7 +19,7 @@ def assert_same(ours, theirs, inputs, tolerance):
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     weights = torch.cos(torch.arange(ours.numel()).to(ours.dtype)).reshape(ours.shape)
     for a, b in zip(*(torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, theirs)), strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max())))
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max([1.0, *b.abs().flatten().tolist()]))
 
 
 @needs_compiler
@@ -66,16 +67,37 @@ def test_causal_convolution(shape, dim, backend):
     assert_same(ours, expected, (xz, conv.weight, conv.bias), 1e-5)
 
 
-def test_silu_gate():
-    torch.manual_seed(0)
-    x, y = torch.randn(2, 2, 3, 4, 5, dtype=torch.float64).requires_grad_().unbind()
-    assert_same(silu_gate(x, y), silu_gate_ref(x, y), (x, y), 1e-12)
+PAIRS = pytest.mark.parametrize(
+    "op, ref", [(silu_gate, silu_gate_ref), (kl_divergence, kl_divergence_ref)], ids=["silu_gate", "kl_divergence"]
+)
 
 
-def test_kl_divergence():
+@PAIRS
+def test_pairs_in_float64(op, ref):
     torch.manual_seed(0)
-    current, other = (8 * torch.randn(2, 2, 3, 4, 5, dtype=torch.float64)).requires_grad_().unbind()
-    assert_same(kl_divergence(current, other), kl_divergence_ref(current, other), (current, other), 1e-12)
+    a, b = (8 * torch.randn(2, 2, 3, 4, 5, dtype=torch.float64)).requires_grad_().unbind()
+    assert_same(op(a, b), ref(a, b), (a, b), 1e-12)
+    assert torch.autograd.gradcheck(op, (a, b))
+
+
+@needs_compiler
+@PAIRS
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 48, 9, 11), (3, 72, 1, 1), (0, 8, 2, 2)])
+def test_pairs_in_c(shape, order, threads, op, ref, monkeypatch):
+    """Channels that fill no vector, half of a wider map, and a gradient that is one number for all."""
+    assert pairs.runs(torch.zeros(1), torch.zeros(1))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.manual_seed(0)
+    wide = (4 * torch.randn(shape[0], 2 * shape[1], *shape[2:])).contiguous(memory_format=order).requires_grad_()
+    a = torch.randn(shape).contiguous(memory_format=order).requires_grad_()
+    b = wide.chunk(2, dim=1)[1]
+    if a.numel():
+        assert op(a, b).is_contiguous(memory_format=torch.channels_last)
+    assert_same(op(a, b), ref(a, b), (a, wide), 2e-6)
+    for ours, theirs in zip(*(torch.autograd.grad(f(a, b).sum(), (a, wide)) for f in (op, ref)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
 
 
 def test_kl_divergence_in_float32_is_exact_for_any_logit():

@@ -54,7 +54,7 @@ def test_cases_on_a_gpu():
 
 
 variants = pytest.mark.parametrize(
-    "capability, dtype", [(80, "fp32"), (80, "bf16"), (90, "fp32"), (90, "bf16"), (100, "fp32")]
+    "capability, dtype", [(capability, dtype) for capability in (80, 90, 100) for dtype in ("fp32", "bf16")]
 )
 modern = pytest.mark.skipif(
     not hasattr(triton, "knobs") or not sass.cuobjdump().exists(), reason="needs Triton 3.4 with NVIDIA's tools"
@@ -73,7 +73,7 @@ def test_the_forward_scan_compiles_to_few_instructions(capability, dtype, lanes,
     assert not re.search(r"(ld|st)\.global\S*\.v[248]", kernel.ptx)  # neighbouring lanes may be rows apart
     assert 16 + 3 <= kernel.count("MUFU") <= 16 + 4
     assert kernel.count("STG") <= 1 + 16 * keep / sass.NUMBERS.chunk + 0.1
-    assert kernel.instructions <= (300 if dtype == "fp32" else 335)
+    assert kernel.instructions <= (270 if dtype == "fp32" else 305)
 
 
 @compiled
@@ -85,7 +85,7 @@ def test_the_backward_scan_compiles_to_few_instructions(capability, dtype):
     assert kernel.count("SHFL") == 32 + 16 + 8 + 4 + 2
     assert kernel.count("BAR") <= 3 / sass.NUMBERS.chunk
     assert kernel.count("MUFU") <= 45
-    assert kernel.instructions <= (900 if dtype == "fp32" else 980)
+    assert kernel.instructions <= (820 if dtype == "fp32" else 900)
 
 
 @compiled

@@ -1,0 +1,243 @@
+"""Memory traffic and arithmetic of the network on a GPU by kind of operation, ours and the baseline's; needs no GPU.
+
+    python benchmarks/traffic.py                    XYScanNet-P, one 1280 x 720 image, as on an H100
+
+The networks run on shapes alone, as for a CUDA device. Every operation that PyTorch would launch counts the bytes that
+it reads and writes, each operand once; views count nothing, and the scan and the causal convolution count as the one
+kernel that each of them is. `ms` is the longer of bytes at the data sheet's bandwidth and arithmetic at its peak (TF32
+in fp32 convolutions, PyTorch's default); that of the scans is the bound by instruction slots of sass.py's model. The
+sum is a lower bound on time, a model and not a measurement: it assumes that each operation reaches its limit and that
+nothing stays in the cache between two of them. Of the rows below `all`,
+
+    fused       has every element-wise operation, norm, concatenation and copy in the product, convolution or scan
+                beside it, so that they move nothing
+    one kernel  also has each feed-forward network and each Mamba block in one kernel, which reads its input and writes
+                its output
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
+
+from benchmarks import measure  # noqa: E402
+from benchmarks.baseline import Baseline, Mamba  # noqa: E402
+from models import XYScanNet  # noqa: E402
+from models.blocks import GatedFFN  # noqa: E402
+from models.mamba import S6  # noqa: E402
+
+# Of an H100 SXM: bytes/s, and FLOP/s of products of these types (TF32: convolutions of fp32 numbers).
+BANDWIDTH = 3.352e12
+PEAK = {"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12}
+# Instruction slots a second, and instructions a channel and step of the forward scan: sass.py's for ours, and those
+# counted in the same way in mamba-ssm 2.3.2's kernel, which computes each chunk of 2048 steps in full.
+SLOTS = 132 * 4 * 1.83e9 * 32
+OURS, MAMBA_SSM = {"fp32": 250, "bf16": 284}, 642
+NO_KERNEL = ("device", "promote_types", "empty", "_unsafe_view", "detach", "alias")
+PRODUCTS = ("matrix product", "Mamba block")  # not TF32 by default
+FUSIBLE = ("elementwise", "norm", "copy")
+COLUMNS = [("", -26), ("calls", 7), ("GB", 9), ("ms", 9), ("share, x baseline", 19)]
+
+
+@dataclass
+class Cost:
+    """Of one kind of operation, or of all."""
+
+    calls: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Traffic(TorchDispatchMode):
+    """Counts calls, bytes and least seconds by kind of operation while it is active."""
+
+    by_kind: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
+
+    def __post_init__(self):
+        super().__init__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if not function.is_view and not name.startswith(NO_KERNEL):
+            counter = flop_registry.get(function.overloadpacket)
+            flops = counter(*args, **(kwargs or {}), out_val=out) if counter else 0
+            self.add(kind_of(name, args), tensors((args, kwargs, out)), flops)
+        return out
+
+    def add(self, kind: str, operands: list[torch.Tensor], flops: float = 0, least: float = 0) -> None:
+        """Count one call of ``kind``, of at least ``least`` seconds."""
+        moved = sum(distinct(operand) * operand.itemsize for operand in operands)
+        half = bool(operands) and operands[0].dtype != torch.float32
+        peak = PEAK["bf16" if half else "tf32" if kind not in PRODUCTS else "fp32"]
+        cost = self.by_kind[kind]
+        cost.calls, cost.bytes = cost.calls + 1, cost.bytes + moved
+        cost.seconds += max(moved / BANDWIDTH, flops / peak, least)
+
+    def scan(self, operands: list[torch.Tensor], instructions: float) -> None:
+        self.add("scan", operands, least=instructions * operands[0].numel() / SLOTS)
+
+
+def tensors(nested: object) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, torch.Tensor)]
+
+
+def distinct(tensor: torch.Tensor) -> int:
+    """Elements in memory: a broadcast dimension counts once."""
+    count = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride else min(size, 1)
+    return count
+
+
+def kind_of(name: str, args: tuple) -> str:
+    if name == "convolution":
+        weight, groups = args[1], args[8]
+        return "depth-wise convolution" if groups > 1 else f"{weight.shape[2]}x{weight.shape[3]} convolution"
+    if name in ("mm", "addmm", "bmm"):
+        return "matrix product"
+    if name == "native_layer_norm":
+        return "norm"
+    if name in ("mean", "sum"):
+        return "reduction"
+    if name.startswith("upsample"):
+        return "resize"
+    return "copy" if name in ("clone", "copy_", "_to_copy", "cat", "constant_pad_nd") else "elementwise"
+
+
+@contextmanager
+def on_a_gpu(bf16: bool) -> Iterator[None]:
+    """Tensors without numbers, on a CUDA device that need not be there, under autocast or not."""
+    before = torch.is_autocast_enabled("cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), torch.device("cuda"):
+        torch.set_autocast_enabled("cuda", bf16)
+        try:
+            yield
+        finally:
+            torch.set_autocast_enabled("cuda", before)
+
+
+def ours(dim: int, height: int, width: int, precision: str, one_kernel: bool = False) -> dict[str, Cost]:
+    """The traffic of our network with the Triton kernels, by kind."""
+    counted, half = Traffic(), torch.bfloat16 if precision == "bf16" else torch.float32
+
+    def feed_forward(module: GatedFFN, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(half)
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        counted.add("feed-forward network", [x, x], 2 * weights * x.numel() / x.shape[1])
+        return x
+
+    def mamba(module: S6, u: torch.Tensor) -> torch.Tensor:
+        u = u.to(half)
+        steps = len(module.D) * u.numel() / u.shape[-1]
+        counted.add("Mamba block", [u, u], least=OURS[precision] * steps / SLOTS)
+        return u
+
+    def scan(u, delta, A, B, C, D, z, bias, delta_softplus, backend):
+        y = torch.empty_like(u)
+        counted.scan([u, delta, B, C, z, y], OURS[precision])
+        return y
+
+    def conv(x, weight, bias, backend):
+        y = torch.empty_like(x)
+        counted.add("causal convolution", [x, y])
+        return y
+
+    with ExitStack() as stack:
+        stack.enter_context(patch("models.mamba.selective_scan", scan))
+        stack.enter_context(patch("models.mamba.causal_conv_silu", conv))
+        if one_kernel:
+            stack.enter_context(patch.object(GatedFFN, "forward", feed_forward))
+            stack.enter_context(patch.object(S6, "forward", mamba))
+        stack.enter_context(on_a_gpu(precision == "bf16"))
+        network, image = XYScanNet(dim), torch.empty(1, 3, height, width)
+        with counted:
+            network(image)
+    return dict(counted.by_kind)
+
+
+def baseline(dim: int, height: int, width: int) -> dict[str, Cost]:
+    """The traffic of the baseline with mamba-ssm's fused kernels, in fp32, by kind."""
+    counted = Traffic()
+
+    def fused(module: Mamba, xz: torch.Tensor) -> torch.Tensor:
+        """As mamba_ssm.mamba_inner_fn computes it."""
+        x, z = xz.chunk(2, dim=1)
+        convolved = torch.empty_like(x)
+        counted.add("causal convolution", [x, convolved])
+        dt, B, C = module.x_proj(rearrange(convolved, "b d l -> (b l) d")).split(module.sizes, dim=-1)
+        delta = rearrange(module.dt_proj.weight @ dt.t(), "d (b l) -> b d l", l=x.shape[2])
+        B, C = (rearrange(t, "(b l) n -> b n l", l=x.shape[2]).contiguous() for t in (B, C))
+        y, gated = torch.empty_like(x), torch.empty_like(x)  # the kernel writes both
+        steps, chunk = x.shape[2], min(2048, max(128, 1 << (x.shape[2] - 1).bit_length()))
+        counted.scan([x, delta, B, C, z, y, gated], MAMBA_SSM * (-steps // chunk * -chunk) / steps)
+        return F.linear(rearrange(gated, "b d l -> b l d"), module.out_proj.weight)
+
+    with on_a_gpu(False):
+        network, image = Baseline(dim, scan_backend="torch"), torch.empty(1, 3, height, width)
+        for module in network.modules():
+            if isinstance(module, Mamba):
+                module.fused = lambda xz, *_, module=module, **__: fused(module, xz)
+        with counted:
+            network(image)
+    return dict(counted.by_kind)
+
+
+def whole(by_kind: dict[str, Cost], leave_out: tuple[str, ...] = ()) -> Cost:
+    kept = [cost for kind, cost in by_kind.items() if kind not in leave_out]
+    return Cost(*(sum(getattr(cost, name) for cost in kept) for name in ("calls", "bytes", "seconds")))
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    dim, (height, width) = arguments.dim, arguments.size
+    theirs = baseline(dim, height, width)
+    print_table("baseline, fp32", theirs, {"fused": whole(theirs, FUSIBLE)}, whole(theirs))
+    for precision in ("fp32", "bf16"):
+        by_kind, one_kernel = (ours(dim, height, width, precision, fused) for fused in (False, True))
+        bounds = {"fused": whole(by_kind, FUSIBLE), "one kernel": whole(one_kernel, FUSIBLE)}
+        print_table(f"ours, {precision}", by_kind, bounds, whole(theirs))
+
+
+def print_table(title: str, by_kind: dict[str, Cost], bounds: dict[str, Cost], reference: Cost) -> None:
+    total = whole(by_kind)
+    measure.print_row(COLUMNS, [title, *[heading for heading, _ in COLUMNS[1:]]])
+    for kind, cost in sorted(by_kind.items(), key=lambda item: -item[1].seconds):
+        print_cost(kind, cost, f"{cost.seconds / total.seconds:.0%}")
+    for kind, cost in {"all": total, **bounds}.items():
+        print_cost(kind, cost, f"{reference.seconds / cost.seconds:.2f}x")
+    print()
+
+
+def print_cost(kind: str, cost: Cost, last: str) -> None:
+    cells = [f"{cost.calls}", f"{cost.bytes / 1e9:.1f}", f"{cost.seconds * 1e3:.2f}"]
+    measure.print_row(COLUMNS, [f"  {kind}", *cells, last])
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dim", type=int, default=144, help="channels: 48 (S), 72 or 144 (P) (default %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=[720, 1280], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--device", help="ignored; accepted because benchmarks.report passes it")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+/* Element-wise operations on two tensors (rows, channels), forward and backward in one pass each:
+ *
+ *     kl         p (log p - log q), p = sigmoid(a), q = sigmoid(b)
+ *     silu_gate  SiLU(b) a
+ */
+#include "kernels.h"
+
+typedef struct { float *data; int64_t step; } Rows; /* floats from one row to the next */
+
+typedef struct {
+    Rows a, b, grad;                                /* grad: dL/dy, only in the backward pass */
+    Rows y, grad_a, grad_b;                         /* written: y forward, the gradients backward */
+    int64_t rows, channels;
+    int32_t threads;
+} Pair;
+
+typedef struct { vec a, b; } Two;
+
+INLINE vec kl(vec a, vec b) {                       /* log sigmoid(x) = -softplus(-x) */
+    vec of_a = exp_minus_abs(a), of_b = exp_minus_abs(b);
+    return sigmoid_of(a, of_a) * (softplus_of(-b, of_b) - softplus_of(-a, of_a));
+}
+
+INLINE Two kl_gradients(vec a, vec b, vec grad) {
+    vec of_a = exp_minus_abs(a), of_b = exp_minus_abs(b), p = sigmoid_of(a, of_a);
+    vec y = p * (softplus_of(-b, of_b) - softplus_of(-a, of_a));
+    return (Two){grad * sigmoid_of(-a, of_a) * (y + p), -grad * p * sigmoid_of(-b, of_b)};
+}
+
+INLINE vec silu_gate(vec a, vec b) { return b * sigmoid(b) * a; }
+
+INLINE Two silu_gate_gradients(vec a, vec b, vec grad) {
+    vec s = sigmoid(b);
+    return (Two){grad * b * s, grad * a * s * (1.0f + b * (1.0f - s))};
+}
+
+INLINE vec at(const Rows *r, int64_t row, int64_t c, int count) { return load(r->data + row * r->step + c, count); }
+INLINE void put(const Rows *r, int64_t row, int64_t c, int count, vec v) {
+    store(r->data + row * r->step + c, v, count);
+}
+
+#define OPERATION(name)                                                                                          \
+    void name##_forward(const Pair *p) {                                                                         \
+        _Pragma("omp parallel for num_threads(p->threads) schedule(static)")                                     \
+        for (int64_t row = 0; row < p->rows; row++)                                                              \
+            for (int64_t c = 0; c < p->channels; c += LANES) {                                                   \
+                int count = (int)min64(LANES, p->channels - c);                                                  \
+                put(&p->y, row, c, count, name(at(&p->a, row, c, count), at(&p->b, row, c, count)));             \
+            }                                                                                                    \
+    }                                                                                                            \
+    void name##_backward(const Pair *p) {                                                                        \
+        _Pragma("omp parallel for num_threads(p->threads) schedule(static)")                                     \
+        for (int64_t row = 0; row < p->rows; row++)                                                              \
+            for (int64_t c = 0; c < p->channels; c += LANES) {                                                   \
+                int count = (int)min64(LANES, p->channels - c);                                                  \
+                vec a = at(&p->a, row, c, count), b = at(&p->b, row, c, count);                                  \
+                Two g = name##_gradients(a, b, at(&p->grad, row, c, count));                                     \
+                put(&p->grad_a, row, c, count, g.a), put(&p->grad_b, row, c, count, g.b);                        \
+            }                                                                                                    \
+    }
+
+OPERATION(kl)
+OPERATION(silu_gate)

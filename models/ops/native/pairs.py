@@ -1,0 +1,73 @@
+"""Element-wise operations on two tensors of one shape in C, forward and backward in one pass each (pairs.c)."""
+
+import ctypes
+import functools
+
+import torch
+
+from .compiler import BuildError, compiled
+
+
+class NativePair(torch.autograd.Function):
+    """``apply(name, a, b)``, with a name in pairs.c; only a and b are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, name, a, b):
+        ctx.name = name
+        ctx.save_for_backward(a, b)
+        (y,) = _run(f"{name}_forward", {"a": a, "b": b}, ["y"])
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        a, b = ctx.saved_tensors
+        return None, *_run(f"{ctx.name}_backward", {"a": a, "b": b, "grad": grad}, ["grad_a", "grad_b"])
+
+
+def runs(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether these two can be computed in C: float32 on a CPU, where there is a compiler."""
+    return a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and _library() is not None
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("step", ctypes.c_int64)]
+
+
+class _Parameters(ctypes.Structure):
+    """pairs.c's Pair."""
+
+    _fields_ = [
+        *((name, _Rows) for name in ("a", "b", "grad", "y", "grad_a", "grad_b")),
+        *((name, ctypes.c_int64) for name in ("rows", "channels")),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+def _run(function: str, given: dict[str, torch.Tensor], made: list[str]) -> list[torch.Tensor]:
+    """Call the C function, and return the tensors that it makes: of a's shape, channels last in memory."""
+    a = given["a"]
+    rows = {name: _as_rows(tensor) for name, tensor in given.items()}
+    outputs = [torch.empty_like(rows["a"], memory_format=torch.contiguous_format) for _ in made]
+    rows |= dict(zip(made, outputs, strict=True))
+    views = {name: _Rows(tensor.data_ptr(), tensor.stride(0)) for name, tensor in rows.items()}
+    parameters = _Parameters(**views, threads=torch.get_num_threads())
+    parameters.rows, parameters.channels = rows["a"].shape
+    getattr(_library(), function)(ctypes.byref(parameters))
+    if a.dim() < 2:
+        return [output.reshape(a.shape) for output in outputs]
+    return [output.reshape(a.movedim(1, -1).shape).movedim(-1, 1) for output in outputs]
+
+
+def _as_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """(B, C, …) -> (rows, C) with adjacent channels, copied only where they are not or rows are not evenly spaced."""
+    rows = tensor.movedim(1, -1).reshape(-1, tensor.shape[1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return compiled("pairs.c")
+    except BuildError:  # logged when the scan's backend is chosen
+        return None

@@ -1,0 +1,62 @@
+"""Traffic is counted as one counts it by hand, and without a GPU."""
+
+import pytest
+import torch
+
+from benchmarks import traffic
+from benchmarks.traffic import Cost, Traffic, baseline, distinct, on_a_gpu, ours, whole
+from models.blocks import ChannelNorm
+
+
+def counted(work, bf16=False):
+    found = Traffic()
+    with on_a_gpu(bf16):
+        x, weight = torch.empty(1, 6, 5, 7), torch.empty(4, 6, 1, 1)
+        with found:
+            work(x, weight)
+    return {kind: (cost.calls, cost.bytes) for kind, cost in found.by_kind.items()}
+
+
+def test_a_convolution_reads_its_input_and_weight_and_writes_its_result():
+    numbers = 6 * 35 + 4 * 6 + 4 * 35
+    assert counted(torch.nn.functional.conv2d) == {"1x1 convolution": (1, 4 * numbers)}
+    half = counted(torch.nn.functional.conv2d, bf16=True)
+    assert half["1x1 convolution"] == (1, 2 * numbers)
+    assert half["copy"] == (2, 6 * (6 * 35 + 4 * 6))  # of both operands, from four bytes to two
+
+
+def test_views_and_broadcast_operands_move_nothing():
+    assert counted(lambda x, _: x.permute(0, 2, 3, 1).chunk(2, dim=1)[0][..., None].detach()) == {}
+    assert counted(lambda x, _: x * x[:, :1, :1, :1]) == {"elementwise": (1, 4 * (2 * 6 * 35 + 1))}
+    assert distinct(torch.empty(1, 1).expand(5, 7)) == 1
+
+
+def test_the_norm_copies_to_its_precision():
+    with on_a_gpu(False):
+        norm = ChannelNorm(6)
+    found = counted(lambda x, _: norm(x.bfloat16()))
+    assert found["norm"][0] == 1 and found["copy"] == (2, 2 * 6 * 6 * 35)  # to bf16 here, and back in the module
+
+
+def test_time_is_bound_by_bytes_arithmetic_or_instructions():
+    found, small, large = Traffic(), torch.empty(10), torch.empty(10**6)
+    found.add("3x3 convolution", [small], flops=traffic.PEAK["tf32"])
+    found.add("copy", [large, large])
+    found.scan([small], instructions=traffic.SLOTS)
+    seconds = {kind: cost.seconds for kind, cost in found.by_kind.items()}
+    assert seconds == {"3x3 convolution": 1, "copy": pytest.approx(8e6 / traffic.BANDWIDTH), "scan": 10}
+    assert whole(found.by_kind, ("copy",)) == Cost(2, 80, 11)
+
+
+def test_ours_moves_less_than_the_baseline_and_fused_less_still():
+    theirs, fp32, bf16, fused = (
+        whole(by_kind)
+        for by_kind in (
+            baseline(48, 64, 64),
+            ours(48, 64, 64, "fp32"),
+            ours(48, 64, 64, "bf16"),
+            ours(48, 64, 64, "bf16", one_kernel=True),
+        )
+    )
+    assert theirs.bytes > fp32.bytes > bf16.bytes > fused.bytes > 0
+    assert theirs.seconds > fp32.seconds > bf16.seconds > fused.seconds > 0
