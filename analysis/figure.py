@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets.files import atomic
-from datasets.images import write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +49,8 @@ def save(figure: Figure, path: Path) -> None:
 def save_pixels(pixels: np.ndarray, path: Path) -> None:
     """Write a picture, uint8 RGB (H, W, 3), as its name says; in PDF and SVG the pixels are embedded as they are."""
     if path.suffix.lower() == ".png":
+        from datasets.images import write_png  # only here: --help needs no OpenCV
+
         write_png(path, pixels)
         return
     height, width = pixels.shape[:2]

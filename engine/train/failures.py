@@ -37,10 +37,12 @@ def explain_failures() -> Iterator[None]:
             raise OutOfMemory(
                 f"out of memory ({str(error).splitlines()[0] if str(error) else 'CPU'}). {ADVICE}"
             ) from error
-        if isinstance(error, RuntimeError) and (died := WORKER_DIED.match(str(error))):
+        died = WORKER_DIED.match(str(error)) if isinstance(error, RuntimeError) else None
+        if died or isinstance(error, (ConnectionError, EOFError)):  # the latter: it died while it handed over a batch
             traceback.clear_frames(error.__traceback__)  # they keep the other workers from ending
+            what = died[0] if died else f"DataLoader worker has died while it handed over a batch ({error})"
             raise WorkerError(
-                f"{died[0].rstrip(' .')}: perhaps the system ran out of memory; try fewer data.workers, or "
+                f"{what.rstrip(' .')}: perhaps the system ran out of memory; try fewer data.workers, or "
                 "data.workers=0 to read in the training process"
             ) from error
         if distributed.lost_peer(error):

@@ -248,7 +248,7 @@ def bad_recipe(folder):
     return [], ["config_stage1.yaml", "sideways"]
 
 
-def not_png(folder):
+def not_a_figure(folder):
     return ["--output", f"{folder / 'new' / 'features.jpg'}"], ["features.jpg", ".png"]
 
 
@@ -265,7 +265,7 @@ def not_png(folder):
         other_weights,
         infinite_weights,
         bad_recipe,
-        not_png,
+        not_a_figure,
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(folder, capsys, case):

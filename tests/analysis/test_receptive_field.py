@@ -270,13 +270,22 @@ def infinite_weights(folder):
     return ["--weights", f"burst={folder / 'inf.pth'}"], ["inf.pth", "not finite"]
 
 
-def not_png(folder):
-    return ["--output", f"{folder / 'new' / 'field.pdf'}"], ["field.pdf", ".png"]
+def not_a_figure(folder):
+    return ["--output", f"{folder / 'new' / 'field.jpg'}"], ["field.jpg", ".png"]
 
 
 @pytest.mark.parametrize(
     "case",
-    [small_image, no_images, damaged_image, missing_weights, other_weights, zero_weights, infinite_weights, not_png],
+    [
+        small_image,
+        no_images,
+        damaged_image,
+        missing_weights,
+        other_weights,
+        zero_weights,
+        infinite_weights,
+        not_a_figure,
+    ],
 )
 def test_bad_input_is_named_and_nothing_is_written(folder, capsys, case):
     more, expected = case(folder)

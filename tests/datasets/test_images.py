@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets.images import IMAGE_SUFFIXES, ImageError, read_rgb, read_size, write_png
-from engine.predict.photo import read_photograph
+from engine.predict.photo import decode_photograph
 from tests.datasets.conftest import textured
 
 
@@ -216,7 +216,7 @@ def test_what_is_written_is_on_disk_before_it_has_its_name(tmp_path: Path, monke
     assert done == ["sync", "name", "sync"]
 
 
-@pytest.mark.parametrize("read", [read_rgb, read_photograph])
+@pytest.mark.parametrize("read", [read_rgb, lambda path: decode_photograph(path, path.read_bytes())])
 @pytest.mark.parametrize("where", [40, 0.5, -30, -6])
 def test_a_changed_bit_of_a_png_is_noticed_wherever_it_is(tmp_path, read, where):
     path = tmp_path / "a.png"

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,11 +14,15 @@ from PIL import Image, ImageCms, ImageOps
 from datasets.images import ImageError
 from engine.memory import OutOfMemory
 from engine.predict.album import restore_photographs
-from engine.predict.photo import Photograph, losses, read_maker, read_photograph, write_photograph
+from engine.predict.photo import Photograph, decode_photograph, losses, read_maker, write_photograph
 from engine.predict.png import encode_png, read_text
 
 ORIENTATION, MAKE = 0x0112, 0x010F
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def read_photograph(path: Path) -> Photograph:
+    return decode_photograph(path, path.read_bytes())
 
 
 class Unchanged:

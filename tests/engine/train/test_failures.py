@@ -14,6 +14,7 @@ import torch
 
 from engine.config import load_config
 from engine.memory import OutOfMemory
+from engine.train.failures import WorkerError, explain_failures
 from engine.train.logger import RunLogger
 from engine.train.nan_check import NonFiniteError
 from engine.train.run import TrainingRun
@@ -152,7 +153,14 @@ def test_the_death_of_a_data_loader_process_is_one_line(place):
         os.kill(int(reader), signal.SIGKILL)
         rest = process.stderr.read()
         assert process.wait(60) == 2
-    assert reader in one_line(rest)
+    line = one_line(rest)
+    assert "DataLoader worker" in line and (reader in line or "handed over" in line)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_data_loader_process_that_dies_while_it_hands_over_a_batch_is_one_line(error):
+    with pytest.raises(WorkerError, match="data.workers=0"), explain_failures():
+        raise error
 
 
 def test_weights_that_are_not_finite_are_never_saved(place, monkeypatch):
