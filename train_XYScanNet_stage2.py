@@ -26,7 +26,7 @@ def main() -> None:
     with readable_errors(), distributed.process_group(arguments.device):
         run = TrainingRun(config, arguments.device)  # data, network, optimiser, learning rate
         if arguments.dry_run:
-            sys.exit(preview(run, start_weights(config)))
+            sys.exit(preview(run))
         with run_lock(results_dir(config.job_name)):  # no other run in the same results
             if not run.resume():  # from last_XYScanNet_stage2.pth
                 run.load_weights(start_weights(config))

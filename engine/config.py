@@ -85,10 +85,10 @@ def load_config(job_name: str, stage: int, overrides: Sequence[str] = ()) -> Con
     content = {**read_yaml(path), "job_name": job_name, "stage": stage}  # a saved record names them, too
     origins = _override(content, overrides, str(path))
     config = build(Config, content, str(path), origins=origins)
-    if "train.start_from" not in origins and config.train.start_from and _own_stage1(job_name).is_file():
-        # The released code looks here only; a recipe may name another job's weights.
-        if not Path(config.train.start_from).exists():
-            return dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=None))
+    named, own = config.train.start_from, _own_stage1(job_name)
+    if named and "train.start_from" not in origins and not Path(named).exists() and own.is_file():
+        # The recipe names another job's weights, which are missing; the released code expects them in the job's own.
+        return dataclasses.replace(config, train=dataclasses.replace(config.train, start_from=str(own)))
     return config
 
 

@@ -71,7 +71,9 @@ class S6(nn.Module):
 def initial_A_log(d_inner: int, d_state: int) -> torch.Tensor:
     """A = -1, -2, …, -N in every channel (S4D-Real; Gu & Dao 2023, Section 3.6), as log(-A): (d_inner, d_state)."""
     A_log = torch.empty(d_inner, d_state)
-    return A_log if A_log.is_meta else A_log.copy_(torch.log(torch.arange(1, d_state + 1).float()))
+    if A_log.is_meta:  # see `init_step_size`
+        return A_log
+    return A_log.copy_(torch.log(torch.arange(1, d_state + 1).float()))
 
 
 def init_step_size(projection: nn.Linear, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:

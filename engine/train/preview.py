@@ -12,20 +12,18 @@ from datasets.check import check
 from losses import DeblurLoss
 from losses.contrast import find_vgg19
 
+from ..config import start_weights
 from ..distributed import describe
-from ..memory import GIB, OutOfMemory, free_memory, peak_allocation
+from ..memory import GIB, PROBE, OutOfMemory, free_memory, peak_allocation
 from .failures import ADVICE, explain_failures
 from .run import TrainingRun
 
-PROBE = 128  # on a CPU one crop of this side is measured, and scaled by its number of pixels
 SAMPLES = 8  # pairs measured for swapped images and blur_gamma
 
 
-def preview(run: TrainingRun, start: Path | None) -> int:
+def preview(run: TrainingRun) -> int:
     """Print the recipe, the data, the size, time and memory of a run, and the problems found, on the main process.
 
-    Args:
-        start: the weights that the run begins with; None for random ones.
     Returns:
         the exit status: 1 if something will stop the run, else 0.
     """
@@ -33,7 +31,7 @@ def preview(run: TrainingRun, start: Path | None) -> int:
         return 0
     print(run.describe())
     _check_data(run)
-    problems = [*_check_weights(run, start), *_check_cache(run), *_check_step(run)]
+    problems = [*_check_weights(run), *_check_cache(run), *_check_step(run)]
     problems += _check_disk(run)  # last: the optimiser's state is known after a step
     for problem in problems:
         print(f"PROBLEM {problem}")
@@ -51,8 +49,8 @@ def _check_data(run: TrainingRun) -> None:
             check(folders, split, data.variant, SAMPLES)
 
 
-def _check_weights(run: TrainingRun, start: Path | None) -> Iterator[str]:
-    last = run.path("last")
+def _check_weights(run: TrainingRun) -> Iterator[str]:
+    last, start = run.path("last"), start_weights(run.config)
     if last.exists():
         print(f"start: resumes from {last}")
     elif start is not None and not start.is_file():
