@@ -127,8 +127,8 @@ def cpu_sections() -> list[Section]:
     """For a CPU: the scans in Triton's interpreter, and the figures of benchmarks/README.md."""
     return [
         interpreter("tests/models/ops/triton_cases.py"),
-        benchmark("What the Triton kernels compile to", "sass.py", 120),
-        benchmark("Traffic on a GPU, by shapes alone", "traffic.py", 120),
+        Section("What the Triton kernels compile to", ("-m", "benchmarks.sass"), 120),  # these two need no device
+        Section("Traffic on a GPU, by shapes alone", ("-m", "benchmarks.traffic"), 120),
         benchmark("Scan, fp32", "scan.py --repeats 3", 300),
         benchmark("XYScanNet-S", "network.py --baseline_backend reference torch", 600),
         benchmark("bf16 beside fp32 on real images", "precision.py", 300),

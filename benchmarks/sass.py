@@ -93,7 +93,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", type=int, nargs="+", choices=GPUS, default=list(GPUS), metavar="N")
     parser.add_argument("--list", action="store_true", help="also list every kind of instruction")
-    parser.add_argument("--device", help="ignored; accepted because benchmarks.report passes it")
     return parser.parse_args()
 
 

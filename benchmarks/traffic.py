@@ -235,7 +235,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dim", type=int, default=144, help="channels: 48 (S), 72 or 144 (P) (default %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=[720, 1280], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--device", help="ignored; accepted because benchmarks.report passes it")
     return parser.parse_args()
 
 

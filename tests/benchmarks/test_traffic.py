@@ -60,3 +60,15 @@ def test_ours_moves_less_than_the_baseline_and_fused_less_still():
     )
     assert theirs.bytes > fp32.bytes > bf16.bytes > fused.bytes > 0
     assert theirs.seconds > fp32.seconds > bf16.seconds > fused.seconds > 0
+
+
+def test_the_command_prints_both_bounds_of_each_network(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["traffic.py", "--dim", "8", "--size", "16", "16"])
+    traffic.main()
+    lines = [line.split("  ")[0] or line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line]
+    assert [line for line in lines if line.startswith(("baseline", "ours"))] == [
+        "baseline, fp32",
+        "ours, fp32",
+        "ours, bf16",
+    ]
+    assert [lines.count(bound) for bound in ("all", "fused", "one kernel")] == [3, 3, 2]
