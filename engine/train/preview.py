@@ -91,9 +91,10 @@ def _check_step(run: TrainingRun) -> Iterator[str]:
         return
     scale = share * config.data.patch_size**2 / (count * side**2)
     hours = seconds * scale * config.train.accumulate * run.data.iterations / 3600
+    length = f"{hours:,.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"
     measured = "measured" if scale == 1 else f"estimated from {count} crop of {side} px"
     print(
-        f"step: {seconds * scale * config.train.accumulate:.3g} s on {describe(run.device)}, {hours:,.3g} h in all "
+        f"step: {seconds * scale * config.train.accumulate:.3g} s on {describe(run.device)}, {length} in all "
         f"without reading, exchange between processes and validation ({measured})"
     )
     if memory is not None:
