@@ -44,7 +44,7 @@ class Restorer:
         precision: fp32 | bf16 (autocast).
         tile: side in pixels of the tiles to restore by, see `tiling`; None for full images.
         overlap: of tiles, in pixels.
-        streamed: whether to stream full images from the start; None: on a CPU, where streaming is faster too.
+        streamed: whether to stream full images from the start; None: on a CPU.
         compiled: whether to run the network through torch.compile, once for each size of image.
         local_pooling: side in pixels of the windows to average over, see `local_pooling`; None for the full image.
         self_ensemble: whether to average over flips and rotations, see `self_ensemble`.
