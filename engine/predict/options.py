@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--stream",
         action="store_true",
         help="restore full images band by band: the same result to rounding in a fraction of the memory; "
-        "always on a CPU, where it is faster too, and by itself when a GPU runs out of memory",
+        "always on a CPU, and by itself when a GPU runs out of memory",
     )
     parser.add_argument(
         "--overlap",

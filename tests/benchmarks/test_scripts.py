@@ -1,14 +1,17 @@
-"""Each benchmark runs as a process, on the smallest sizes, and prints a table of figures."""
+"""Each benchmark runs on the smallest sizes and prints a table of figures."""
 
-import os
+import contextlib
+import importlib
+import io
 import re
-import subprocess
 import sys
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
-from tests.workplace import ROOT, make_pairs
+from tests.workplace import make_pairs
 
 RATIO = r"\d+\.\d\dx"
 
@@ -17,15 +20,16 @@ pytestmark = pytest.mark.slow
 
 
 def run(script: str, *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    """What a benchmark prints; in this process, for its measurements start processes that have to import PyTorch once."""
+    printed, status = io.StringIO(), 0
+    argv = mock.patch.object(sys, "argv", [script, *arguments, "--device", "cpu"])
+    with argv, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            importlib.import_module(f"benchmarks.{Path(script).stem}").main()
+        except SystemExit as end:
+            status = end.code
+    assert (status or 0) == code, printed.getvalue()
+    return printed.getvalue()
 
 
 def rows(output: str, *words: str) -> list[list[str]]:
