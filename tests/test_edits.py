@@ -5,6 +5,7 @@ Each edit is made in a copy of the repository, as a researcher would make it, an
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -105,10 +106,19 @@ def copy(tmp_path):
     return tmp_path
 
 
-def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def run(folder: Path, *commands: str) -> list[str]:
+    """What each command prints. One process runs them all, for it has to import PyTorch once."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "run_commands.py")],
+        input=json.dumps([[shlex.split(command), 0] for command in commands]),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout
+    return re.split(r"^\$ .*\n", done.stdout, flags=re.MULTILINE)[1:]
 
 
 def psnr(text: str, pattern: str) -> float:
@@ -124,37 +134,36 @@ def test_one_edit_is_followed_everywhere(copy, name):
     assert before is None or text.count(before) == 1
     path.write_text(text + after if before is None else text.replace(before, after))
 
-    # Train and validate; the recipe is recorded.
-    train = ("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", *overrides)
-    log = run(copy, *train)
+    # Train, validate, and restore by the weights alone.
+    train = " ".join(["python train_XYScanNet_stage1.py --job_name tiny --device cpu", *map(shlex.quote, overrides)])
+    resumed = [f"{train} train.iterations=3"] if name in ("loss", "optimizer") else []
+    table, row = ROWS.get(name, (None, ""))
+    *_, trained, _, predicted, complexity = run(
+        copy,
+        train,
+        *resumed,
+        "cp results/tiny/models/final_XYScanNet_stage1.pth weights.pth",
+        "python predict_GoPro_test_results.py --job_name elsewhere --weights weights.pth --device cpu",
+        f"python -m analysis.complexity --table {table} --num_blocks 1 1 1 --size 8" if table else "true",
+    )
+
+    # The recipe is recorded.
     recorded = yaml.safe_load((copy / "results/tiny/config_stage1.yaml").read_text())
     for override in overrides:
         key, value = override.split("=")
         assert recorded[key.split(".")[0]][key.split(".")[1]] == yaml.safe_load(value)
-    if name in ("loss", "optimizer"):
-        log = run(copy, *train, "train.iterations=3")
-        assert "resuming from" in log
+    assert ("resuming from" in trained) == bool(resumed)
     if name == "loss":
         curves = EventAccumulator(str(copy / "results/tiny/logs/stage1")).Reload()
         assert [point.step for point in curves.Scalars("train/mine")] == [2, 3]
-    validated = psnr(log, r"validation PSNR ([\d.]+) dB")
 
-    # The weights alone rebuild the network; prediction runs it, streamed or not.
-    weights = copy / "weights.pth"
-    shutil.copy(copy / "results/tiny/models/final_XYScanNet_stage1.pth", weights)
-    log = run(
-        copy, "predict_GoPro_test_results.py", "--job_name", "elsewhere", "--weights", str(weights), "--device", "cpu"
-    )
-    assert ("without streaming" in log) != streams
-    assert psnr(log, r"restored +([\d.]+)") == pytest.approx(validated, abs=0.006)
+    # Prediction runs what was validated, streamed or not.
+    assert ("without streaming" in predicted) != streams
+    validated = psnr(trained, r"validation PSNR ([\d.]+) dB")
+    assert psnr(predicted, r"restored +([\d.]+)") == pytest.approx(validated, abs=0.006)
 
     # The table of its kind has a row for it.
-    if name in ROWS:
-        table, row = ROWS[name]
-        log = run(
-            copy, "-m", "analysis.complexity", "--table", str(table), "--num_blocks", "1", "1", "1", "--size", "8"
-        )
-        assert re.search(row, log, re.MULTILINE), log
+    assert re.search(row, complexity, re.MULTILINE), complexity
 
 
 METRIC_FILE = '''"""Mean absolute error."""
@@ -192,15 +201,19 @@ def test_a_new_metric_is_a_file_and_a_line(copy):
     add_line(copy / "metrics" / "catalogue.py", "METRICS", METRIC_LINE)
     test = copy / "datasets/GoPro/test"
     shutil.copytree(test / "blur", copy / "results/blurred/images")
-    arguments = ["--pred", "results/blurred/images", "--gt", str(test), "--dataset", "gopro"]
-    assert "mae" in run(copy, "evaluate.py", "--help")
-    printed = run(copy, "evaluate.py", *arguments, "--metrics", "psnr", "mae")
+    help_text, printed, tables = run(
+        copy,
+        "python evaluate.py --help",
+        f"python evaluate.py --pred results/blurred/images --gt {test} --dataset gopro --metrics psnr mae",
+        "python -m analysis.tables",
+    )
+    assert "mae" in help_text
     expected = mean_error(test)
     assert re.search(rf"this run .* {expected:.4f}", printed)
     scores = json.loads((copy / "results/blurred/images_scores/scores.json").read_text())["metrics"]["mae"]
     assert scores["value"] == pytest.approx(expected) and scores["how"]["definition"] in METRIC_LINE
     assert (copy / "results/blurred/images_scores/scores.csv").read_text().startswith("name,files,check,mae,psnr\n")
-    assert re.search(rf"blurred/images .* {expected:.4f}", run(copy, "-m", "analysis.tables"))
+    assert re.search(rf"blurred/images .* {expected:.4f}", tables)
 
 
 @pytest.mark.slow
@@ -210,11 +223,16 @@ def test_a_new_test_set_is_a_line(copy):
     weights = copy / "results/tiny/models/final_XYScanNet_stage2.pth"
     weights.parent.mkdir(parents=True)
     torch.save(XYScanNet(dim=8, num_blocks=(1, 1, 1)).state_dict(), weights)
-    printed = run(copy, "predict_test_results.py", "--dataset", "mine", "--job_name", "tiny", "--device", "cpu")
-    predicted = psnr(printed, r"restored +([\d.]+)")
-    arguments = ["--pred", "results/tiny/images_mine", "--gt", "datasets/Mine", "--dataset", "mine"]
-    assert psnr(run(copy, "evaluate.py", *arguments, "--metrics", "psnr"), r"this run +([\d.]+)") == predicted
-    assert "Mine, test\n  3 pairs, 3 expected" in run(copy, "-m", "datasets.check", "datasets/Mine")
-    assert re.search(r"Mine +test 3 ", run(copy, "-m", "engine.doctor"))
-    tables = run(copy, "-m", "analysis.tables").partition("Mine, profile paper")[2]
-    assert psnr(tables, r"tiny/images_mine +([\d.]+)") == predicted
+    predicted, evaluated, checked, examined, tables = run(
+        copy,
+        "python predict_test_results.py --dataset mine --job_name tiny --device cpu",
+        "python evaluate.py --pred results/tiny/images_mine --gt datasets/Mine --dataset mine --metrics psnr",
+        "python -m datasets.check datasets/Mine",
+        "python -m engine.doctor",
+        "python -m analysis.tables",
+    )
+    restored = psnr(predicted, r"restored +([\d.]+)")
+    assert psnr(evaluated, r"this run +([\d.]+)") == restored
+    assert "Mine, test\n  3 pairs, 3 expected" in checked
+    assert re.search(r"Mine +test 3 ", examined)
+    assert psnr(tables.partition("Mine, profile paper")[2], r"tiny/images_mine +([\d.]+)") == restored
