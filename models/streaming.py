@@ -23,6 +23,7 @@ from torch import nn
 
 from .fusion import KLFF, resize
 from .ops.kl_divergence import kl_divergence
+from .ops.silu_gate import silu_gate
 from .vssm import VSSM, InterVSSM, IntraVSSM
 from .xyscannet import MULTIPLE, XYScanNet, pad
 
@@ -151,11 +152,15 @@ def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> Non
 def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None:
     """Intra-VSSM: all columns' scans first, then the rows' scans and all the rest."""
 
+    half = vssm.conv_input.out_channels // 2
+
     def scan_columns(columns: Band) -> torch.Tensor:
-        return _scan_columns(vssm, _branches(norm, vssm, x, columns, dim=3)[1])
+        features = _features(norm, vssm, x, columns, dim=3)
+        return _scan_columns(vssm, _outputs(vssm.conv_input, features, slice(half, None)))
 
     def renewed(rows: Band) -> torch.Tensor:
-        F_h, _, Y = _branches(norm, vssm, x, rows)
+        features, Y = _features_and_gate(norm, vssm, x, rows)
+        F_h = _outputs(vssm.conv_input, features, slice(half))
         return _rows(x, rows) + _gated(vssm, _scan_rows(vssm, F_h), _rows(scanned_columns, rows), Y)
 
     scanned_columns = _assemble(scan_columns, x.shape[3], band, dim=3)
@@ -166,12 +171,13 @@ def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None
     """Inter-VSSM: the means of all rows and columns and their scans first, then all the rest."""
 
     def renewed(rows: Band) -> torch.Tensor:
-        F_h, F_v, Y = _branches(norm, vssm, x, rows)
+        features, Y = _features_and_gate(norm, vssm, x, rows)
+        F_h, F_v = vssm.conv_input(features).chunk(2, dim=1)
         return _rows(x, rows) + _gated(vssm, _rows(gate_h, rows) * F_h, gate_v * F_v, Y)
 
     means_h, mean_v, sum_dtype = [], x.new_zeros(()), torch.promote_types(x.dtype, torch.float32)
     for rows in _bands(x.shape[2], band):
-        F_h, F_v, _ = _branches(norm, vssm, x, rows)
+        F_h, F_v = vssm.conv_input(_features(norm, vssm, x, rows)).chunk(2, dim=1)
         means_h.append(F_h.mean(dim=3, keepdim=True))
         mean_v = mean_v + F_v.to(sum_dtype).mean(dim=2, keepdim=True) * _share(rows, x)
     gate_h = _scan_columns(vssm, torch.cat(means_h, dim=2)).sigmoid()
@@ -179,10 +185,21 @@ def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None
     _update(x, renewed, band)
 
 
-def _branches(norm: nn.Module, vssm: VSSM, x: torch.Tensor, band: Band, dim: int = 2) -> tuple[torch.Tensor, ...]:
-    """F_h, F_v and the gate Y of a band: Eq. 5 up to the scans."""
-    features, Y = _seeing(lambda seen: vssm.dwconv(vssm.proj_in(norm(seen))), x, band, dim).chunk(2, dim=1)
-    return *vssm.conv_input(features).chunk(2, dim=1), Y
+def _features_and_gate(norm: nn.Module, vssm: VSSM, x: torch.Tensor, rows: Band) -> tuple[torch.Tensor, ...]:
+    """(F, Y) = W_d W_p X of a band, Eq. 5."""
+    return _seeing(lambda seen: vssm.dwconv(vssm.proj_in(norm(seen))), x, rows).chunk(2, dim=1)
+
+
+def _features(norm: nn.Module, vssm: VSSM, x: torch.Tensor, band: Band, dim: int = 2) -> torch.Tensor:
+    """F alone, for the first passes."""
+    half = slice(vssm.proj_in.out_channels // 2)
+    return _seeing(lambda seen: _outputs(vssm.dwconv, _outputs(vssm.proj_in, norm(seen), half), half), x, band, dim)
+
+
+def _outputs(conv: nn.Conv2d, x: torch.Tensor, channels: slice) -> torch.Tensor:
+    """Some of a convolution's output channels; if it is depth-wise, x has these channels alone."""
+    weight = conv.weight[channels]
+    return F.conv2d(x, weight, padding=conv.padding, groups=len(weight) if conv.groups > 1 else 1)
 
 
 def _scan_rows(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
@@ -195,7 +212,7 @@ def _scan_columns(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
 
 def _gated(vssm: VSSM, scanned_h: torch.Tensor, scanned_v: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     """Eq. 5 after the scans."""
-    return vssm.proj_out(F.silu(Y) * vssm.fuse_out(torch.cat([scanned_h, scanned_v], dim=1)))
+    return vssm.proj_out(silu_gate(vssm.fuse_out(torch.cat([scanned_h, scanned_v], dim=1)), Y))
 
 
 def _fusion(
