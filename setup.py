@@ -30,7 +30,7 @@ setup(
     packages=["xyscannet", *(f"xyscannet.{name}" for name in find_packages("models"))],
     package_dir={"xyscannet": "models"},
     package_data={
-        "xyscannet": ["py.typed", "pretrained/*.pth"],
+        "xyscannet": ["py.typed", "pretrained/*.pth", "pretrained/NOTICE.txt"],
         "xyscannet.ops": ["*.json"],
         "xyscannet.ops.native": ["*.c", "*.h"],
     },

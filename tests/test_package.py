@@ -54,7 +54,8 @@ def installed(tmp_path_factory):
 def test_a_wheel_holds_the_package_alone_and_works_in_an_empty_folder(installed, tmp_path):
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"xyscannet"}
     files = {path.relative_to(installed / "xyscannet").as_posix() for path in (installed / "xyscannet").rglob("*.*")}
-    needed = {"py.typed", "pretrained/xyscannet_t.pth", "ops/native/scan.c", "ops/native/kernels.h"}
+    weights = {"pretrained/xyscannet_t.pth", "pretrained/NOTICE.txt"}
+    needed = {"py.typed", *weights, "ops/native/scan.c", "ops/native/kernels.h"}
     assert needed <= files and not any("vgg19" in name for name in files)
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run(

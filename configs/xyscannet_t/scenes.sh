@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the data for the next training of XYScanNet-T: datasets/xyscannet_t/scenes_train, with more scenes than data.sh has, and
-# gopro_train, GoPro's part of it; to validate on, scenes_val, three frames of other scenes, and reds_val, tiles of REDS.
+# Makes the data for the last training of XYScanNet-T: datasets/xyscannet_t/scenes_train, with more scenes than data.sh has; to
+# validate on, scenes_val, three frames of other scenes, and reds_val, tiles of REDS.
 #     configs/xyscannet_t/scenes.sh DATA
 # DATA holds
 #     GoPro/train/GOPR0372_07_00/{blur,sharp}       83 pairs of a training scene
@@ -11,7 +11,7 @@
 # The photographs of photos.txt are downloaded with apt-get. At the end datasets.check looks for GoPro's test scenes by name.
 # Needs 3 GB, and 20 minutes on one core.
 set -eu
-if [ $# -ne 1 ]; then sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
+if [ $# -ne 1 ]; then sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
 data=$(realpath "$1") here=$(realpath "$(dirname "$0")")
 python=${PYTHON:-python} out=datasets/xyscannet_t parts=datasets/xyscannet_t/scenes
 if [ -e "$parts" ]; then echo "$parts is there already; move it away first" >&2; exit 1; fi
@@ -40,7 +40,7 @@ while read -r package path; do
     ln -s "$(find "$(realpath "$parts/packages")" -path "*/$path")" "$parts/photos/"
 done < "$here/photos.txt"
 
-# Real pairs. The sharp images of `taught` are MAXIM's outputs (see NOTICE).
+# Real pairs. The sharp images of `taught` are MAXIM's outputs (see models/pretrained/NOTICE.txt).
 for kind in blur sharp; do
     link "$data/GoPro/train/GOPR0372_07_00/$kind" 1 "$parts/real/train/GOPR0372_07_00/$kind"
     link "$data/GoPro_averaged/$kind" 1 "$parts/averaged/train/$kind"
@@ -83,22 +83,21 @@ synthesize "$parts/frames" "$parts/linearstreets" --pairs_per_photo 4 --size 384
 synthesize "$parts/photos" "$parts/places" --pairs_per_photo 6 --size 320 --strength 18 --gamma 1 --seed 6 $shaken
 synthesize "$parts/photos" "$parts/linearplaces" --pairs_per_photo 4 --size 320 --strength 11 --gamma 2.2 --seed 7 $shaken
 
-# Two folders of links, scenes_train and gopro_train, of GoPro's own scenes and blur alone; some pairs count several times. REDS'
-# own pairs are in neither: trained on with them, even levelled, the network had gained on REDS and lost on GoPro.
+# A folder of links; some pairs count several times. REDS' own pairs are left out: trained on with them, even levelled, the network
+# had gained on REDS and lost on GoPro.
 parts=$(realpath "$parts")
-add() {     # add FOLDER TARGET COPIES
+add() {     # add FOLDER NAME COPIES
     for copy in $(seq "$3"); do
-        mkdir -p "$out/$2-$copy"
-        for kind in blur sharp; do ln -s "$1/$kind" "$out/$2-$copy/$kind"; done
+        mkdir -p "$out/scenes_train/$2-$copy"
+        for kind in blur sharp; do ln -s "$1/$kind" "$out/scenes_train/$2-$copy/$kind"; done
     done
 }
-for part in "real 3 2" "halfreal 1 1" "taught 8 8" "halftaught 2 2" "averaged 4 3" "clip 3 2" "linearclip 1 1"; do
+for part in "real 3" "halfreal 1" "taught 8" "halftaught 2" "averaged 4" "clip 3" "linearclip 1"; do
     set -- $part
-    add "$parts/${1}_tiles/train" "scenes_train/$1" "$2"
-    add "$parts/${1}_tiles/train" "gopro_train/$1" "$3"
+    add "$parts/${1}_tiles/train" "$1" "$2"
 done
 for part in closeby streets linearstreets places linearplaces; do
-    for scene in "$parts/$part"/train/*; do add "$scene" "scenes_train/$part-$(basename "$scene")" 1; done
+    for scene in "$parts/$part"/train/*; do add "$scene" "$part-$(basename "$scene")" 1; done
 done
-for train in scenes_train gopro_train; do "$python" -m datasets.check "$out/$train" --split train --partial; done
+"$python" -m datasets.check "$out/scenes_train" --split train --partial
 for val in scenes_val reds_val; do "$python" -m datasets.check "$out/$val" --split test --partial; done

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(script: str, *arguments: str, code: int = 0) -> str:
-    """What a benchmark prints; in this process, for its measurements start processes that have to import PyTorch once."""
+    """What a benchmark prints; in this process, so that PyTorch is imported once for all measurements."""
     printed, status = io.StringIO(), 0
     argv = mock.patch.object(sys, "argv", [script, *arguments, "--device", "cpu"])
     with argv, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
