@@ -151,7 +151,6 @@ def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> Non
 
 def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None:
     """Intra-VSSM: all columns' scans first, then the rows' scans and all the rest."""
-
     half = vssm.conv_input.out_channels // 2
 
     def scan_columns(columns: Band) -> torch.Tensor:
@@ -198,8 +197,8 @@ def _features(norm: nn.Module, vssm: VSSM, x: torch.Tensor, band: Band, dim: int
 
 def _outputs(conv: nn.Conv2d, x: torch.Tensor, channels: slice) -> torch.Tensor:
     """Some of a convolution's output channels; if it is depth-wise, x has these channels alone."""
-    weight = conv.weight[channels]
-    return F.conv2d(x, weight, padding=conv.padding, groups=len(weight) if conv.groups > 1 else 1)
+    weight, bias = conv.weight[channels], None if conv.bias is None else conv.bias[channels]
+    return F.conv2d(x, weight, bias, padding=conv.padding, groups=len(weight) if conv.groups > 1 else 1)
 
 
 def _scan_rows(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
