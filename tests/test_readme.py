@@ -40,6 +40,12 @@ SMALL = (
     "model.dim=8 model.num_blocks=[1,1,1] data.patch_size=32 data.batch_size=4 data.workers=0 "
     "train.validate_every=1 loss.contrast_weight=0 --device cpu"
 ).split()
+SMALL_BENCHMARKS = {
+    "network": "--dim 8 --num_blocks 1 1 1 --size 16 --baseline_backend torch",
+    "vssm": "--channels 8 --size 8 --baseline_backend torch",
+    "scan": "--dims 2 --levels 3 --backends torch",
+    "tiling": "--dim 8 --size 40 48 --band 8 --tile 24:8",
+}
 SMALL_FIGURES = {
     "complexity": "--table 8 --dim 8 --size 32",
     "receptive_field": "--size 32 --count 1",
@@ -49,10 +55,6 @@ SMALL_FIGURES = {
 ELSEWHERE = {
     "python -m analysis.ablation --table 6 --quick": "tests/analysis/test_ablation.py runs it with less training",
     "python -m tests.torture --minutes 20": "tests/test_torture.py runs it for a minute",
-    "python benchmarks/network.py": "tests/benchmarks/test_scripts.py runs these four with small networks",
-    "python benchmarks/vssm.py": "see above",
-    "python benchmarks/scan.py": "see above",
-    "python benchmarks/tiling.py datasets/GoPro/test --dim 48 --images 1": "see above",
     "make demo": "test_demo_runs_from_photographs_to_picture runs it with less training",
     "make test": "runs this test",
     "make page": "tests/web/ serves it",
@@ -110,6 +112,10 @@ def made_small(line: str) -> list[str]:
     for figure, small in SMALL_FIGURES.items():
         if f"analysis.{figure}" in line:
             return [*words, *small.split()]
+    for script, small in SMALL_BENCHMARKS.items():
+        if f"benchmarks/{script}.py" in line:
+            # In a process of its own: its measurements start processes that import it.
+            return [sys.executable, *words[1:], *small.split(), "--repeats", "1", "--device", "cpu"]
     return words
 
 

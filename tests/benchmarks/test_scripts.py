@@ -5,7 +5,6 @@ import importlib
 import io
 import re
 import sys
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -19,13 +18,13 @@ RATIO = r"\d+\.\d\dx"
 pytestmark = pytest.mark.slow
 
 
-def run(script: str, *arguments: str, code: int = 0) -> str:
+def run(name: str, *arguments: str, code: int = 0) -> str:
     """What a benchmark prints; in this process, so that PyTorch is imported once for all measurements."""
     printed, status = io.StringIO(), 0
-    argv = mock.patch.object(sys, "argv", [script, *arguments, "--device", "cpu"])
+    argv = mock.patch.object(sys, "argv", [name, *arguments, "--device", "cpu"])
     with argv, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            importlib.import_module(f"benchmarks.{Path(script).stem}").main()
+            importlib.import_module(f"benchmarks.{name}").main()
         except SystemExit as end:
             status = end.code
     assert (status or 0) == code, printed.getvalue()
@@ -40,7 +39,7 @@ def rows(output: str, *words: str) -> list[list[str]]:
 
 def test_network_is_compared_with_the_baseline():
     output = run(
-        "network.py",
+        "network",
         *"--dim 8 --num_blocks 1 1 1 --size 16 20 --repeats 1 --backend torch".split(),
         *"--baseline_backend reference --precision fp32 bf16".split(),
     )
@@ -54,12 +53,12 @@ def test_network_is_compared_with_the_baseline():
 
 
 def test_network_refuses_a_size_that_the_baseline_cannot_take():
-    assert "multiples of 4" in run("network.py", "--size", "18", code=2)
+    assert "multiples of 4" in run("network", "--size", "18", code=2)
 
 
 def test_vssm_compares_both_modules():
     line = "--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference"
-    output = run("vssm.py", *line.split())
+    output = run("vssm", *line.split())
     for title in (
         "Intra-VSSM, inference",
         "Intra-VSSM, forward+backward",
@@ -74,7 +73,7 @@ def test_vssm_compares_both_modules():
 
 
 def test_scan_measures_rows_and_columns():
-    output = run("scan.py", *"--sizes 252 --dims 2 --levels 3 --repeats 1 --backends reference torch mamba_ssm".split())
+    output = run("scan", *"--sizes 252 --dims 2 --levels 3 --repeats 1 --backends reference torch mamba_ssm".split())
     assert torch.cuda.is_available() or "left out: scan backend mamba_ssm" in output
     for line in ("63 x 63 rows", "63 x 63 cols"):
         for name in ("forward", "forward+backward"):
@@ -86,14 +85,14 @@ def test_scan_measures_rows_and_columns():
 
 
 def test_scan_leaves_out_what_takes_too_long():
-    output = run("scan.py", *"--sizes 720p --dims 2 --levels 1 --backends reference --limit 0.5".split())
+    output = run("scan", *"--sizes 720p --dims 2 --levels 1 --backends reference --limit 0.5".split())
     assert len(found := [line for line in output.splitlines() if line.startswith("720p")]) == 4
     assert all(line.split()[-1] == "-" for line in found)
 
 
 def test_tiling_compares_streamed_and_tiled_images_with_full_ones(tmp_path):
     make_pairs(tmp_path, train=0, test=2, size=(40, 48))
-    output = run("tiling.py", str(tmp_path / "test"), *"--dim 8 --size 40 48 --tile 24:8 --band 8 --repeats 1".split())
+    output = run("tiling", str(tmp_path / "test"), *"--dim 8 --size 40 48 --tile 24:8 --band 8 --repeats 1".split())
     assert [line.split("  ")[0] for line in output.splitlines() if line.startswith(("full", "streamed", "tiles"))] == [
         "full",
         "streamed, bands of 8",
@@ -103,7 +102,7 @@ def test_tiling_compares_streamed_and_tiled_images_with_full_ones(tmp_path):
 
 def test_growth_fits_time_and_memory(tmp_path):
     output = run(
-        "growth.py",
+        "growth",
         *"--networks T --megapixels 0.004 0.008 0.016 --dims 8 --batches 1".split(),
         *("--output", str(tmp_path / "growth")),
     )
@@ -113,6 +112,6 @@ def test_growth_fits_time_and_memory(tmp_path):
 
 def test_peers_are_measured_beside_ours():
     pytest.importorskip("spandrel", reason="the package spandrel is not installed")
-    output = run("peers.py", *"--sizes 32x24 --networks XYScanNet-T NAFNet-32 --repeats 1".split())
+    output = run("peers", *"--sizes 32x24 --networks XYScanNet-T NAFNet-32 --repeats 1".split())
     for name in ("XYScanNet-T", "NAFNet-32"):
         assert len(found := rows(output, name)) == 1 and int(found[0][0].replace(",", "")) > 10**6
