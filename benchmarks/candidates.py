@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from engine.memory import GIB
 from models import XYScanNet
+from models.ops import triton_runtime
 from models.ops.selective_scan import BACKENDS
 
 from . import measure
 from .baseline import Baseline
 from .roofline import Work
 
-CHECKPOINTED, COMPILED = "ours checkpointed", "ours compiled"
+CHECKPOINTED, COMPILED, PLAIN = "ours checkpointed", "ours compiled", "ours plain"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -33,6 +34,8 @@ class Candidate(NamedTuple):
         torch.manual_seed(0)
         if self.name == "baseline":
             return Baseline(dim, num_blocks, self.backend).to(device)
+        if self.name == PLAIN:  # for good: each measurement has a process of its own
+            triton_runtime.runs = lambda *_: False
         network = XYScanNet(
             dim, num_blocks, scan_backend=self.backend, checkpoint_activations=self.name == CHECKPOINTED
         ).to(device)
@@ -89,9 +92,9 @@ def choose(arguments: argparse.Namespace, device: torch.device) -> list[Candidat
     ]
 
 
-def with_variant(candidates: list[Candidate], name: str) -> list[Candidate]:
-    """The candidates, and each of ours again under ``name``: with checkpointed activations, or compiled."""
-    return [*candidates, *[each._replace(name=name) for each in candidates if each.name == "ours"]]
+def variants(candidates: list[Candidate], name: str) -> list[Candidate]:
+    """Each of ours under the name of a variant."""
+    return [each._replace(name=name) for each in candidates if each.name == "ours"]
 
 
 def measure_rates(candidates: list[Candidate], device: torch.device) -> Rates:

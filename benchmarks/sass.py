@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 
 from benchmarks import measure  # noqa: E402
 from benchmarks.roofline import Work, scan_work  # noqa: E402
-from models.ops.selective_scan import triton_kernel  # noqa: E402
+from models.ops.triton_runtime import COMPILE  # noqa: E402
 from models.ops.tuning import Numbers  # noqa: E402
 
 NUMBERS = Numbers()
@@ -140,12 +140,19 @@ def scan_pointers(dtype: str) -> dict[str, str]:
 
 
 def compile_kernel(
-    kernel, pointers: dict[str, str], constants: dict, capability: int, options: dict, steps: tuple[int, ...] = ()
+    kernel,
+    pointers: dict[str, str],
+    constants: dict,
+    capability: int,
+    options: dict,
+    steps: tuple[int, ...] = (),
+    aligned: tuple[str, ...] = (),
 ) -> Compiled:
     """Compile a kernel for a GPU, which need not be present.
 
     Args:
         pointers: type of each pointer argument; the other arguments are 32-bit integers.
+        aligned: integer arguments that are multiples of 16, as pointers are.
         steps: steps of the recurrence in an iteration of each innermost loop, in the order of the code.
     """
     import triton
@@ -153,11 +160,12 @@ def compile_kernel(
     from triton.compiler import ASTSource
 
     types = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
-    aligned = {(k,): [["tt.divisibility", 16]] for k, name in enumerate(kernel.arg_names) if name in pointers}
+    multiples = [name in pointers or name in aligned for name in kernel.arg_names]
+    attributes = {(k,): [["tt.divisibility", 16]] for k, multiple in enumerate(multiples) if multiple}
     binary = triton.compile(
-        ASTSource(kernel, types, constants, aligned),
+        ASTSource(kernel, types, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
-        options={**triton_kernel.COMPILE, **options},
+        options={**COMPILE, **options},
     )
     usage, listing = disassemble(binary.asm["cubin"])
     registers, stack, local = map(int, re.findall(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)[0])

@@ -3,9 +3,10 @@
     python benchmarks/traffic.py                    XYScanNet-P, one 1280 x 720 image, as on an H100
 
 The networks run on shapes alone, as for a CUDA device. Every operation that PyTorch would launch counts the bytes that
-it reads and writes, each operand once; views count nothing, and the scan and the causal convolution count as the one
-kernel that each of them is. `ms` is the longer of bytes at the data sheet's bandwidth and arithmetic at its peak (TF32
-in fp32 convolutions, PyTorch's default); that of the scans is the bound by instruction slots of sass.py's model. The
+it reads and writes, each operand once; views count nothing, and an operation with a kernel of its own (models/ops)
+counts as one. `ms` is the longer of bytes at the data sheet's bandwidth and arithmetic at its peak (TF32
+in fp32 convolutions, PyTorch's default); for the kernels with many instructions it is at least the bound by
+instruction slots of sass.py's model. The
 sum is a lower bound on time, a model and not a measurement: it assumes that each operation reaches its limit and that
 nothing stays in the cache between two of them. Of the rows below `all`,
 
@@ -45,13 +46,14 @@ from models.mamba import S6  # noqa: E402
 # Of an H100 SXM: bytes/s, and FLOP/s of products of these types (TF32: convolutions of fp32 numbers).
 BANDWIDTH = 3.352e12
 PEAK = {"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12}
-# Instruction slots a second, and instructions a channel and step of the forward scan: sass.py's for ours, and those
-# counted in the same way in mamba-ssm 2.3.2's kernel, which computes each chunk of 2048 steps in full.
+# Instruction slots a second, and instructions a number that is written: sass.py's for ours, and those counted in the
+# same way in mamba-ssm 2.3.2's scan, which computes each chunk of 2048 steps in full.
 SLOTS = 132 * 4 * 1.83e9 * 32
-OURS, MAMBA_SSM = {"fp32": 250, "bf16": 284}, 642
+OURS = {"scan": {"fp32": 250, "bf16": 284}, "gated": {"fp32": 90, "bf16": 110}, "plain": {"fp32": 49, "bf16": 57}}
+MAMBA_SSM = 642
 NO_KERNEL = ("device", "promote_types", "empty", "_unsafe_view", "detach", "alias")
 PRODUCTS = ("matrix product", "Mamba block")  # not TF32 by default
-FUSIBLE = ("elementwise", "norm", "copy")
+FUSIBLE = ("elementwise", "norm", "copy", "gate", "divergence")
 COLUMNS = [("", -26), ("calls", 7), ("GB", 9), ("ms", 9), ("share, x baseline", 19)]
 
 
@@ -125,18 +127,21 @@ def kind_of(name: str, args: tuple) -> str:
 @contextmanager
 def on_a_gpu(bf16: bool) -> Iterator[None]:
     """Tensors without numbers, on a CUDA device that need not be there, under autocast or not."""
-    before = torch.is_autocast_enabled("cuda")
+    before, dtype_before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), torch.device("cuda"):
         torch.set_autocast_enabled("cuda", bf16)
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
         try:
             yield
         finally:
             torch.set_autocast_enabled("cuda", before)
+            torch.set_autocast_dtype("cuda", dtype_before)
 
 
 def ours(dim: int, height: int, width: int, precision: str, one_kernel: bool = False) -> dict[str, Cost]:
     """The traffic of our network with the Triton kernels, by kind."""
     counted, half = Traffic(), torch.bfloat16 if precision == "bf16" else torch.float32
+    scan_instructions = OURS["scan"][precision]
 
     def feed_forward(module: GatedFFN, x: torch.Tensor) -> torch.Tensor:
         x = x.to(half)
@@ -147,12 +152,12 @@ def ours(dim: int, height: int, width: int, precision: str, one_kernel: bool = F
     def mamba(module: S6, u: torch.Tensor) -> torch.Tensor:
         u = u.to(half)
         steps = len(module.D) * u.numel() / u.shape[-1]
-        counted.add("Mamba block", [u, u], least=OURS[precision] * steps / SLOTS)
+        counted.add("Mamba block", [u, u], least=scan_instructions * steps / SLOTS)
         return u
 
     def scan(u, delta, A, B, C, D, z, bias, delta_softplus, backend):
         y = torch.empty_like(u)
-        counted.scan([u, delta, B, C, z, y], OURS[precision])
+        counted.scan([u, delta, B, C, z, y], scan_instructions)
         return y
 
     def conv(x, weight, bias, backend):
@@ -160,9 +165,41 @@ def ours(dim: int, height: int, width: int, precision: str, one_kernel: bool = F
         counted.add("causal convolution", [x, y])
         return y
 
+    def depthwise(x, weight):
+        y = torch.empty_like(x)
+        counted.add("depth-wise convolution", [x, y], least=OURS["plain"][precision] * y.numel() / SLOTS)
+        return y
+
+    def gated(x, weight):
+        y = torch.empty_like(x[:, ::2])
+        counted.add("depth-wise gate", [x, y], least=OURS["gated"][precision] * y.numel() / SLOTS)
+        return y
+
+    def norm(x, weight, bias, eps):
+        y = torch.empty_like(x, dtype=half)
+        counted.add("norm", [x, y])
+        return y
+
+    def pair(kind, dtype=None):
+        def work(a, b):
+            y = torch.empty_like(a, dtype=dtype)
+            counted.add(kind, [a, b, y])
+            return y
+
+        return work
+
+    kernels = {
+        "mamba.selective_scan": scan,
+        "mamba.causal_conv_silu": conv,
+        "blocks.depthwise": depthwise,
+        "blocks.gated_depthwise": gated,
+        "blocks.channel_norm": norm,
+        "vssm.silu_gate": pair("gate"),
+        "fusion.kl_divergence": pair("divergence", torch.float32),
+    }
     with ExitStack() as stack:
-        stack.enter_context(patch("models.mamba.selective_scan", scan))
-        stack.enter_context(patch("models.mamba.causal_conv_silu", conv))
+        for name, kernel in kernels.items():
+            stack.enter_context(patch(f"models.{name}", kernel))
         if one_kernel:
             stack.enter_context(patch.object(GatedFFN, "forward", feed_forward))
             stack.enter_context(patch.object(S6, "forward", mamba))

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 import torch
-from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .ops.gated_depthwise import gated_depthwise
+from .ops.channel_norm import channel_norm
+from .ops.depthwise import depthwise, gated_depthwise
 
 
 class Conv1x1(nn.Conv2d):
@@ -18,23 +18,31 @@ class Conv1x1(nn.Conv2d):
 
 
 class Conv3x3(nn.Conv2d):
-    """(B, C_in, H, W) -> (B, C_out, H, W), zero padding, no bias; depth-wise for groups = C_in = C_out."""
+    """(B, C_in, H, W) -> (B, C_out, H, W), zero padding, no bias."""
 
-    def __init__(self, channels_in: int, channels_out: int, groups: int = 1):
-        super().__init__(channels_in, channels_out, 3, padding=1, groups=groups, bias=False)
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
+
+
+class Depthwise3x3(nn.Conv2d):
+    """One filter per channel. (B, C, H, W) -> (B, C, H, W), zero padding, no bias."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1, groups=channels, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return depthwise(x, self.weight)
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel, in its weights' precision. (B, C, H, W) -> (B, C, H, W)."""
+    """Layer normalisation over the channels of each pixel. (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.body = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            x = self.body(rearrange(x, "b c h w -> b h w c").to(self.body.weight.dtype))
-        return rearrange(x, "b h w c -> b c h w")
+        return channel_norm(x, self.body.weight, self.body.bias, self.body.eps)
 
 
 class GatedFFN(nn.Module):
@@ -43,7 +51,7 @@ class GatedFFN(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.project_in = Conv1x1(dim, 2 * dim)
-        self.dwconv = Conv3x3(2 * dim, 2 * dim, groups=2 * dim)
+        self.dwconv = Depthwise3x3(2 * dim)
         self.project_out = Conv1x1(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange, reduce
 from torch import nn
 
-from .blocks import Conv1x1, Conv3x3
+from .blocks import Conv1x1, Depthwise3x3
 from .mamba import S6
 from .ops.silu_gate import silu_gate
 from .registry import Options, state_space
@@ -23,7 +23,7 @@ class VSSM(nn.Module):
     def __init__(self, dim: int, options: Options = Options()):  # noqa: B008 (immutable)
         super().__init__()
         self.proj_in = Conv1x1(dim, 2 * dim)  # W_p
-        self.dwconv = Conv3x3(2 * dim, 2 * dim, groups=2 * dim)  # W_d
+        self.dwconv = Depthwise3x3(2 * dim)  # W_d
         self.proj_out = Conv1x1(dim, dim)
         self.conv_input = Conv1x1(dim, dim)
         self.fuse_out = Conv1x1(dim, dim)

@@ -1,6 +1,6 @@
 """Mamba's short causal convolution with its SiLU in one Triton kernel each way, channels-last (cf. causal_conv.py).
 
-Importing this module needs Triton: call selective_scan.triton_kernel.why_missing() first. Only x is kept for the
+Importing this module needs Triton: call triton_runtime.why_missing() first. Only x is kept for the
 backward pass. A program computes a tile [TIME, CHANNELS] of one sequence; CHANNELS divides the number of channels, so
 that no lane is idle. x is read once per tap, all but the first time from the cache.
 """
@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from .selective_scan.triton_kernel import COMPILE, as_rows, empty_rows, row_strides
+from .selective_scan.triton_kernel import as_rows, empty_rows, row_strides
+from .triton_runtime import COMPILE
 from .tuning import numbers
 
 WIDTH = 4

@@ -1,12 +1,12 @@
 """The divergence of Eq. 6, element by element: KL = p (log p - log q), p = sigmoid(current), q = sigmoid(other).
 
-One pass in C, compiled at first use (native/pairs.c), or PyTorch's own operations.
+One pass in Triton or in C, compiled at first use (native/pairs.c), or PyTorch's own operations.
 """
 
 import torch
 import torch.nn.functional as F
 
-from . import at_least_fp32
+from . import at_least_fp32, triton_runtime
 from .native import pairs
 
 
@@ -16,6 +16,10 @@ def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     Args:
         current, other: logits of one shape.
     """
+    if current.dim() > 1 and triton_runtime.runs(current, other):
+        from .pairs_triton import TritonPair  # imported here: not every machine has Triton
+
+        return TritonPair.apply("kl", current, other)
     current, other = at_least_fp32(current), at_least_fp32(other)
     if torch.compiler.is_compiling():
         return kl_divergence_ref(current, other)

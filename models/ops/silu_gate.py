@@ -1,8 +1,9 @@
-"""The gate of Eq. 5, SiLU(y) * x: one pass in C (native/pairs.c), or PyTorch's own operations."""
+"""The gate of Eq. 5, SiLU(y) * x: one pass in Triton or in C (native/pairs.c), or PyTorch's own operations."""
 
 import torch
 import torch.nn.functional as F
 
+from . import triton_runtime
 from .native import pairs
 
 
@@ -10,6 +11,10 @@ def silu_gate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """SiLU(y) * x, for x and y of one shape and dtype; SiLU(y) is recomputed in the backward pass, not kept."""
     if torch.compiler.is_compiling():
         return silu_gate_ref(x, y)
+    if x.dim() > 1 and triton_runtime.runs(x, y):
+        from .pairs_triton import TritonPair  # imported here: not every machine has Triton
+
+        return TritonPair.apply("silu_gate", x, y)
     if pairs.runs(x, y):
         return pairs.NativePair.apply("silu_gate", x, y)
     return _SiluGate.apply(x, y)

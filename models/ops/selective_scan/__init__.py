@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import library
 
-from . import cpu, mamba_kernel, triton_kernel
+from .. import triton_runtime
+from . import cpu, mamba_kernel
 from .chunked import selective_scan_chunked
 from .cpu import selective_scan_cpu
 from .mamba_kernel import selective_scan_mamba
@@ -35,7 +36,7 @@ BACKENDS = {
 NATIVE: dict[str, tuple[str, Callable[[], str | None], str]] = {
     "cpu": ("cpu", cpu.why_missing, "install a C compiler, or use torch"),
     "mamba_ssm": ("cuda", mamba_kernel.why_missing, f"install it with {mamba_kernel.INSTALL}"),
-    "triton": ("cuda", triton_kernel.why_missing, "use torch"),
+    "triton": ("cuda", triton_runtime.why_missing, "use torch"),
 }
 
 
@@ -120,7 +121,7 @@ def why_not(backend: str, device_type: str, dtype: torch.dtype = torch.float32) 
     if backend not in NATIVE:
         return None
     runs_on, why_missing, remedy = NATIVE[backend]
-    if device_type != runs_on and not (backend == "triton" and triton_kernel.interpreted()):
+    if device_type != runs_on and not (backend == "triton" and triton_runtime.interpreted()):
         return f"it runs on {runs_on}; use torch"
     if dtype == torch.float64:
         return "it has no float64; use torch"

@@ -6,17 +6,14 @@ The kernels are in triton_scan.py, imported when first used: not every machine h
 """
 
 import functools
-import importlib
-import os
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from ..triton_runtime import COMPILE, DTYPES
 from ..tuning import numbers
 
 MAX_STATES = 16  # triton_scan.STATES
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-COMPILE = {"enable_fp_fusion": True}  # multiply-adds, whatever Triton's default
 
 
 def selective_scan_triton(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
@@ -33,27 +30,6 @@ def selective_scan_triton(u, delta, A, B, C, D=None, z=None, delta_bias=None, de
     rows = [None if t is None else as_rows(t) for t in (u, delta, B, C, z)]
     y = _Scan.apply(*rows[:2], A, *rows[2:4], D, rows[4], delta_bias, delta_softplus, torch.is_grad_enabled())
     return y.view(u.shape) if u.dim() <= 4 else y.reshape(u.shape)
-
-
-def why_missing() -> str | None:
-    """Why this cannot run here, in one line; None where it can: on CUDA, or anywhere through Triton's interpreter."""
-    if not interpreted() and not torch.cuda.is_available():
-        return "no CUDA device"
-    return _import_error()
-
-
-def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on any device and thousands of times slower: for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@functools.cache
-def _import_error() -> str | None:
-    try:
-        importlib.import_module("triton")
-    except Exception as error:  # a Triton that does not fit torch or the system fails in many ways
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None
 
 
 def as_rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.ops import gated_depthwise as op
+from models.ops import depthwise as op
 from models.ops.causal_conv import causal_conv_silu
-from models.ops.gated_depthwise import gated_depthwise, gated_depthwise_ref
+from models.ops.depthwise import gated_depthwise, gated_depthwise_ref
 from models.ops.kl_divergence import kl_divergence, kl_divergence_ref
 from models.ops.native import pairs
 from models.ops.selective_scan import cpu

@@ -1,4 +1,4 @@
-"""The Triton scan and convolution: against the reference (triton_cases.py), compiled without a GPU, and on one."""
+"""The Triton kernels: against the reference (triton_cases.py), compiled without a GPU, and on one."""
 
 import os
 import re
@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from benchmarks import sass
+from models.ops import triton_runtime
 from models.ops.selective_scan import triton_kernel
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 ROOT = Path(__file__).parents[3]
-compiled = pytest.mark.skipif(triton_kernel.interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
+compiled = pytest.mark.skipif(triton_runtime.interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -101,18 +102,48 @@ def test_the_convolution_compiles_without_spills(capability, dtype):
         assert sass.compile_kernel(kernel, pointers, constants, capability, options).spilled == 0
 
 
+@compiled
+@modern
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_norm_depthwise_and_pairs_compile_without_spills(dtype):
+    """Vector loads and stores alone: channels are adjacent, and their number a multiple of 16."""
+    from models.ops import channel_norm_triton, depthwise_triton, pairs_triton
+
+    tensors = dict.fromkeys("a b x y d dx dy grad grad_a grad_b".split(), f"*{dtype}")
+    pointers = {**tensors, **dict.fromkeys("taps weight bias sums".split(), "*fp32"), "eps": "fp32"}
+    aligned = ("channels", "step", "a_step", "b_step", "y_step", "grad_step", "grad_a_step", "grad_b_step", "dy_step")
+    lines = {"ROWS": 2 if dtype == "fp32" else 1, "SPAN": depthwise_triton.SPAN_BYTES // sass.BYTES[dtype]}
+    pixels = {"ROWS": channel_norm_triton.ELEMENTS // 256, "BLOCK": 256}  # of 144 channels
+    kernels = [
+        (depthwise_triton._forward, {"GATED": True, **lines}),
+        (depthwise_triton._forward, {"GATED": False, **lines}),
+        (depthwise_triton._gate_backward, lines),
+        (depthwise_triton._backward, lines),
+        *[(kernel, pixels) for kernel in (channel_norm_triton._forward, channel_norm_triton._backward)],
+        *[
+            (kernel, {"KL": kl, "ELEMENTS": pairs_triton.ELEMENTS})
+            for kernel in (pairs_triton._forward, pairs_triton._backward)
+            for kl in (True, False)
+        ],
+    ]
+    for kernel, constants in kernels:
+        compiled = sass.compile_kernel(kernel, pointers, constants, 90, {"num_warps": 4}, aligned=aligned)
+        assert compiled.spilled == 0 and compiled.registers <= 255
+        assert not re.search(r"(ld|st)\.global\S*\.b16", compiled.ptx)
+
+
 def test_why_missing_names_what_is_missing(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert triton_kernel.why_missing() == "no CUDA device"
+    assert triton_runtime.why_missing() == "no CUDA device"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert triton_kernel.why_missing() is None
+    assert triton_runtime.why_missing() is None
     monkeypatch.setitem(sys.modules, "triton", None)
-    triton_kernel._import_error.cache_clear()
+    triton_runtime._import_error.cache_clear()
     try:
-        assert triton_kernel.why_missing().startswith("ModuleNotFoundError: ")
+        assert triton_runtime.why_missing().startswith("ModuleNotFoundError: ")
     finally:
-        triton_kernel._import_error.cache_clear()
+        triton_runtime._import_error.cache_clear()
 
 
 @pytest.mark.gpu
@@ -140,6 +171,27 @@ def test_real_shapes_on_a_gpu(channels, shape, dtype, tolerance):
         for first, second, reference in zip(*results, strict=True):
             assert torch.equal(first, second)
             assert_near(first, reference, tolerance)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("shape", [(1, 288, 720, 1280), (2, 288, 252, 252), (1, 1152, 45, 80), (3, 64, 90, 161)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
+def test_features_of_real_shapes_on_a_gpu(shape, dtype, tolerance):
+    """Norm, depth-wise convolution, gate and divergence: values and gradients, twice the same bits."""
+    from .triton_cases import OPERATIONS, assert_near, draw, weighted
+
+    x = draw(*shape, dtype=dtype).detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = draw(shape[1], 1, 3, 3)
+    for op, ref in OPERATIONS.values():
+        results = []
+        for function in (op, op, ref):
+            y = function(x, weight)
+            results.append([y, *torch.autograd.grad(weighted(y), [x, weight], allow_unused=True)])
+        for first, second, reference in zip(*results, strict=True):
+            if first is not None:
+                assert torch.equal(first, second)
+                assert_near(first, reference.to(first.dtype), tolerance)
 
 
 @pytest.mark.gpu

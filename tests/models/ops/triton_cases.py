@@ -10,12 +10,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.ops import causal_conv_triton
+from models.blocks import DecoderBlock
+from models.ops import causal_conv_triton, triton_runtime
 from models.ops.causal_conv_triton import causal_conv_silu_triton
+from models.ops.channel_norm import channel_norm, channel_norm_ref
+from models.ops.depthwise import depthwise, depthwise_ref, gated_depthwise, gated_depthwise_ref
+from models.ops.kl_divergence import kl_divergence, kl_divergence_ref
 from models.ops.selective_scan import triton_kernel
 from models.ops.selective_scan.reference import selective_scan_ref
 from models.ops.selective_scan.triton_kernel import selective_scan_triton
+from models.ops.silu_gate import silu_gate, silu_gate_ref
 from models.ops.tuning import Numbers
+from models.registry import Options
+from models.vssm import InterVSSM, IntraVSSM
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 CHUNK = Numbers().chunk
@@ -45,8 +52,13 @@ def weighted(y):
 def assert_near(value, reference, tolerance):
     """Relative to the largest element."""
     assert value.dtype == reference.dtype and value.shape == reference.shape
-    error = (value.float() - reference.float()).abs().max() / reference.float().abs().max().clamp(min=1e-6)
-    assert error <= tolerance, f"relative error {error:.2e}"
+    if value.numel():
+        error = relative_error(value, reference)
+        assert error <= tolerance, f"relative error {error:.2e}"
+
+
+def relative_error(value, reference):
+    return (value.float() - reference.float()).abs().max() / reference.float().abs().max().clamp(min=1e-6)
 
 
 def assert_agree(leaves, inputs, tolerance=1e-4, softplus=True):
@@ -226,3 +238,68 @@ def test_backward_workers_share_evenly(sequences, blocks):
     rounds = -(-sequences // workers)
     assert workers * blocks <= max(2048, blocks)
     assert workers * rounds - sequences < workers and -(-sequences // rounds) == workers
+
+
+def norm_of(x, weight):
+    return channel_norm(x, weight[:, 0, 0, 0], weight[:, 0, 0, 1], 1e-5)
+
+
+def norm_ref(x, weight):
+    return channel_norm_ref(x, weight[:, 0, 0, 0], weight[:, 0, 0, 1], 1e-5)
+
+
+def halves(op):
+    """An operation on two tensors, of the halves of x, which are strided views of it."""
+    return lambda x, weight: op(*(4 * x).chunk(2, dim=1))
+
+
+OPERATIONS = {
+    "norm": (norm_of, norm_ref),
+    "depthwise": (depthwise, depthwise_ref),
+    "gated_depthwise": (gated_depthwise, gated_depthwise_ref),
+    "silu_gate": (halves(silu_gate), halves(silu_gate_ref)),
+    "kl_divergence": (halves(kl_divergence), halves(kl_divergence_ref)),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("shape", [(2, 6, 3, 5), (1, 4, 1, 1), (1, 48, 5, 13), (1, 34, 3, 31), (0, 4, 2, 2)])
+def test_operations_on_features(operation, shape, dtype, tolerance):
+    """Lines shorter and longer than a program's span, odd heights, any number of channels, an image of a pixel."""
+    op, ref = OPERATIONS[operation]
+    x, weight = draw(*shape, dtype=dtype), draw(shape[1], 1, 3, 3)
+    leaves = [x] if "_gate" in operation or operation == "kl_divergence" else [x, weight]
+    assert triton_runtime.runs(x)
+    exact = [leaf.detach().float().requires_grad_() for leaf in (x, weight)]
+    y, reference = op(x, weight), ref(*exact)
+    assert_near(y, reference.to(y.dtype), tolerance)
+    if y.numel():
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    of_y = torch.autograd.grad(weighted(y), leaves)
+    for gradient, expected in zip(of_y, torch.autograd.grad(weighted(reference), exact[: len(leaves)]), strict=True):
+        assert_near(gradient, expected.to(gradient.dtype), tolerance)
+
+
+def test_a_decoder_block(monkeypatch):
+    """The kernels together against plain PyTorch: values and gradients in fp32, values under autocast."""
+    torch.manual_seed(0)
+    options = Options(scan_backend="triton")
+    block = DecoderBlock(4, IntraVSSM(4, options), InterVSSM(4, options)).to(DEVICE)
+    x = draw(1, 4, 3, 5)
+
+    def run():
+        y = block(x)
+        gradients = torch.autograd.grad(weighted(y), [x, *block.parameters()])
+        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+            return [y, *gradients], block(x)
+
+    ours, ours_in_bf16 = run()
+    monkeypatch.setattr(triton_runtime, "runs", lambda *_: False)
+    for module in block.modules():
+        if hasattr(module, "scan_backend"):
+            module.scan_backend = "torch"
+    plain, plain_in_bf16 = run()
+    for value, reference in zip(ours, plain, strict=True):
+        assert_near(value, reference, 1e-4)
+    assert relative_error(ours_in_bf16, plain[0]) <= 1.5 * relative_error(plain_in_bf16, plain[0])

@@ -1,6 +1,7 @@
-"""The gate of the feed-forward networks: SiLU(a) * b, where (a, b) are the halves of a depth-wise 3x3 convolution.
+"""Depth-wise 3x3 convolution, alone or with the gate of the feed-forward networks, SiLU(a) * b for its halves (a, b).
 
-One pass over channels-last features in C, compiled at first use (native/depthwise.c), or PyTorch's own operations.
+One pass over channels-last features: in Triton on a GPU, with the gate also in C on a CPU, compiled at first use
+(native/depthwise.c); or PyTorch's own operations.
 """
 
 import ctypes
@@ -9,16 +10,31 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from . import triton_runtime
 from .native.compiler import BuildError, compiled
 from .native.view import address
 
 
-def gated_depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) -> (B, C / 2, H, W), zero padding.
+def depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> the same shape, zero padding.
 
     Args:
         weight: (C, 1, 3, 3), one filter per channel.
     """
+    if triton_runtime.runs(x):
+        return _in_triton(x, weight, gated=False)
+    return depthwise_ref(x, weight)
+
+
+def depthwise_ref(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The same in plain PyTorch."""
+    return F.conv2d(x, weight, padding=1, groups=len(weight))
+
+
+def gated_depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B, C / 2, H, W), zero padding; weight as for ``depthwise``."""
+    if triton_runtime.runs(x):
+        return _in_triton(x, weight, gated=True)
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling() and _available():
         return _GatedDepthwise.apply(x.contiguous(memory_format=torch.channels_last), weight)
     return gated_depthwise_ref(x, weight)
@@ -26,8 +42,14 @@ def gated_depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def gated_depthwise_ref(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The same in plain PyTorch."""
-    a, b = F.conv2d(x, weight, padding=1, groups=len(weight)).chunk(2, dim=1)
+    a, b = depthwise_ref(x, weight).chunk(2, dim=1)
     return F.silu(a) * b
+
+
+def _in_triton(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch.Tensor:
+    from .depthwise_triton import TritonDepthwise  # imported here: not every machine has Triton
+
+    return TritonDepthwise.apply(triton_runtime.autocast(x), weight, gated)
 
 
 class _Parameters(ctypes.Structure):
