@@ -182,12 +182,12 @@ def test_features_of_real_shapes_on_a_gpu(shape, dtype, tolerance):
     from .triton_cases import OPERATIONS, assert_near, draw, weighted
 
     x = draw(*shape, dtype=dtype).detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = draw(shape[1], 1, 3, 3)
+    exact, weight = x.detach().float().requires_grad_(), draw(shape[1], 1, 3, 3)
     for op, ref in OPERATIONS.values():
         results = []
-        for function in (op, op, ref):
-            y = function(x, weight)
-            results.append([y, *torch.autograd.grad(weighted(y), [x, weight], allow_unused=True)])
+        for function, features in ((op, x), (op, x), (ref, exact)):
+            y = function(features, weight)
+            results.append([y, *torch.autograd.grad(weighted(y), [features, weight], allow_unused=True)])
         for first, second, reference in zip(*results, strict=True):
             if first is not None:
                 assert torch.equal(first, second)
