@@ -1,10 +1,10 @@
 """Depth-wise 3x3 convolution in Triton, channels-last, plain or with the gate of the feed-forward networks.
 
 Importing this module needs Triton: call triton_runtime.why_missing() first. Only the input is kept for the backward
-pass. A line of an image is W C adjacent numbers, in which a tap to the left or right is C numbers away. A program
-computes ROWS lines of SPAN adjacent numbers each, whatever C, so that all lanes are busy and read adjacent memory; its
-input is read once per tap, all but the first time from the cache. With the gate, the second half of the channels is
-computed beside the first.
+pass. A line of an image is W C adjacent numbers, in which a tap to the left or right is C numbers away. A program goes
+down ROWS lines, SPAN adjacent numbers of each, whatever C, so that all lanes are busy and read adjacent memory. A line
+that is read is added to the three lines of the result that it is above, on and below. With the gate, the second half of
+the channels is computed beside the first.
 """
 
 import torch
@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .triton_runtime import COMPILE
 
-SPAN_BYTES, WARPS = 2048, 4
+ROWS, SPAN, WARPS = 8, 512, 4
 BACKWARD_PROGRAMS = 1024  # about so many, which bounds the memory of their sums
 
 
@@ -26,7 +26,7 @@ class TritonDepthwise(torch.autograd.Function):
         ctx.gated = gated
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:3], x.shape[3] // 2 if gated else x.shape[3])
-        _launch(_forward, _programs(y), x, taps, y, GATED=gated)
+        _launch(_forward, _programs(y), x, taps, y, y, GATED=gated, BACKWARD=False)
         return y.movedim(-1, 1)
 
     @staticmethod
@@ -36,10 +36,10 @@ class TritonDepthwise(torch.autograd.Function):
         taps, d = _taps(weight), _channels_last(dy)
         if ctx.gated:
             dy, d = d, torch.empty_like(x)  # d: the gradient of the convolution, before the gate
-            _launch(_gate_backward, _programs(dy), x, taps, dy, d)
+            _launch(_forward, _programs(dy), x, taps, dy, d, GATED=True, BACKWARD=True)
         dx, (batch, height, width, channels) = torch.empty_like(x), x.shape
-        across = triton.cdiv(width * channels, _span(x))
-        workers = min(batch * triton.cdiv(height, _rows(x)), max(1, BACKWARD_PROGRAMS // across))
+        across = triton.cdiv(width * channels, SPAN)
+        workers = min(batch * triton.cdiv(height, ROWS), max(1, BACKWARD_PROGRAMS // across))
         sums = x.new_empty(workers, 9, width, channels, dtype=torch.float32)
         _launch(_backward, workers * across, x, taps, d, dx, sums)
         return dx.movedim(-1, 1), sums.sum((0, 2)).t().reshape(weight.shape).to(weight.dtype), None
@@ -55,93 +55,88 @@ def _taps(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1).t().float().contiguous()
 
 
-def _span(x: torch.Tensor) -> int:
-    return SPAN_BYTES // x.element_size()
-
-
-def _rows(x: torch.Tensor) -> int:
-    """Of half precision one, for which no layout needs to be converted between the input and the taps."""
-    return 2 if x.dtype == torch.float32 else 1
-
-
 def _programs(y: torch.Tensor) -> int:
     batch, height, width, channels = y.shape
-    return batch * triton.cdiv(height, _rows(y)) * triton.cdiv(width * channels, _span(y))
+    return batch * triton.cdiv(height, ROWS) * triton.cdiv(width * channels, SPAN)
 
 
 def _launch(kernel, programs: int, x: torch.Tensor, *tensors: torch.Tensor, **constants) -> None:
     if x.numel():
         with torch.cuda.device_of(x):
-            kernel[(programs,)](
-                x, *tensors, *x.shape, ROWS=_rows(x), SPAN=_span(x), num_warps=WARPS, **constants, **COMPILE
-            )
+            kernel[(programs,)](x, *tensors, *x.shape, ROWS=ROWS, SPAN=SPAN, num_warps=WARPS, **constants, **COMPILE)
 
 
 @triton.jit
 def _place(tile, height, line, ROWS: tl.constexpr, SPAN: tl.constexpr):
-    """A tile's first line among all images' and in its own, and its lines [ROWS, 1] and numbers of a line [1, SPAN]."""
+    """A tile's first line among all images' and in its own, and the places in a line of its numbers, [SPAN]."""
     across, down = tl.cdiv(line, SPAN), tl.cdiv(height, ROWS)
     top = (tile // across % down) * ROWS
     first = (tile // (across * down) * height + top).to(tl.int64)
-    return first, top, tl.arange(0, ROWS)[:, None], (tile % across) * SPAN + tl.arange(0, SPAN)[None, :]
+    return first, top, (tile % across) * SPAN + tl.arange(0, SPAN)
 
 
 @triton.jit
-def _is_inside(row, pixel, height, width):
-    return (row >= 0) & (row < height) & (pixel >= 0) & (pixel < width)
+def _neighbours(line, at, channels, pixel, width, there):
+    """The numbers one pixel to the left, here, and one to the right; 0 outside the image."""
+    left = tl.load(line + at - channels, mask=there & (pixel > 0) & (pixel < width), other=0.0)
+    here = tl.load(line + at, mask=there & (pixel < width), other=0.0)
+    right = tl.load(line + at + channels, mask=there & (pixel < width - 1), other=0.0)
+    return left.to(tl.float32), here.to(tl.float32), right.to(tl.float32)
 
 
 @triton.jit
-def _convolve(corner, taps, top, row, pixel, channel, height, width, channels):
-    """The convolution at lines ``row`` from the tile's first, at ``top`` in the image; 0 outside the image."""
-    total = tl.zeros([row.shape[0], pixel.shape[1]], tl.float32)
-    for k in tl.static_range(9):
-        y, x = row + (k // 3 - 1), pixel + (k % 3 - 1)
-        at = corner + (y * width + x) * channels + channel
-        value = tl.load(at, mask=_is_inside(top + y, x, height, width), other=0.0).to(tl.float32)
-        total += tl.load(taps + k * channels + channel) * value
-    return total
+def _three_taps(taps, first, channels, channel):
+    at = taps + first * channels + channel
+    return tl.load(at), tl.load(at + channels), tl.load(at + 2 * channels)
 
 
 @triton.jit
-def _forward(x, taps, y, batch, height, width, channels, GATED: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr):
+def _forward(
+    x, taps, y, d, batch, height, width, channels, GATED: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr,
+    SPAN: tl.constexpr
+):  # fmt: skip
+    """y, the convolution's result or SiLU(a) b of its halves (a, b); BACKWARD: d, the gradient of (a, b), from y's."""
     outputs = channels // 2 if GATED else channels
-    first, top, row, place = _place(tl.program_id(0), height, width * outputs, ROWS, SPAN)
+    first, top, place = _place(tl.program_id(0), height, width * outputs, ROWS, SPAN)
     pixel, channel = place // outputs, place % outputs
-    corner = x + first * width * channels
-    out = _convolve(corner, taps, top, row, pixel, channel, height, width, channels)
+    at = pixel * channels + channel
+    w0, w1, w2 = _three_taps(taps, 0, channels, channel)
+    w3, w4, w5 = _three_taps(taps, 3, channels, channel)
+    w6, w7, w8 = _three_taps(taps, 6, channels, channel)
+    zero = tl.zeros([SPAN], tl.float32)
+    done, a, begun = zero, zero, zero  # the result's lines below which, on which, and above which a line is
     if GATED:
-        b = _convolve(corner, taps, top, row, pixel, channel + outputs, height, width, channels)
-        out = out / (1.0 + tl.exp(-out)) * b
-    at = y + first * width * outputs + row * width * outputs + place
-    tl.store(at, out.to(y.dtype.element_ty), mask=_is_inside(top + row, pixel, height, width))
-
-
-@triton.jit
-def _gate_backward(x, taps, dy, d, batch, height, width, channels, ROWS: tl.constexpr, SPAN: tl.constexpr):
-    """d, the gradient of the convolution's result (a, b), from dy, that of SiLU(a) b."""
-    outputs = channels // 2
-    first, top, row, place = _place(tl.program_id(0), height, width * outputs, ROWS, SPAN)
-    pixel, channel = place // outputs, place % outputs
-    corner = x + first * width * channels
-    a = _convolve(corner, taps, top, row, pixel, channel, height, width, channels)
-    b = _convolve(corner, taps, top, row, pixel, channel + outputs, height, width, channels)
-    inside = _is_inside(top + row, pixel, height, width)
-    at = dy + first * width * outputs + row * width * outputs + place
-    gradient = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    gate = 1.0 / (1.0 + tl.exp(-a))
-    da, db = gradient * b * gate * (1.0 + a * (1.0 - gate)), gradient * a * gate
-    at = d + first * width * channels + (row * width + pixel) * channels + channel
-    tl.store(at, da.to(d.dtype.element_ty), mask=inside)
-    tl.store(at + outputs, db.to(d.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _met(corner, top, row, place, height, width, channels, DOWN: tl.constexpr, RIGHT: tl.constexpr):
-    """The gradients of the outputs that read the tile's inputs through the tap (DOWN, RIGHT) from the centre."""
-    row, place = row - DOWN, place - RIGHT * channels
-    there = (top + row >= 0) & (top + row < height) & (place >= 0) & (place < width * channels)
-    return tl.load(corner + row * width * channels + place, mask=there, other=0.0).to(tl.float32)
+        v0, v1, v2 = _three_taps(taps, 0, channels, channel + outputs)
+        v3, v4, v5 = _three_taps(taps, 3, channels, channel + outputs)
+        v6, v7, v8 = _three_taps(taps, 6, channels, channel + outputs)
+        b_done, b, b_begun = zero, zero, zero
+    for r in tl.static_range(ROWS + 2):
+        there = (top + r >= 1) & (top + r <= height)
+        line = x + (first + r - 1) * width * channels
+        left, here, right = _neighbours(line, at, channels, pixel, width, there)
+        done += w6 * left + w7 * here + w8 * right
+        a += w3 * left + w4 * here + w5 * right
+        begun = w0 * left + w1 * here + w2 * right
+        if GATED:
+            left, here, right = _neighbours(line, at + outputs, channels, pixel, width, there)
+            b_done += v6 * left + v7 * here + v8 * right
+            b += v3 * left + v4 * here + v5 * right
+            b_begun = v0 * left + v1 * here + v2 * right
+        if r >= 2:
+            inside = (top + r - 2 < height) & (pixel < width)
+            out = (first + r - 2) * width
+            if BACKWARD:
+                gradient = tl.load(y + out * outputs + place, mask=inside, other=0.0).to(tl.float32)
+                gate = 1.0 / (1.0 + tl.exp(-done))
+                da, db = gradient * b_done * gate * (1.0 + done * (1.0 - gate)), gradient * done * gate
+                tl.store(d + out * channels + at, da.to(d.dtype.element_ty), mask=inside)
+                tl.store(d + out * channels + at + outputs, db.to(d.dtype.element_ty), mask=inside)
+            else:
+                value = done / (1.0 + tl.exp(-done)) * b_done if GATED else done
+                tl.store(y + out * outputs + place, value.to(y.dtype.element_ty), mask=inside)
+        done, a = a, begun
+        if GATED:
+            b_done, b = b, b_begun
 
 
 @triton.jit
@@ -153,51 +148,41 @@ def _backward(x, taps, d, dx, sums, batch, height, width, channels, ROWS: tl.con
     line = width * channels
     across = tl.cdiv(line, SPAN)
     worker, workers = tl.program_id(0) // across, tl.num_programs(0) // across
-    zero = tl.zeros([ROWS, SPAN], tl.float32)
+    zero = tl.zeros([SPAN], tl.float32)
     s0, s1, s2, s3, s4, s5, s6, s7, s8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-    place = (tl.program_id(0) % across) * SPAN + tl.arange(0, SPAN)[None, :]
-    at_tap = taps + place % channels
+    place = (tl.program_id(0) % across) * SPAN + tl.arange(0, SPAN)
+    pixel, channel = place // channels, place % channels
+    w0, w1, w2 = _three_taps(taps, 0, channels, channel)
+    w3, w4, w5 = _three_taps(taps, 3, channels, channel)
+    w6, w7, w8 = _three_taps(taps, 6, channels, channel)
     for block in range(worker, batch * tl.cdiv(height, ROWS), workers):
-        first, top, row, _ = _place(block * across, height, line, ROWS, SPAN)
-        inside = (top + row < height) & (place < line)
-        at, corner = first * line + row * line + place, d + first * line
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        d0 = _met(corner, top, row, place, height, width, channels, -1, -1)
-        d1 = _met(corner, top, row, place, height, width, channels, -1, 0)
-        d2 = _met(corner, top, row, place, height, width, channels, -1, 1)
-        total = _through(at_tap, channels, 0, d0, d1, d2)
-        s0, s1, s2 = s0 + value * d0, s1 + value * d1, s2 + value * d2
-        d3 = _met(corner, top, row, place, height, width, channels, 0, -1)
-        d4 = _met(corner, top, row, place, height, width, channels, 0, 0)
-        d5 = _met(corner, top, row, place, height, width, channels, 0, 1)
-        total += _through(at_tap, channels, 3, d3, d4, d5)
-        s3, s4, s5 = s3 + value * d3, s4 + value * d4, s5 + value * d5
-        d6 = _met(corner, top, row, place, height, width, channels, 1, -1)
-        d7 = _met(corner, top, row, place, height, width, channels, 1, 0)
-        d8 = _met(corner, top, row, place, height, width, channels, 1, 1)
-        total += _through(at_tap, channels, 6, d6, d7, d8)
-        s6, s7, s8 = s6 + value * d6, s7 + value * d7, s8 + value * d8
-        tl.store(dx + at, total.to(dx.dtype.element_ty), mask=inside)
+        first, top, _ = _place(block * across, height, line, ROWS, SPAN)
+        done, now = zero, zero  # dx's lines, and the inputs of these lines
+        x_done, x_now = zero, zero
+        for r in tl.static_range(ROWS + 2):
+            there = (top + r >= 1) & (top + r <= height)
+            left, here, right = _neighbours(d + (first + r - 1) * line, place, channels, pixel, width, there)
+            inside = (r < ROWS) & (top + r < height) & (pixel < width)
+            x_begun = tl.load(x + (first + r) * line + place, mask=inside, other=0.0).to(tl.float32)
+            # The gradients' line is below dx's line `done`, on `now` and above the next.
+            done += w0 * right + w1 * here + w2 * left
+            now += w3 * right + w4 * here + w5 * left
+            begun = w6 * right + w7 * here + w8 * left
+            s0, s1, s2 = s0 + x_done * right, s1 + x_done * here, s2 + x_done * left
+            s3, s4, s5 = s3 + x_now * right, s4 + x_now * here, s5 + x_now * left
+            s6, s7, s8 = s6 + x_begun * right, s7 + x_begun * here, s8 + x_begun * left
+            if r >= 2:
+                inside = (top + r - 2 < height) & (pixel < width)
+                tl.store(dx + (first + r - 2) * line + place, done.to(dx.dtype.element_ty), mask=inside)
+            done, now, x_done, x_now = now, begun, x_now, x_begun
 
     sums += worker.to(tl.int64) * 9 * line + place
-    _store_sum(sums, s0, place < line)
-    _store_sum(sums + line, s1, place < line)
-    _store_sum(sums + 2 * line, s2, place < line)
-    _store_sum(sums + 3 * line, s3, place < line)
-    _store_sum(sums + 4 * line, s4, place < line)
-    _store_sum(sums + 5 * line, s5, place < line)
-    _store_sum(sums + 6 * line, s6, place < line)
-    _store_sum(sums + 7 * line, s7, place < line)
-    _store_sum(sums + 8 * line, s8, place < line)
-
-
-@triton.jit
-def _through(at_tap, channels, first, d0, d1, d2):
-    """The sum of three gradients through taps first to first + 2."""
-    at_tap += first * channels
-    return tl.load(at_tap) * d0 + tl.load(at_tap + channels) * d1 + tl.load(at_tap + 2 * channels) * d2
-
-
-@triton.jit
-def _store_sum(at, values, there):
-    tl.store(at, tl.sum(values, axis=0, keep_dims=True), mask=there)
+    tl.store(sums, s0, mask=place < line)
+    tl.store(sums + line, s1, mask=place < line)
+    tl.store(sums + 2 * line, s2, mask=place < line)
+    tl.store(sums + 3 * line, s3, mask=place < line)
+    tl.store(sums + 4 * line, s4, mask=place < line)
+    tl.store(sums + 5 * line, s5, mask=place < line)
+    tl.store(sums + 6 * line, s6, mask=place < line)
+    tl.store(sums + 7 * line, s7, mask=place < line)
+    tl.store(sums + 8 * line, s8, mask=place < line)

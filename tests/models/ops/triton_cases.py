@@ -53,12 +53,8 @@ def assert_near(value, reference, tolerance):
     """Relative to the largest element."""
     assert value.dtype == reference.dtype and value.shape == reference.shape
     if value.numel():
-        error = relative_error(value, reference)
+        error = (value.float() - reference.float()).abs().max() / reference.float().abs().max().clamp(min=1e-6)
         assert error <= tolerance, f"relative error {error:.2e}"
-
-
-def relative_error(value, reference):
-    return (value.float() - reference.float()).abs().max() / reference.float().abs().max().clamp(min=1e-6)
 
 
 def assert_agree(leaves, inputs, tolerance=1e-4, softplus=True):
@@ -263,10 +259,15 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("shape", [(2, 6, 3, 5), (1, 4, 1, 1), (1, 48, 5, 13), (1, 34, 3, 31), (0, 4, 2, 2)])
+@pytest.mark.parametrize(
+    "shape, dtype, tolerance",
+    [
+        *[(s, torch.float32, 1e-5) for s in ((2, 6, 9, 5), (1, 4, 1, 1), (1, 34, 3, 31), (0, 4, 2, 2))],
+        ((1, 48, 5, 13), torch.bfloat16, 2e-2),
+    ],
+)
 def test_operations_on_features(operation, shape, dtype, tolerance):
-    """Lines shorter and longer than a program's span, odd heights, any number of channels, an image of a pixel."""
+    """More lines than a program has and fewer, shorter and longer than its span, any number of channels, a pixel."""
     op, ref = OPERATIONS[operation]
     x, weight = draw(*shape, dtype=dtype), draw(shape[1], 1, 3, 3)
     leaves = [x] if "_gate" in operation or operation == "kl_divergence" else [x, weight]
@@ -302,4 +303,5 @@ def test_a_decoder_block(monkeypatch):
     plain, plain_in_bf16 = run()
     for value, reference in zip(ours, plain, strict=True):
         assert_near(value, reference, 1e-4)
-    assert relative_error(ours_in_bf16, plain[0]) <= 1.5 * relative_error(plain_in_bf16, plain[0])
+    for in_bf16 in (ours_in_bf16, plain_in_bf16):
+        assert_near(in_bf16 - x, plain[0] - x, 0.03)
