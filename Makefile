@@ -1,5 +1,6 @@
 # make demo   the whole job in miniature on the sample photographs, ending in a picture (minutes on two cores)
 # make test   the whole test suite
+# make quick  the tests that take seconds, without those marked slow
 # make lint   ruff, codespell and mypy
 # make page   a page in the browser that deblurs photographs (needs Node.js)
 #
@@ -16,12 +17,15 @@ run := $(VENV)/bin/python
 installed := $(VENV)/installed
 endif
 
-.PHONY: demo test lint page
+.PHONY: demo test quick lint page
 demo: $(installed)
 	$(run) -m engine.demo
 
 test: $(installed)
 	$(run) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+quick: $(installed)
+	$(run) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(installed)
 	$(run) -m ruff check

@@ -13,6 +13,7 @@ NUMBER = re.compile(r"\d[\d,.]*")
 HEADER = "import matplotlib; matplotlib.use('Agg')\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_cell_runs_and_prints_what_is_stored(path):
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]

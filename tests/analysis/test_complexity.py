@@ -291,6 +291,7 @@ def modules(monkeypatch):
     monkeypatch.setitem(STATE_SPACES, "yours", type("Yours", (IntraVSSM,), {}))
 
 
+@pytest.mark.slow
 def test_tables_by_module_have_a_column_for_every_recipe_and_registered_module(modules, capsys):
     parameters, macs = run(f"--table modules {TINY}", capsys).split("GMACs at 32 x 32")
     columns = parameters.splitlines()[2].split()

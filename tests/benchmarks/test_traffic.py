@@ -48,6 +48,7 @@ def test_time_is_bound_by_bytes_arithmetic_or_instructions():
     assert whole(found.by_kind, ("copy",)) == Cost(2, 80, 11)
 
 
+@pytest.mark.slow
 def test_ours_moves_less_than_the_baseline_and_fused_less_still():
     theirs, fp32, bf16, fused = (
         whole(by_kind)
@@ -62,6 +63,7 @@ def test_ours_moves_less_than_the_baseline_and_fused_less_still():
     assert theirs.seconds > fp32.seconds > bf16.seconds > fused.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_both_bounds_of_each_network(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["traffic.py", "--dim", "8", "--size", "16", "16"])
     traffic.main()

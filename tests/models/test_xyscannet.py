@@ -182,6 +182,7 @@ def test_checkpointed_activations_give_the_same_numbers_and_keep_less():
         torch.testing.assert_close(gradient, again)
 
 
+@pytest.mark.slow
 def test_compiles_to_one_graph():
     """Nothing in the network breaks torch.compile's graph; the scan is one opaque operation in it."""
     network, x = XYScanNet(8, (1, 1, 1)), torch.rand(1, 3, 16, 12) - 0.5

@@ -109,6 +109,7 @@ def test_a_model_says_what_it_is_and_stores_weights_in_half_the_size(network, mo
     assert filters and {tensor.data_type for tensor in filters} == {10}  # TensorProto.FLOAT16
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize(
     "module",

@@ -322,6 +322,7 @@ def test_killed_and_started_again_it_ends_as_if_never_stopped(place):
         assert (place / f"stopped/{name}.png").read_bytes() == (place / f"undisturbed/{name}.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_images_and_write_one_table(place):
     out = run(place, SCRIPT, *JOB, "--output", "shared", processes=2)
     assert out.count("the paper's XYScanNet") >= 1 and out.count("restored   ") == 1

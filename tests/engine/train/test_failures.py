@@ -100,6 +100,7 @@ def test_ranks_save_and_end_when_their_launcher_does(place, number):
     assert (place / "results/tiny/.stopped_stage1").exists()
 
 
+@pytest.mark.slow
 def test_the_mark_of_a_stop_is_gone_once_the_run_goes_on(place):
     with under_way(place) as process:
         process.send_signal(signal.SIGTERM)
@@ -147,6 +148,7 @@ def test_a_damaged_training_image_is_named_whoever_reads_it(place, workers):
     assert "train/sharp/002.png" in one_line(train(place, f"data.workers={workers}", code=2))
 
 
+@pytest.mark.slow
 def test_the_death_of_a_data_loader_process_is_one_line(place):
     with under_way(place, "data.workers=2") as process:
         reader = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
@@ -173,6 +175,7 @@ def test_weights_that_are_not_finite_are_never_saved(place, monkeypatch):
     assert not LAST.exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_one_line_of_the_other(place):
     with under_way(place, processes=2) as launcher:
         ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()

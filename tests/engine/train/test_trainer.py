@@ -193,6 +193,7 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
     assert equal(weights(place), undisturbed) and equal(weights(place, kind="best"), best)
 
 
+@pytest.mark.slow
 def test_two_processes_and_accumulation_give_the_parameters_of_one(place):
     """In float64, with the contrast term, whose mask differs from share to share."""
     make_vgg19(place)
@@ -212,6 +213,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one(place):
         assert f"was made with {change.split('=')[0]} " in out
 
 
+@pytest.mark.slow
 def test_validation_over_two_processes_counts_every_image_once(place):
     make_config(place, "one"), make_config(place, "two")
     outs = [
@@ -222,7 +224,10 @@ def test_validation_over_two_processes_counts_every_image_once(place):
     assert lines[0] == lines[1] and "(3 images)" in lines[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *[pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGINT)]],
+)
 def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
     """Sent to the whole group of processes, as a terminal and Slurm do: the data workers must outlive it too."""
     arguments = [

@@ -36,6 +36,7 @@ def can_compile():
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_compile(), reason="no C compiler")
 def test_is_built_once_and_found_again(tmp_path):
     assert run(tmp_path) == "cpu None"
@@ -46,6 +47,7 @@ def test_is_built_once_and_found_again(tmp_path):
     assert [path.stat().st_mtime_ns for path in (tmp_path / "xyscannet").iterdir()] == [when]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_compile(), reason="no C compiler")
 @pytest.mark.parametrize(
     "damage",

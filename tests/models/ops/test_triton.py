@@ -102,6 +102,7 @@ def test_the_convolution_compiles_without_spills(capability, dtype):
         assert sass.compile_kernel(kernel, pointers, constants, capability, options).spilled == 0
 
 
+@pytest.mark.slow
 @compiled
 @modern
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
