@@ -57,6 +57,7 @@ ELSEWHERE = {
     "python -m tests.torture --minutes 20": "tests/test_torture.py runs it for a minute",
     "make demo": "test_demo_runs_from_photographs_to_picture runs it with less training",
     "make test": "runs this test",
+    "make quick": "is a part of `make test`",
     "make page": "tests/web/ serves it",
     "make lint": "checks the whole tree: .ci/run runs it",
     "python3 -m venv .venv && . .venv/bin/activate": "is what `make test` does",
