@@ -100,7 +100,7 @@ def gpu_sections() -> list[Section]:
     pytest = "-m pytest -q -ra -p no:cacheprovider -m gpu tests".split()
     s, p = "--dim 48", "--dim 144"
     return [
-        Section("Tests that need a GPU", tuple(pytest), 150),
+        Section("Tests that need a GPU", tuple(pytest), 210),
         benchmark("Scan, fp32", "scan.py --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5", 90),
         benchmark("Scan, bf16", "scan.py --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5 --precision bf16", 60),
         benchmark("XYScanNet-S, 720p", f"network.py --case 720p {s} --repeats 5", 90),

@@ -4,7 +4,8 @@
     python benchmarks/tuning.py --write             save the best in models/ops/tuned.json, by compute capability
 
 Coordinate descent: each parameter in turn gets its fastest value, by the time of the scan (forward, or forward with
-backward) or of the convolution, in fp32, at the shapes of XYScanNet-P at 720p and of two training crops of 252 px.
+backward), or of another kernel forward and backward, in fp32, at the shapes of XYScanNet-P at 720p and of two training
+crops of 252 px.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -34,6 +36,9 @@ CANDIDATES = {
     "backward_programs": ("backward", (1024, 2048, 4096)),
     "conv_tile": ("convolution", (512, 1024, 2048)),
     "conv_warps": ("convolution", (4, 8)),
+    "depthwise_rows": ("gate", (4, 8, 16)),
+    "depthwise_warps": ("gate", (2, 4, 8)),
+    "norm_elements": ("norm", (1024, 2048, 4096)),
 }
 SHAPES = {"720p": scan.Shape("", 1, 720, 1280, 288, True), "252": scan.Shape("", 2, 252, 252, 288, False)}
 TINY = {"tiny": scan.Shape("", 1, 3, 5, 8, True)}
@@ -77,29 +82,39 @@ def seconds(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch
 
 def run(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device) -> float:
     """One measurement, in the current process."""
-    from models.ops import causal_conv_triton
+    from models.ops import causal_conv_triton, channel_norm_triton, depthwise_triton
     from models.ops.selective_scan import triton_kernel
 
-    for module in (causal_conv_triton, triton_kernel):
+    for module in (causal_conv_triton, channel_norm_triton, depthwise_triton, triton_kernel):
         module.numbers = lambda device: numbers  # type: ignore[attr-defined]
-    if what == "convolution":
-        return sum(convolution(shape, device) for shape in shapes)
-    return sum(scan.run(shape, what == "backward", "triton", torch.float32, device, 5).seconds for shape in shapes)
+    if what in ("forward", "backward"):
+        return sum(scan.run(shape, what == "backward", "triton", torch.float32, device, 5).seconds for shape in shapes)
+    return sum(other_kernel(what, shape, device) for shape in shapes)
 
 
-def convolution(shape: scan.Shape, device: torch.device) -> float:
+def other_kernel(what: str, shape: scan.Shape, device: torch.device) -> float:
     """Seconds of forward and backward."""
     from models.ops.causal_conv_triton import causal_conv_silu_triton
+    from models.ops.channel_norm import channel_norm
+    from models.ops.depthwise import gated_depthwise
 
-    x = scan.make_inputs(shape, torch.float32, device)[0].requires_grad_()
-    weight = torch.randn(shape.channels, 4, device=device, requires_grad=True)
-    bias = torch.randn(shape.channels, device=device, requires_grad=True)
-    gradient = torch.randn_like(x)
+    def draw(*sizes: int) -> torch.Tensor:
+        return torch.randn(sizes, device=device, requires_grad=True)
 
-    def work() -> None:
-        torch.autograd.grad(causal_conv_silu_triton(x, weight, bias), (x, weight, bias), gradient)
-
-    return measure.measure(work, device, 5).seconds
+    make: Callable[..., torch.Tensor]
+    channels = shape.channels
+    leaves = [draw(shape.batch, shape.height, shape.width, channels)]
+    if what == "convolution":
+        leaves = [scan.make_inputs(shape, torch.float32, device)[0].requires_grad_(), draw(channels, 4), draw(channels)]
+        make = causal_conv_silu_triton
+    elif what == "gate":
+        leaves += [draw(channels, 1, 3, 3)]
+        make = lambda x, weight: gated_depthwise(x.movedim(-1, 1), weight)  # noqa: E731
+    else:
+        leaves += [draw(channels), draw(channels)]
+        make = lambda x, weight, bias: channel_norm(x.movedim(-1, 1), weight, bias, 1e-5)  # noqa: E731
+    gradient = torch.randn_like(make(*leaves))
+    return measure.measure(lambda: torch.autograd.grad(make(*leaves), leaves, gradient), device, 5).seconds
 
 
 def keep(best: Numbers, device: torch.device) -> None:

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 
 from .triton_runtime import COMPILE
+from .tuning import numbers
 
-ELEMENTS, WARPS = 2048, 4  # of a program at a time
+WARPS = 4
 BACKWARD_PROGRAMS = 1024  # limit, which bounds the memory of their sums
 
 
@@ -55,7 +56,7 @@ class TritonChannelNorm(torch.autograd.Function):
 def _sizes(rows: torch.Tensor) -> tuple[int, int]:
     """(BLOCK, ROWS)."""
     block = triton.next_power_of_2(rows.shape[1])
-    return block, max(1, ELEMENTS // block)
+    return block, max(1, numbers(rows.device).norm_elements // block)
 
 
 @triton.jit

@@ -7,13 +7,16 @@ that is read is added to the three lines of the result that it is above, on and 
 the channels is computed beside the first.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 
 from .triton_runtime import COMPILE
+from .tuning import numbers
 
-ROWS, SPAN, WARPS = 8, 512, 4
+NUMBERS_A_WARP = 128  # of a line: four a thread
 BACKWARD_PROGRAMS = 1024  # about so many, which bounds the memory of their sums
 
 
@@ -26,7 +29,7 @@ class TritonDepthwise(torch.autograd.Function):
         ctx.gated = gated
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:3], x.shape[3] // 2 if gated else x.shape[3])
-        _launch(_forward, _programs(y), x, taps, y, y, GATED=gated, BACKWARD=False)
+        _launch(_forward, math.prod(_tiles(y)), x, taps, y, y, GATED=gated, BACKWARD=False)
         return y.movedim(-1, 1)
 
     @staticmethod
@@ -36,11 +39,10 @@ class TritonDepthwise(torch.autograd.Function):
         taps, d = _taps(weight), _channels_last(dy)
         if ctx.gated:
             dy, d = d, torch.empty_like(x)  # d: the gradient of the convolution, before the gate
-            _launch(_forward, _programs(dy), x, taps, dy, d, GATED=True, BACKWARD=True)
-        dx, (batch, height, width, channels) = torch.empty_like(x), x.shape
-        across = triton.cdiv(width * channels, SPAN)
-        workers = min(batch * triton.cdiv(height, ROWS), max(1, BACKWARD_PROGRAMS // across))
-        sums = x.new_empty(workers, 9, width, channels, dtype=torch.float32)
+            _launch(_forward, math.prod(_tiles(dy)), x, taps, dy, d, GATED=True, BACKWARD=True)
+        dx, (blocks, across) = torch.empty_like(x), _tiles(x)
+        workers = min(blocks, max(1, BACKWARD_PROGRAMS // across))
+        sums = x.new_empty(workers, 9, *x.shape[2:], dtype=torch.float32)
         _launch(_backward, workers * across, x, taps, d, dx, sums)
         return dx.movedim(-1, 1), sums.sum((0, 2)).t().reshape(weight.shape).to(weight.dtype), None
 
@@ -55,15 +57,20 @@ def _taps(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1).t().float().contiguous()
 
 
-def _programs(y: torch.Tensor) -> int:
-    batch, height, width, channels = y.shape
-    return batch * triton.cdiv(height, ROWS) * triton.cdiv(width * channels, SPAN)
+def _tiles(y: torch.Tensor) -> tuple[int, int]:
+    """Blocks of lines of all images, and spans of a line."""
+    (batch, height, width, channels), tuned = y.shape, numbers(y.device)
+    span = NUMBERS_A_WARP * tuned.depthwise_warps
+    return batch * triton.cdiv(height, tuned.depthwise_rows), triton.cdiv(width * channels, span)
 
 
 def _launch(kernel, programs: int, x: torch.Tensor, *tensors: torch.Tensor, **constants) -> None:
+    rows, warps = numbers(x.device).depthwise_rows, numbers(x.device).depthwise_warps
     if x.numel():
         with torch.cuda.device_of(x):
-            kernel[(programs,)](x, *tensors, *x.shape, ROWS=ROWS, SPAN=SPAN, num_warps=WARPS, **constants, **COMPILE)
+            kernel[(programs,)](
+                x, *tensors, *x.shape, ROWS=rows, SPAN=NUMBERS_A_WARP * warps, num_warps=warps, **constants, **COMPILE
+            )
 
 
 @triton.jit

@@ -19,7 +19,9 @@ class Numbers:
 
     forward_lanes: (sequence, channel) pairs per program for large inputs. forward_registers: limit per thread.
     chunk: steps between two states kept for the backward pass, an even number. backward_programs: limit, which bounds
-    the memory of their states and sums. conv_tile, conv_warps: elements and warps per program of the convolution.
+    the memory of their states and sums. conv_tile, conv_warps: elements and warps per program of the causal
+    convolution. depthwise_rows, depthwise_warps: lines and warps per program of the depth-wise convolution.
+    norm_elements: per program of the norm.
     """
 
     forward_lanes: int = 128
@@ -28,6 +30,9 @@ class Numbers:
     backward_programs: int = 2048
     conv_tile: int = 1024
     conv_warps: int = 8
+    depthwise_rows: int = 8
+    depthwise_warps: int = 4
+    norm_elements: int = 2048
 
 
 def numbers(device: torch.device) -> Numbers:
