@@ -12,6 +12,8 @@ COMPILE = {"enable_fp_fusion": True}  # multiply-adds, whatever Triton's default
 
 def why_missing() -> str | None:
     """Why Triton cannot run here, in one line; None where it can: on CUDA, or anywhere through its interpreter."""
+    if os.environ.get("XYSCANNET_TRITON") == "0":
+        return "switched off by XYSCANNET_TRITON=0"
     if interpreted():
         return _import_error()
     if not torch.cuda.is_available():

@@ -138,7 +138,10 @@ def test_why_missing_names_what_is_missing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert triton_runtime.why_missing() == "no CUDA device"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert triton_runtime.why_missing() is None
+    assert triton_runtime.why_missing() is None and triton_runtime.runs(torch.zeros(1))
+    with monkeypatch.context() as switched_off:
+        switched_off.setenv("XYSCANNET_TRITON", "0")
+        assert triton_runtime.why_missing() and not triton_runtime.runs(torch.zeros(1))
     monkeypatch.setitem(sys.modules, "triton", None)
     triton_runtime._import_error.cache_clear()
     try:
