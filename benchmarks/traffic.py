@@ -4,11 +4,10 @@
 
 The networks run on shapes alone, as for a CUDA device. Every operation that PyTorch would launch counts the bytes that
 it reads and writes, each operand once; views count nothing, and an operation with a kernel of its own (models/ops)
-counts as one. `ms` is the longer of bytes at the data sheet's bandwidth and arithmetic at its peak (TF32
-in fp32 convolutions, PyTorch's default); for the kernels with many instructions it is at least the bound by
-instruction slots of sass.py's model. The
-sum is a lower bound on time, a model and not a measurement: it assumes that each operation reaches its limit and that
-nothing stays in the cache between two of them. Of the rows below `all`,
+counts as one. `ms` is the longer of bytes at the data sheet's bandwidth and arithmetic at its peak (TF32 in fp32
+convolutions, PyTorch's default); for scans and depth-wise convolutions it is at least the bound by instruction slots
+of sass.py's model. The sum is a lower bound on time, a model and not a measurement: it assumes that each operation
+reaches its limit and that nothing stays in the cache between two of them. Of the rows below `all`,
 
     fused       has every element-wise operation, norm, concatenation and copy in the product, convolution or scan
                 beside it, so that they move nothing
