@@ -169,8 +169,10 @@ def _backward(x, taps, d, dx, sums, batch, height, width, channels, ROWS: tl.con
         for r in tl.static_range(ROWS + 2):
             there = (top + r >= 1) & (top + r <= height)
             left, here, right = _neighbours(d + (first + r - 1) * line, place, channels, pixel, width, there)
-            inside = (r < ROWS) & (top + r < height) & (pixel < width)
-            x_begun = tl.load(x + (first + r) * line + place, mask=inside, other=0.0).to(tl.float32)
+            x_begun = zero
+            if r < ROWS:
+                inside = (top + r < height) & (pixel < width)
+                x_begun = tl.load(x + (first + r) * line + place, mask=inside, other=0.0).to(tl.float32)
             # The gradients' line is below dx's line `done`, on `now` and above the next.
             done += w0 * right + w1 * here + w2 * left
             now += w3 * right + w4 * here + w5 * left
