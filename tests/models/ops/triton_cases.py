@@ -204,9 +204,12 @@ def convolution(x, weight, bias):
     return F.silu(y).to(x.dtype).reshape(x.shape)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize(
-    "batch, length, channels", [((3,), 1, 7), ((1, 2), 2, 8), ((2, 1), 150, 24), ((2, 1, 2), 5, 32)]
+    "batch, length, channels, dtype, tolerance",
+    [
+        *[(*s, torch.float32, 1e-5) for s in (((3,), 1, 7), ((1, 2), 2, 8), ((2, 1), 150, 24), ((2, 1, 2), 5, 32))],
+        ((1, 2), 70, 24, torch.bfloat16, 2e-2),
+    ],
 )
 @pytest.mark.parametrize("columns", [False, True])
 def test_causal_convolution(batch, length, channels, columns, dtype, tolerance):
