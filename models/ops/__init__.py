@@ -6,3 +6,16 @@ import torch
 def at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def to_pixels(features: torch.Tensor) -> torch.Tensor:
+    """(B, C, …) -> (pixels, C) with adjacent channels, copied only where they are not; a vector -> (1, C)."""
+    pixels = features.movedim(1, -1).reshape(-1, features.shape[1]) if features.dim() > 1 else features.reshape(1, -1)
+    return pixels if pixels.stride(1) == 1 else pixels.contiguous()
+
+
+def from_pixels(pixels: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """The inverse: a view of dense ``pixels`` in the shape of ``features``, channels last in memory."""
+    if features.dim() < 2:
+        return pixels.view(features.shape)
+    return pixels.view(features.movedim(1, -1).shape).movedim(-1, 1)

@@ -19,8 +19,7 @@ def channel_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps:
         return channel_norm_ref(x, weight, bias, eps)
     from .channel_norm_triton import TritonChannelNorm  # imported here: not every machine has Triton
 
-    y = TritonChannelNorm.apply(x.movedim(1, -1), weight, bias, eps, triton_runtime.autocast_dtype(x, weight.dtype))
-    return y.movedim(-1, 1)
+    return TritonChannelNorm.apply(x, weight, bias, eps, triton_runtime.autocast_dtype(x, weight.dtype))
 
 
 def channel_norm_ref(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:

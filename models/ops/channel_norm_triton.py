@@ -1,4 +1,4 @@
-"""Layer normalisation over adjacent channels in Triton: fp32 inside, results in the dtypes that are asked for.
+"""Layer normalisation over the channels of each pixel in Triton, channels-last, in fp32 inside.
 
 Importing this module needs Triton: call triton_runtime.why_missing() first. Only the input is kept for the backward
 pass. A program normalises ROWS pixels, BLOCK channels each, a power of two and at least as many as there are.
@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from . import from_pixels, to_pixels
 from .triton_runtime import COMPILE
 from .tuning import numbers
 
@@ -16,15 +17,14 @@ BACKWARD_PROGRAMS = 1024  # limit, which bounds the memory of their sums
 
 
 class TritonChannelNorm(torch.autograd.Function):
-    """``apply(x, weight, bias, eps, dtype)``: x (*, C) normalised over C, in dtype."""
+    """``apply(x, weight, bias, eps, dtype)``: x (B, C, …) normalised over C, in dtype."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps, dtype):
-        rows = x.reshape(-1, x.shape[-1])
-        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        rows = to_pixels(x)
         y, weight, bias = rows.new_empty(rows.shape, dtype=dtype), weight.contiguous(), bias.contiguous()
-        ctx.eps, ctx.shape = eps, x.shape
-        ctx.save_for_backward(rows, weight, bias)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, bias)
         if rows.numel():
             block, at_once = _sizes(rows)
             with torch.cuda.device_of(x):
@@ -32,14 +32,14 @@ class TritonChannelNorm(torch.autograd.Function):
                     rows, weight, bias, y, *rows.shape, rows.stride(0), eps, ROWS=at_once, BLOCK=block,
                     num_warps=WARPS, **COMPILE
                 )  # fmt: skip
-        return y.view(x.shape)
+        return from_pixels(y, x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
-        rows, weight, bias = ctx.saved_tensors
-        dy, dx = dy.reshape(rows.shape), rows.new_empty(rows.shape)
-        dy = dy if dy.stride(1) == 1 else dy.contiguous()
+        x, weight, bias = ctx.saved_tensors
+        rows, dy = to_pixels(x), to_pixels(dy)
+        dx = rows.new_empty(rows.shape)
         block, at_once = _sizes(rows)
         programs = min(BACKWARD_PROGRAMS, triton.cdiv(len(rows), at_once))
         sums = rows.new_empty(programs, 2, rows.shape[1], dtype=torch.float32)
@@ -50,7 +50,7 @@ class TritonChannelNorm(torch.autograd.Function):
                     BLOCK=block, num_warps=WARPS, **COMPILE
                 )  # fmt: skip
         dweight, dbias = sums.sum(0)
-        return dx.view(ctx.shape), dweight.to(weight.dtype), dbias.to(bias.dtype), None, None
+        return from_pixels(dx, x), dweight.to(weight.dtype), dbias.to(bias.dtype), None, None
 
 
 def _sizes(rows: torch.Tensor) -> tuple[int, int]:

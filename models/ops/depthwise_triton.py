@@ -1,10 +1,10 @@
 """Depth-wise 3x3 convolution in Triton, channels-last, plain or with the gate of the feed-forward networks.
 
 Importing this module needs Triton: call triton_runtime.why_missing() first. Only the input is kept for the backward
-pass. A line of an image is W C adjacent numbers, in which a tap to the left or right is C numbers away. A program goes
-down ROWS lines, SPAN adjacent numbers of each, whatever C, so that all lanes are busy and read adjacent memory. A line
-that is read is added to the three lines of the result that it is above, on and below. With the gate, the second half of
-the channels is computed beside the first.
+pass. A row of an image is W C adjacent elements, in which a tap to the left or right is C elements away. A program goes
+down ROWS rows, SPAN adjacent elements of each, whatever C, so that all lanes are busy and read adjacent memory. Each
+input row is added to the three output rows that read it: the one above, its own, and the one below. With the gate, the
+second half of the channels is computed beside the first.
 """
 
 import math
@@ -16,7 +16,7 @@ import triton.language as tl
 from .triton_runtime import COMPILE
 from .tuning import numbers
 
-NUMBERS_A_WARP = 128  # of a line: four a thread
+WARP_SPAN = 128  # elements of a row: four per thread
 BACKWARD_PROGRAMS = 1024  # about so many, which bounds the memory of their sums
 
 
@@ -58,9 +58,9 @@ def _taps(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _tiles(y: torch.Tensor) -> tuple[int, int]:
-    """Blocks of lines of all images, and spans of a line."""
+    """Blocks of rows of all images, and spans of a row."""
     (batch, height, width, channels), tuned = y.shape, numbers(y.device)
-    span = NUMBERS_A_WARP * tuned.depthwise_warps
+    span = WARP_SPAN * tuned.depthwise_warps
     return batch * triton.cdiv(height, tuned.depthwise_rows), triton.cdiv(width * channels, span)
 
 
@@ -69,25 +69,25 @@ def _launch(kernel, programs: int, x: torch.Tensor, *tensors: torch.Tensor, **co
     if x.numel():
         with torch.cuda.device_of(x):
             kernel[(programs,)](
-                x, *tensors, *x.shape, ROWS=rows, SPAN=NUMBERS_A_WARP * warps, num_warps=warps, **constants, **COMPILE
+                x, *tensors, *x.shape, ROWS=rows, SPAN=WARP_SPAN * warps, num_warps=warps, **constants, **COMPILE
             )
 
 
 @triton.jit
-def _place(tile, height, line, ROWS: tl.constexpr, SPAN: tl.constexpr):
-    """A tile's first line among all images' and in its own, and the places in a line of its numbers, [SPAN]."""
-    across, down = tl.cdiv(line, SPAN), tl.cdiv(height, ROWS)
+def _place(tile, height, size, ROWS: tl.constexpr, SPAN: tl.constexpr):
+    """A tile's first row among all images' and in its own, and its elements' places in rows of this size, [SPAN]."""
+    across, down = tl.cdiv(size, SPAN), tl.cdiv(height, ROWS)
     top = (tile // across % down) * ROWS
     first = (tile // (across * down) * height + top).to(tl.int64)
     return first, top, (tile % across) * SPAN + tl.arange(0, SPAN)
 
 
 @triton.jit
-def _neighbours(line, at, channels, pixel, width, there):
-    """The numbers one pixel to the left, here, and one to the right; 0 outside the image."""
-    left = tl.load(line + at - channels, mask=there & (pixel > 0) & (pixel < width), other=0.0)
-    here = tl.load(line + at, mask=there & (pixel < width), other=0.0)
-    right = tl.load(line + at + channels, mask=there & (pixel < width - 1), other=0.0)
+def _neighbours(row, at, channels, pixel, width, there):
+    """The elements one pixel to the left, here, and one to the right; 0 outside the image."""
+    left = tl.load(row + at - channels, mask=there & (pixel > 0) & (pixel < width), other=0.0)
+    here = tl.load(row + at, mask=there & (pixel < width), other=0.0)
+    right = tl.load(row + at + channels, mask=there & (pixel < width - 1), other=0.0)
     return left.to(tl.float32), here.to(tl.float32), right.to(tl.float32)
 
 
@@ -111,7 +111,7 @@ def _forward(
     w3, w4, w5 = _three_taps(taps, 3, channels, channel)
     w6, w7, w8 = _three_taps(taps, 6, channels, channel)
     zero = tl.zeros([SPAN], tl.float32)
-    done, a, begun = zero, zero, zero  # the result's lines below which, on which, and above which a line is
+    done, a, begun = zero, zero, zero  # the output rows above an input row, at it, and below it
     if GATED:
         v0, v1, v2 = _three_taps(taps, 0, channels, channel + outputs)
         v3, v4, v5 = _three_taps(taps, 3, channels, channel + outputs)
@@ -119,13 +119,13 @@ def _forward(
         b_done, b, b_begun = zero, zero, zero
     for r in tl.static_range(ROWS + 2):
         there = (top + r >= 1) & (top + r <= height)
-        line = x + (first + r - 1) * width * channels
-        left, here, right = _neighbours(line, at, channels, pixel, width, there)
+        row = x + (first + r - 1) * width * channels
+        left, here, right = _neighbours(row, at, channels, pixel, width, there)
         done += w6 * left + w7 * here + w8 * right
         a += w3 * left + w4 * here + w5 * right
         begun = w0 * left + w1 * here + w2 * right
         if GATED:
-            left, here, right = _neighbours(line, at + outputs, channels, pixel, width, there)
+            left, here, right = _neighbours(row, at + outputs, channels, pixel, width, there)
             b_done += v6 * left + v7 * here + v8 * right
             b += v3 * left + v4 * here + v5 * right
             b_begun = v0 * left + v1 * here + v2 * right
@@ -152,8 +152,8 @@ def _backward(x, taps, d, dx, sums, batch, height, width, channels, ROWS: tl.con
 
     Output p reads input p + k through tap k; so an input q meets the gradients at q - k, for dx and for tap k's own.
     """
-    line = width * channels
-    across = tl.cdiv(line, SPAN)
+    size = width * channels
+    across = tl.cdiv(size, SPAN)
     worker, workers = tl.program_id(0) // across, tl.num_programs(0) // across
     zero = tl.zeros([SPAN], tl.float32)
     s0, s1, s2, s3, s4, s5, s6, s7, s8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
@@ -163,17 +163,17 @@ def _backward(x, taps, d, dx, sums, batch, height, width, channels, ROWS: tl.con
     w3, w4, w5 = _three_taps(taps, 3, channels, channel)
     w6, w7, w8 = _three_taps(taps, 6, channels, channel)
     for block in range(worker, batch * tl.cdiv(height, ROWS), workers):
-        first, top, _ = _place(block * across, height, line, ROWS, SPAN)
-        done, now = zero, zero  # dx's lines, and the inputs of these lines
+        first, top, _ = _place(block * across, height, size, ROWS, SPAN)
+        done, now = zero, zero  # rows of dx, and the inputs there
         x_done, x_now = zero, zero
         for r in tl.static_range(ROWS + 2):
             there = (top + r >= 1) & (top + r <= height)
-            left, here, right = _neighbours(d + (first + r - 1) * line, place, channels, pixel, width, there)
+            left, here, right = _neighbours(d + (first + r - 1) * size, place, channels, pixel, width, there)
             x_begun = zero
             if r < ROWS:
                 inside = (top + r < height) & (pixel < width)
-                x_begun = tl.load(x + (first + r) * line + place, mask=inside, other=0.0).to(tl.float32)
-            # The gradients' line is below dx's line `done`, on `now` and above the next.
+                x_begun = tl.load(x + (first + r) * size + place, mask=inside, other=0.0).to(tl.float32)
+            # This row of gradients is below the row `done` of dx, at `now`, and above `begun`.
             done += w0 * right + w1 * here + w2 * left
             now += w3 * right + w4 * here + w5 * left
             begun = w6 * right + w7 * here + w8 * left
@@ -182,16 +182,16 @@ def _backward(x, taps, d, dx, sums, batch, height, width, channels, ROWS: tl.con
             s6, s7, s8 = s6 + x_begun * right, s7 + x_begun * here, s8 + x_begun * left
             if r >= 2:
                 inside = (top + r - 2 < height) & (pixel < width)
-                tl.store(dx + (first + r - 2) * line + place, done.to(dx.dtype.element_ty), mask=inside)
+                tl.store(dx + (first + r - 2) * size + place, done.to(dx.dtype.element_ty), mask=inside)
             done, now, x_done, x_now = now, begun, x_now, x_begun
 
-    sums += worker.to(tl.int64) * 9 * line + place
-    tl.store(sums, s0, mask=place < line)
-    tl.store(sums + line, s1, mask=place < line)
-    tl.store(sums + 2 * line, s2, mask=place < line)
-    tl.store(sums + 3 * line, s3, mask=place < line)
-    tl.store(sums + 4 * line, s4, mask=place < line)
-    tl.store(sums + 5 * line, s5, mask=place < line)
-    tl.store(sums + 6 * line, s6, mask=place < line)
-    tl.store(sums + 7 * line, s7, mask=place < line)
-    tl.store(sums + 8 * line, s8, mask=place < line)
+    sums += worker.to(tl.int64) * 9 * size + place
+    tl.store(sums, s0, mask=place < size)
+    tl.store(sums + size, s1, mask=place < size)
+    tl.store(sums + 2 * size, s2, mask=place < size)
+    tl.store(sums + 3 * size, s3, mask=place < size)
+    tl.store(sums + 4 * size, s4, mask=place < size)
+    tl.store(sums + 5 * size, s5, mask=place < size)
+    tl.store(sums + 6 * size, s6, mask=place < size)
+    tl.store(sums + 7 * size, s7, mask=place < size)
+    tl.store(sums + 8 * size, s8, mask=place < size)

@@ -16,7 +16,7 @@ def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     Args:
         current, other: logits of one shape.
     """
-    if current.dim() > 1 and triton_runtime.runs(current, other):
+    if triton_runtime.runs(current, other):
         from .pairs_triton import TritonPair  # imported here: not every machine has Triton
 
         return TritonPair.apply("kl", current, other)

@@ -7,13 +7,14 @@ import torch
 import triton
 import triton.language as tl
 
+from . import from_pixels, to_pixels
 from .triton_runtime import COMPILE
 
 ELEMENTS, WARPS = 2048, 4  # of a program
 
 
 class TritonPair(torch.autograd.Function):
-    """``apply(name, a, b)``, "kl" or "silu_gate", for (B, C, …); only a and b are kept for the backward pass.
+    """``apply(name, a, b)``, "kl" or "silu_gate", for features of one shape; only these are kept for the backward pass.
 
     The result is dense with channels last, in a's dtype; that of "kl" in float32.
     """
@@ -22,42 +23,29 @@ class TritonPair(torch.autograd.Function):
     def forward(ctx, name, a, b):
         ctx.name = name
         ctx.save_for_backward(a, b)
-        y = _empty_rows(a, torch.float32 if name == "kl" else a.dtype)
-        _launch(_forward, name, _rows(a), _rows(b), y)
-        return _as_before(y, a)
+        (y,) = _run(_forward, name, [a, b], [torch.float32 if name == "kl" else a.dtype])
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         a, b = ctx.saved_tensors
-        grad_a, grad_b = _empty_rows(a, a.dtype), _empty_rows(b, b.dtype)
-        _launch(_backward, ctx.name, _rows(a), _rows(b), _rows(grad), grad_a, grad_b)
-        return None, _as_before(grad_a, a), _as_before(grad_b, b)
+        return None, *_run(_backward, ctx.name, [a, b, grad], [a.dtype, b.dtype])
 
 
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """(B, C, …) -> (rows, C) with adjacent channels, copied only where they are not or rows are not evenly spaced."""
-    rows = tensor.movedim(1, -1).reshape(-1, tensor.shape[1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
-def _empty_rows(like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    channels = like.shape[1]
-    return like.new_empty(like.numel() // channels if channels else 0, channels, dtype=dtype)
-
-
-def _as_before(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return rows.view(like.movedim(1, -1).shape).movedim(-1, 1)
-
-
-def _launch(kernel, name: str, *tensors: torch.Tensor) -> None:
-    rows, channels = tensors[0].shape
+def _run(kernel, name: str, given: list[torch.Tensor], made: list[torch.dtype]) -> list[torch.Tensor]:
+    """Launch the kernel, and return the tensors that it makes, of these dtypes."""
+    pixels = [to_pixels(tensor) for tensor in given]
+    rows, channels = pixels[0].shape
+    outputs = [pixels[0].new_empty(rows, channels, dtype=dtype) for dtype in made]
+    tensors = [*pixels, *outputs]
     if rows * channels:
-        with torch.cuda.device_of(tensors[0]):
+        with torch.cuda.device_of(given[0]):
             kernel[(triton.cdiv(rows * channels, ELEMENTS),)](
                 *tensors, rows, channels, *[tensor.stride(0) for tensor in tensors], KL=name == "kl",
                 ELEMENTS=ELEMENTS, num_warps=WARPS, **COMPILE
             )  # fmt: skip
+    return [from_pixels(output, given[0]) for output in outputs]
 
 
 @triton.jit

@@ -11,7 +11,7 @@ def silu_gate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """SiLU(y) * x, for x and y of one shape and dtype; SiLU(y) is recomputed in the backward pass, not kept."""
     if torch.compiler.is_compiling():
         return silu_gate_ref(x, y)
-    if x.dim() > 1 and triton_runtime.runs(x, y):
+    if triton_runtime.runs(x, y):
         from .pairs_triton import TritonPair  # imported here: not every machine has Triton
 
         return TritonPair.apply("silu_gate", x, y)

@@ -20,7 +20,7 @@ class Numbers:
     forward_lanes: (sequence, channel) pairs per program for large inputs. forward_registers: limit per thread.
     chunk: steps between two states kept for the backward pass, an even number. backward_programs: limit, which bounds
     the memory of their states and sums. conv_tile, conv_warps: elements and warps per program of the causal
-    convolution. depthwise_rows, depthwise_warps: lines and warps per program of the depth-wise convolution.
+    convolution. depthwise_rows, depthwise_warps: rows and warps per program of the depth-wise convolution.
     norm_elements: per program of the norm.
     """
 

@@ -5,6 +5,7 @@ import functools
 
 import torch
 
+from .. import from_pixels, to_pixels
 from .compiler import BuildError, compiled
 
 
@@ -47,22 +48,14 @@ class _Parameters(ctypes.Structure):
 def _run(function: str, given: dict[str, torch.Tensor], made: list[str]) -> list[torch.Tensor]:
     """Call the C function, and return the tensors that it makes: of a's shape, channels last in memory."""
     a = given["a"]
-    rows = {name: _as_rows(tensor) for name, tensor in given.items()}
+    rows = {name: to_pixels(tensor) for name, tensor in given.items()}
     outputs = [torch.empty_like(rows["a"], memory_format=torch.contiguous_format) for _ in made]
     rows |= dict(zip(made, outputs, strict=True))
     views = {name: _Rows(tensor.data_ptr(), tensor.stride(0)) for name, tensor in rows.items()}
     parameters = _Parameters(**views, threads=torch.get_num_threads())
     parameters.rows, parameters.channels = rows["a"].shape
     getattr(_library(), function)(ctypes.byref(parameters))
-    if a.dim() < 2:
-        return [output.reshape(a.shape) for output in outputs]
-    return [output.reshape(a.movedim(1, -1).shape).movedim(-1, 1) for output in outputs]
-
-
-def _as_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """(B, C, …) -> (rows, C) with adjacent channels, copied only where they are not or rows are not evenly spaced."""
-    rows = tensor.movedim(1, -1).reshape(-1, tensor.shape[1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+    return [from_pixels(output, a) for output in outputs]
 
 
 @functools.cache

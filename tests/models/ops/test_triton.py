@@ -113,13 +113,13 @@ def test_norm_depthwise_and_pairs_compile_without_spills(dtype):
     tensors = dict.fromkeys("a b x y d dx dy grad grad_a grad_b".split(), f"*{dtype}")
     pointers = {**tensors, **dict.fromkeys("taps weight bias sums".split(), "*fp32"), "eps": "fp32"}
     aligned = ("channels", "step", "a_step", "b_step", "y_step", "grad_step", "grad_a_step", "grad_b_step", "dy_step")
-    span = depthwise_triton.NUMBERS_A_WARP * sass.NUMBERS.depthwise_warps
-    lines = {"ROWS": sass.NUMBERS.depthwise_rows, "SPAN": span}
+    span = depthwise_triton.WARP_SPAN * sass.NUMBERS.depthwise_warps
+    rows = {"ROWS": sass.NUMBERS.depthwise_rows, "SPAN": span}
     pixels = {"ROWS": sass.NUMBERS.norm_elements // 256, "BLOCK": 256}  # of 144 channels
     kernels = [
-        (depthwise_triton._forward, {"GATED": False, "BACKWARD": False, **lines}),
-        *[(depthwise_triton._forward, {"GATED": True, "BACKWARD": backward, **lines}) for backward in (False, True)],
-        (depthwise_triton._backward, lines),
+        (depthwise_triton._forward, {"GATED": False, "BACKWARD": False, **rows}),
+        *[(depthwise_triton._forward, {"GATED": True, "BACKWARD": backward, **rows}) for backward in (False, True)],
+        (depthwise_triton._backward, rows),
         *[(kernel, pixels) for kernel in (channel_norm_triton._forward, channel_norm_triton._backward)],
         *[
             (kernel, {"KL": kl, "ELEMENTS": pairs_triton.ELEMENTS})

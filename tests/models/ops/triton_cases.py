@@ -270,7 +270,7 @@ OPERATIONS = {
     ],
 )
 def test_operations_on_features(operation, shape, dtype, tolerance):
-    """More lines than a program has and fewer, shorter and longer than its span, any number of channels, a pixel."""
+    """More rows than a program has and fewer, shorter and longer than its span, any number of channels, a pixel."""
     op, ref = OPERATIONS[operation]
     x, weight = draw(*shape, dtype=dtype), draw(shape[1], 1, 3, 3)
     leaves = [x] if "_gate" in operation or operation == "kl_divergence" else [x, weight]
