@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,16 +19,18 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tests.workplace import command, make_config, make_pairs
+from tests.forks import Script
+from tests.workplace import make_config, make_pairs, start
 
 PATIENCE = 120  # seconds until a command counts as hanging
 MODELS = Path("results/tiny/models")
 WEIGHTS = ("--weights", str(MODELS / "final_XYScanNet_stage1.pth"), "--device", "cpu")
 TRAIN = ("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu")
 SCORES = ("name", "psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")
+STEPS = 18
 RECIPE = {
     "data": {"batch_size": 2, "workers": 1, "cache": "memmap", "cache_dir": "cache"},
-    "train": {"epochs": None, "iterations": 40, "validate_every": 4, "save_every": 1, "ema_decay": 0.9},
+    "train": {"epochs": None, "iterations": STEPS, "validate_every": 4, "save_every": 1, "ema_decay": 0.9},
 }
 
 
@@ -109,7 +110,7 @@ class Job:
     arguments: tuple[str, ...]
     result: Callable[[Path], dict[str, str]]
     outputs: tuple[str, ...] = ()
-    processes: int = 1
+    torchrun: int = 0
 
 
 JOBS = {
@@ -144,7 +145,7 @@ JOBS = {
         functools.partial(scores_made, "results/tiny/scores/scores.csv"),
         ("results/tiny/scores",),
     ),
-    "ranks": Job((*TRAIN, "data.workers=0"), weights_made, processes=2),
+    "ranks": Job((*TRAIN, "data.workers=0"), weights_made, torchrun=2),
 }
 
 
@@ -173,7 +174,7 @@ class Arena:
             shutil.rmtree(self.work / path)
         self._keep("fresh")
         process = self.start("train")
-        self.wait_for(lambda: step_saved(self.work) >= 12 or process.poll() is not None, PATIENCE)
+        self.wait_for(lambda: step_saved(self.work) >= STEPS // 3 or process.poll() is not None, PATIENCE)
         self.end(process, signal.SIGTERM).check()
         self._keep("half")
 
@@ -216,32 +217,20 @@ class Arena:
                     found.append(int(entry.name))
         return sorted(found)
 
-    def start(self, name: str, *more: str, largest: int | None = None) -> subprocess.Popen:
+    def start(self, name: str, *more: str, largest: int | None = None) -> Script:
         """Starts a job's command; no file it writes may grow beyond ``largest`` bytes."""
-
-        def restrict():
-            os.nice(10)
-            if largest is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
         job = JOBS[name]
-        words = command(job.arguments[0], *job.arguments[1:], *more, processes=job.processes)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.work / "cache_home")}
         descriptor, log = tempfile.mkstemp(dir=self.folder)
         with open(descriptor, "w") as file:
-            process = subprocess.Popen(
-                words,
-                cwd=self.work,
-                env=environment,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                preexec_fn=restrict,
-            )
-        process.log, process.words = Path(log), " ".join(words)
+            process = start(
+                self.work, *job.arguments, *more, torchrun=job.torchrun, output=file, env=environment, nice=10,
+                file_limit=largest, start_new_session=True,
+            )  # fmt: skip
+        process.log, process.words = Path(log), " ".join(process.args)
         return process
 
-    def end(self, process: subprocess.Popen, number: int | None = None) -> Ended:
+    def end(self, process: Script, number: int | None = None) -> Ended:
         """Sends a signal, Ctrl-C as a terminal does to all processes of the command, and waits for the end."""
         if number is not None and process.poll() is None:
             (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
@@ -265,12 +254,12 @@ class Arena:
         self._moment(process, rng, self.seconds[name])
         return self.end(process, rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)))
 
-    def _moment(self, process: subprocess.Popen, rng: random.Random, length: float) -> None:
+    def _moment(self, process: Script, rng: random.Random, length: float) -> None:
         self.wait_for(lambda: process.poll() is not None, rng.uniform(0.2, 1) * length)
         if rng.random() < 0.5:
             self.wait_for(lambda: process.poll() is not None or leftovers(self.work), 0.5 * length)
 
-    def kill_one(self, process: subprocess.Popen, rng: random.Random, length: float, main: bool) -> int | None:
+    def kill_one(self, process: Script, rng: random.Random, length: float, main: bool) -> int | None:
         """Kills one of a command's processes, the first only with ``main``; returns which."""
         self.wait_for(lambda: process.poll() is not None or len(self.inhabitants()) > 1, PATIENCE)
         self._moment(process, rng, length)

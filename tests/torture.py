@@ -29,7 +29,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from tests.arena import JOBS, MODELS, Arena, Ended, Failure
+from tests.arena import JOBS, MODELS, STEPS, Arena, Ended, Failure
 
 OUTCOMES = ("same", "line", "traceback", "silent", "lost")
 BAD = OUTCOMES[2:]
@@ -88,7 +88,7 @@ def two_at_once(arena: Arena, rng: random.Random) -> str:
     time.sleep(rng.uniform(0, 1))
     second = arena.start("train")
     ended = [arena.end(first), arena.end(second)]
-    late = any("at step 40 of 40" in one.output for one in ended)  # one began when the other had finished
+    late = any(f"at step {STEPS} of {STEPS}" in one.output for one in ended)  # one began when the other had finished
     for one in ended:
         one.check()
     if all(one.status == 0 for one in ended) and not late:

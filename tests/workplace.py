@@ -5,8 +5,9 @@ import importlib
 import io
 import logging
 import os
-import subprocess
+import socket
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +17,7 @@ import torch
 import yaml
 
 from losses.contrast import vgg19_layers
+from tests.forks import Script
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -56,20 +58,32 @@ def make_vgg19(folder: Path) -> None:
     torch.save(state, folder / "models" / "vgg19-dcbb9e9d.pth")
 
 
-def command(script: str, *arguments: str, processes: int = 1) -> list[str]:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [*launcher, str(ROOT / script), *arguments]
+def start(folder: Path, script: str, *arguments: str, torchrun: int = 0, **options) -> Script:
+    """Start a script in ``folder``, if asked for as so many ranks of torchrun; `Script` has the options."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []
+    return Script([*launcher, str(ROOT / script), *arguments], folder, **options)
 
 
-def run(folder: Path, script: str, *arguments: str, processes: int = 1, code: int = 0) -> str:
-    """Run a script in ``folder``, expect its exit code, return what it printed."""
-    done = subprocess.run(
-        command(script, *arguments, processes=processes), cwd=folder, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def rank_environments(count: int) -> list[dict[str, str]]:
+    """What a launcher sets for each of so many processes of one run, as Slurm's does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    return [os.environ | {name: str(value) for name, value in rank.items()} for rank in ranks]
+
+
+def run(folder: Path, script: str, *arguments: str, processes: int = 1, code: int = 0, **options) -> str:
+    """Run a script in ``folder``, as several ranks if asked for, expect their exit code, return what they printed."""
+    environments = [None] if processes == 1 else rank_environments(processes)
+    with tempfile.TemporaryFile("w+") as output:
+        started = [start(folder, script, *arguments, output=output, env=env, **options) for env in environments]
+        codes = [process.wait(240) for process in started]
+        output.seek(0)
+        printed = output.read()
+    assert codes == [code] * processes, f"{codes}\n{printed}"
+    return printed
 
 
 def train(folder: Path, *arguments: str, stage: int = 1, code: int = 0) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from engine import lock
 from engine.lock import BusyError, run_lock
-from tests.workplace import ROOT, command, make_config, make_pairs, run
+from tests.workplace import ROOT, make_config, make_pairs, run, start
 
 HOLD = (
     "import sys, time, pathlib; from engine.lock import run_lock\n"
@@ -46,28 +46,23 @@ def test_without_locks_the_run_goes_on_with_a_warning(tmp_path, monkeypatch, cap
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-@pytest.mark.parametrize("processes, code", [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
-def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, processes, code):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, processes):
     """Also where it is one of several processes, which all end."""
     make_pairs(tmp_path / "datasets" / "GoPro")
     make_config(tmp_path)
     out = run(
-        tmp_path, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", processes=processes, code=code
+        tmp_path, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", processes=processes, code=2
     )
     assert out.count(f"process {holder.pid} on ") == 1 and "engine/lock.py" not in out
     assert not (tmp_path / "results" / "tiny" / "models").exists()
 
 
-@pytest.mark.slow
 def test_two_trainings_started_at_once_are_one(tmp_path):
     make_pairs(tmp_path / "datasets" / "GoPro")
     make_config(tmp_path)
     both = [
-        subprocess.Popen(
-            command("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", "train.epochs=60"),
-            cwd=tmp_path,
-            stderr=subprocess.DEVNULL,
-        )
+        start(tmp_path, "train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu", "train.epochs=10")
         for _ in range(2)
     ]
     assert sorted(process.wait(120) for process in both) == [0, 2]

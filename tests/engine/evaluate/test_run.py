@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from metrics.niqe import niqe
 from metrics.psnr import psnr
 from metrics.ssim import ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet
-from tests.workplace import command, make_config, make_pairs
+from tests.workplace import make_config, make_pairs, start
 
 SIMPLE = ("psnr", "ssim_matlab_rgb", "ssim_per_channel")
 TASK = ("--pred", "out", "--gt", "GoPro", "--dataset", "gopro", "--device", "cpu")
@@ -158,7 +157,7 @@ def test_killed_it_resumes(place):
     shutil.rmtree(place / "out")
     shutil.copytree(place / "GoPro/test/blur", place / "out")
     arguments = (*TASK, "--metrics", *SIMPLE, "--workers", "2")
-    process = subprocess.Popen(command("evaluate.py", *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(place, "evaluate.py", *arguments)
     csv_file = place / "out_scores" / "scores.csv"
     while process.poll() is None and not (csv_file.is_file() and csv_file.read_text().count("\n") >= 3):
         time.sleep(0.002)

@@ -23,7 +23,7 @@ from engine.predict.video import read_maker
 from models import XYScanNet
 from tests.engine.predict.test_peers import nafnet
 from tests.engine.predict.test_video import make_video, read_video
-from tests.workplace import ROOT, command, make_config
+from tests.workplace import ROOT, make_config, start
 
 
 class Unchanged:
@@ -370,19 +370,15 @@ def test_ctrl_c_ends_it_with_one_line_and_nothing_half_written(tmp_path):
     for number in range(40):
         path = photo(tmp_path / "photos" / f"{number:02}.png", number)
         Image.open(path).resize((400, 300)).save(path)
-    process = subprocess.Popen(
-        command("predict.py", "photos", "--weights", "tiny.pth", "--device", "cpu"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    process = start(
+        tmp_path, "predict.py", "photos", "--weights", "tiny.pth", "--device", "cpu", output=subprocess.PIPE
     )
     until = time.monotonic() + 120
     while time.monotonic() < until and not (tmp_path / "restored" / "00.png").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    errors = process.stderr.read()
     lines = [line for line in errors.splitlines() if not line.startswith("selective scan on ")]
-    assert process.returncode == 130 and len(lines) == 1, errors
+    assert process.wait(60) == 130 and len(lines) == 1, errors
     results = list((tmp_path / "restored").iterdir())
     assert 0 < len(results) < 40 and all(cv2.imread(str(path)).shape == (300, 400, 3) for path in results)

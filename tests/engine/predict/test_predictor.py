@@ -25,7 +25,7 @@ from metrics.psnr import psnr
 from metrics.ssim import ssim_matlab_rgb, ssim_per_channel
 from models import XYScanNet, load_network
 from tests.engine.predict.test_peers import nafnet
-from tests.workplace import ROOT, command, make_config, make_pairs, run
+from tests.workplace import ROOT, make_config, make_pairs, run, start
 
 SCRIPT = "predict_GoPro_test_results.py"
 predict = functools.partial(predict_any, "gopro")
@@ -306,9 +306,7 @@ def test_a_truncated_image_is_named(place, capsys):
 def test_killed_and_started_again_it_ends_as_if_never_stopped(place):
     make_pairs(place / "datasets" / "GoPro", train=0, test=12, size=(32, 48))
     predict(argv=[*JOB, "--output", "undisturbed"])
-    process = subprocess.Popen(
-        command(SCRIPT, *JOB, "--output", "stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start(place, SCRIPT, *JOB, "--output", "stopped")
     journal = place / "stopped.csv.0"
     while process.poll() is None and not (journal.is_file() and journal.read_text().count("\n") >= 2):
         time.sleep(0.01)
@@ -346,20 +344,18 @@ def test_a_result_that_is_not_finite_is_not_written(place, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
-    make_pairs(place / "datasets" / "GoPro", train=0, test=40, size=(160, 240))
-    process = subprocess.Popen(
-        command(SCRIPT, *JOB), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    make_pairs(place / "datasets" / "GoPro", train=0, test=12, size=(160, 240))
+    process = start(place, SCRIPT, *JOB, output=subprocess.PIPE)
     until, images = time.monotonic() + 120, place / "results" / "tiny" / "images"
     while time.monotonic() < until and not (images / "001.png").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors, errors
+    errors = process.stderr.read()
+    assert process.wait(60) == 130 and "Traceback" not in errors, errors
     made = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
-    assert 0 < len(made) < 40 and all(read_rgb(images / name).shape == (160, 240, 3) for name in made)
+    assert 0 < len(made) < 12 and all(read_rgb(images / name).shape == (160, 240, 3) for name in made)
     run(place, SCRIPT, *JOB)
-    assert len(table(place)) == 40
+    assert len(table(place)) == 12
     assert sum((images / name).stat().st_mtime_ns == when for name, when in made.items()) >= len(made) - 1
 
 

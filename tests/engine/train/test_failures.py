@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import re
-import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -22,7 +21,7 @@ from engine.train.signals import STOPPED
 from engine.train.trainer import Trainer
 from losses import DeblurLoss
 from tests import workplace
-from tests.workplace import command, make_config, make_pairs, weights
+from tests.workplace import make_config, make_pairs, start, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
 LAST = Path("results/tiny/models/last_XYScanNet_stage1.pth")
@@ -55,14 +54,10 @@ def damage(image: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def under_way(place, *overrides: str, processes: int = 1):
+def under_way(place, *overrides: str, torchrun: int = 0):
     """A training that has made some steps."""
-    process = subprocess.Popen(
-        command(STAGE1, "--job_name", "tiny", "--device", "cpu", *ENDLESS, *overrides, processes=processes),
-        cwd=place,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = ("--job_name", "tiny", "--device", "cpu", *ENDLESS, *overrides)
+    process = start(place, STAGE1, *words, torchrun=torchrun, output=subprocess.PIPE)
     try:
         next(line for line in process.stderr if line.startswith("epoch 2/"))
         yield process
@@ -92,7 +87,7 @@ def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL, signal.SIGTERM])
 def test_ranks_save_and_end_when_their_launcher_does(place, number):
-    with under_way(place, processes=2) as launcher:
+    with under_way(place, torchrun=2) as launcher:
         launcher.send_signal(number)
         rest = launcher.stderr.read()  # to its end: that of the last process
     state = torch.load(place / LAST, weights_only=True)
@@ -117,16 +112,9 @@ def test_a_full_disk_is_told_and_the_state_before_kept(place):
     train(place, "data.val=null", "train.epochs=2")
     before = {path: path.read_bytes() for path in (place / "results/tiny/models").iterdir()}
     limit = len(before[place / LAST]) // 2
-    done = subprocess.run(
-        command(STAGE1, "--job_name", "tiny", "--device", "cpu", "data.val=null", "train.epochs=4"),
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert done.returncode == 2
-    assert re.search(r"[\d.]+ MB are needed and [\d.,]+ MB are free", one_line(done.stdout + done.stderr))
+    longer = (STAGE1, "--job_name", "tiny", "--device", "cpu", "data.val=null", "train.epochs=4")
+    out = workplace.run(place, *longer, code=2, file_limit=limit)
+    assert re.search(r"[\d.]+ MB are needed and [\d.,]+ MB are free", one_line(out))
     assert before == {path: path.read_bytes() for path in (place / "results/tiny/models").iterdir()}
     train(place, "data.val=null", "train.epochs=4")
 
@@ -177,7 +165,7 @@ def test_weights_that_are_not_finite_are_never_saved(place, monkeypatch):
 
 @pytest.mark.slow
 def test_a_rank_that_dies_is_one_line_of_the_other(place):
-    with under_way(place, processes=2) as launcher:
+    with under_way(place, torchrun=2) as launcher:
         ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
         os.kill(int(ranks[-1]), signal.SIGKILL)
         rest = launcher.stderr.read()  # torchrun adds a report of its own

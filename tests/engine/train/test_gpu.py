@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 
-from tests.workplace import command, make_config, make_pairs, weights
+from tests.workplace import make_config, make_pairs, start, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
 STEPS = ("train.epochs=null", "train.iterations=6", "data.val=null")
@@ -23,12 +23,10 @@ def trained(tmp_path_factory):
 
     def train(device: str, *overrides: str, processes: int = 0) -> dict[str, torch.Tensor]:
         job = f"tiny@{next(count)}"
-        line = command(STAGE1, "--job_name", job, "--device", device, *STEPS, *overrides)
-        if processes:
-            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-            line = [line[0], *launcher, *line[1:]]
-        done = subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
+        arguments = ("--job_name", job, "--device", device, *STEPS, *overrides)
+        process = start(place, STAGE1, *arguments, torchrun=processes, output=subprocess.PIPE)
+        printed = process.stderr.read()
+        assert process.wait(240) == 0, printed
         return weights(place, job)
 
     return train

@@ -24,7 +24,7 @@ from engine.train.signals import STOPPED
 from engine.train.trainer import Trainer
 from losses import DeblurLoss
 from tests import workplace
-from tests.workplace import command, make_config, make_pairs, make_vgg19, run, train, weights
+from tests.workplace import make_config, make_pairs, make_vgg19, run, start, train, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
 
@@ -167,8 +167,8 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
         "tiny",
         "--device",
         "cpu",
-        "train.epochs=60",
-        "train.validate_every=25",
+        "train.epochs=24",
+        "train.validate_every=10",
         "train.ema_decay=0.9",
         "data.workers=1",
     ]
@@ -179,7 +179,7 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
     last = place / "results" / "tiny" / "models" / "last_XYScanNet_stage1.pth"
     kills = 0
     for delay in (0.0, 0.7, 0.31, 0.02):  # after a new state has been seen: during steps, saves, scoring
-        process = subprocess.Popen(command(STAGE1, *overrides), cwd=place, stderr=subprocess.DEVNULL)
+        process = start(place, STAGE1, *overrides)
         before = last.stat().st_mtime_ns if last.exists() else 0
         while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
             time.sleep(0.005)
@@ -238,9 +238,7 @@ def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
         "train.validate_every=5000",
         "data.workers=2",
     ]
-    process = subprocess.Popen(
-        command(STAGE1, *arguments), cwd=place, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start(place, STAGE1, *arguments, output=subprocess.PIPE, start_new_session=True)
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break

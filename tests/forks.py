@@ -1,0 +1,155 @@
+"""Starts scripts from a process that has imported PyTorch: real processes and signals, without seconds of imports.
+
+A `Script` is a fork of a server: this file, run once for each process that starts scripts. From the fork on all is as
+in ``python SCRIPT``, to the end of the interpreter.
+"""
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+# The slow imports of the scripts, and none of this project's, of which a copy's scripts have their own.
+PRELOADED = "torch._dynamo torch.utils.tensorboard torchvision cv2 einops PIL.Image scipy.stats tqdm yaml".split()
+
+
+class Script:
+    """A running script, used like a `subprocess.Popen`.
+
+    Args:
+        argv: ``[path, …]`` or ``["-m", module, …]``.
+        cwd: The folder that it runs in.
+        output: A file for what it prints, or `subprocess.PIPE` to read its standard error from `stderr`; or nowhere.
+        env: Its environment; by default this process's.
+        nice: How much lower its priority is.
+        file_limit: Bytes beyond which none of its files can grow.
+        start_new_session: Whether it leads a group of processes.
+    """
+
+    def __init__(
+        self,
+        argv: list[str],
+        cwd: Path,
+        output: IO | int = subprocess.DEVNULL,
+        env: dict[str, str] | None = None,
+        nice: int = 0,
+        file_limit: int | None = None,
+        start_new_session: bool = False,
+    ):
+        self.args, self.returncode, self.stderr = argv, None, None
+        with open(os.devnull, "w") as nowhere:
+            out, err = (nowhere.fileno(),) * 2 if isinstance(output, int) else (output.fileno(),) * 2
+            if output == subprocess.PIPE:
+                reader, err = os.pipe()
+                self.stderr = os.fdopen(reader)
+            status, report = os.pipe()
+            request = {"argv": argv, "cwd": str(cwd), "env": dict(os.environ if env is None else env)}
+            request |= {"nice": nice, "file_limit": file_limit, "start_new_session": start_new_session}
+            socket.send_fds(_server(), [json.dumps(request).encode()], [out, err, report])
+            os.close(report)
+            if self.stderr:
+                os.close(err)
+        self._status = os.fdopen(status)
+        self.pid = int(self._status.readline())
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, or minus the number of the signal that it died of."""
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = os.waitstatus_to_exitcode(int(self._status.readline()))
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@functools.cache
+def _server() -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        # Its end comes with that of this socket.
+        subprocess.Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    atexit.register(ours.close)
+    return ours
+
+
+def _serve(connection: socket.socket) -> tuple[dict, list[int]]:
+    """Forks for each request; returns it, with its files, in the process that is to run it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of keepers, for whose end nobody waits
+    while True:
+        message, files, *_ = socket.recv_fds(connection, 1 << 18, 3)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            connection.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return json.loads(message), files
+        for file in files:
+            os.close(file)
+
+
+def _keep(report: int, *others: int) -> None:
+    """Forks the script's process; stays behind, without its other files, to tell its process ID and how it ended."""
+    if script := os.fork():
+        for file in others:
+            os.close(file)
+        with suppress(OSError):  # nobody reads it any more
+            os.write(report, f"{script}\n".encode())
+            os.write(report, f"{os.waitpid(script, 0)[1]}\n".encode())
+        os._exit(0)
+    os.close(report)
+
+
+def _run(argv: list[str]) -> None:
+    if argv[0] == "-m":
+        sys.argv, sys.path[0] = argv[1:], os.getcwd()
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = argv, str(Path(argv[0]).resolve().parent)
+        runpy.run_path(argv[0], run_name="__main__")
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    for name in PRELOADED:
+        importlib.import_module(name)
+    request, (out, err, report) = _serve(connection)
+    _keep(report, out, err)
+    if request["start_new_session"]:
+        os.setsid()
+    os.dup2(out, 1), os.dup2(err, 2)
+    os.close(out), os.close(err)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.nice(request["nice"])
+    if request["file_limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+    _run(request["argv"])
+
+
+if __name__ == "__main__":
+    main()
