@@ -155,6 +155,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Count, measure what is asked for, and print the tables."""
+    import torch
     from tqdm import tqdm
 
     from analysis.macs import count_network
@@ -165,10 +166,11 @@ def run(arguments: argparse.Namespace) -> None:
     rows = {number: given or own_rows(number) for number in TABLES if str(number) in arguments.table}
     wanted = dict.fromkeys([*(columns if MODULES in arguments.table else []), *itertools.chain(*rows.values())])
     options = {variant: model_options(variant, arguments) for variant in wanted}
-    counts = {
-        variant: count_network(XYScanNet(**options[variant]), arguments.size)
-        for variant in tqdm(wanted, desc="counting", leave=False, disable=None)
-    }
+    counts = {}
+    for variant in tqdm(wanted, desc="counting", leave=False, disable=None):
+        with torch.device("meta"):  # shapes alone
+            network = XYScanNet(**options[variant])
+        counts[variant] = count_network(network, arguments.size)
     if MODULES in arguments.table:
         networks = described({variant.label: options[variant] for variant in columns})
         for table in tables_by_module({variant.label: counts[variant] for variant in columns}, arguments.size):

@@ -176,9 +176,10 @@ def _names(text: str) -> list[str]:
 def _changed(label: str, override: str) -> Variant:
     """BASE with an override; where a recipe in configs/ablation/ is the same, that recipe, whose runs are shared."""
     wanted = Variant(label, BASE, (override,))
+    config = wanted.config()
     for name in _recipes():
         recipe = Variant(label, f"{FOLDER}/{name}")
-        if dataclasses.replace(recipe.config(), job_name=BASE) == wanted.config():
+        if dataclasses.replace(recipe.config(), job_name=BASE) == config:
             return recipe
     return wanted
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -119,13 +120,25 @@ class PatchEmbed(nn.Module):
         return self.proj(x)
 
 
+class Resize(nn.Module):
+    """Bilinear resizing by 2 or 1/2, or another whole number or its inverse."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # In whole numbers: sizes that come of a float are what torch.export cannot simplify.
+        up, down = round(max(self.factor, 1)), round(max(1 / self.factor, 1))
+        return F.interpolate(x, size=[side * up // down for side in x.shape[2:]], mode="bilinear")
+
+
 class Rescale(nn.Module):
     """Bilinear resizing, then a 3x3 convolution. (B, dim_in, H, W) -> (B, dim_out, factor H, factor W)."""
 
     def __init__(self, dim_in: int, dim_out: int, factor: float):
         super().__init__()
-        resize = nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
-        self.body = nn.Sequential(resize, Conv3x3(dim_in, dim_out))
+        self.body = nn.Sequential(Resize(factor), Conv3x3(dim_in, dim_out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.body(x)

@@ -115,8 +115,7 @@ def made_small(line: str) -> list[str]:
             return [*words, *small.split()]
     for script, small in SMALL_BENCHMARKS.items():
         if f"benchmarks/{script}.py" in line:
-            # In a process of its own: its measurements start processes that import it.
-            return [sys.executable, *words[1:], *small.split(), "--repeats", "1", "--device", "cpu"]
+            return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
     return words
 
 
