@@ -1,4 +1,4 @@
-"""Runs Python commands in one process, which imports PyTorch once: a JSON list of [argv, expected status] on stdin.
+"""Runs Python commands in one process, which imports PyTorch once: a JSON file of [argv, expected status]s.
 
 ``["python", "-c", code]``, ``["python", "script.py", …]`` and ``["python", "-m", "module", …]`` run in this process,
 anything else in its own. Stops at the first command that ends with another status.
@@ -11,6 +11,8 @@ import runpy
 import subprocess
 import sys
 import time
+import types
+from pathlib import Path
 
 
 def run(argv: list[str]) -> int:
@@ -26,15 +28,24 @@ def run(argv: list[str]) -> int:
             sys.argv = argv[2:]
             runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
         else:
-            runpy.run_path(argv[1], run_name="__main__")
+            run_script(argv[1])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
 
 
+def run_script(path: str) -> None:
+    """As ``python path``, for its own child processes too, which hand over what it defines."""
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
+
+
 def main() -> int:
+    todo = json.loads(Path(sys.argv[1]).read_text())
     sys.path.insert(0, os.getcwd())
-    for argv, expected in json.load(sys.stdin):
+    for argv, expected in todo:
         started = time.perf_counter()
         print(f"$ {' '.join(argv)}", flush=True)
         if (status := run(argv)) != expected:

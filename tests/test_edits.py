@@ -7,8 +7,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,7 +17,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import XYScanNet
-from tests.workplace import ROOT, make_config, make_pairs
+from tests.workplace import ROOT, make_config, make_pairs, run_commands
 
 PACKAGES = ("analysis", "configs", "datasets", "engine", "losses", "metrics", "models")
 
@@ -108,17 +106,8 @@ def copy(tmp_path):
 
 def run(folder: Path, *commands: str) -> list[str]:
     """What each command prints. One process runs them all, for it has to import PyTorch once."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "run_commands.py")],
-        input=json.dumps([[shlex.split(command), 0] for command in commands]),
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout
-    return re.split(r"^\$ .*\n", done.stdout, flags=re.MULTILINE)[1:]
+    printed = run_commands(folder, [(shlex.split(command), 0) for command in commands])
+    return re.split(r"^\$ .*\n", printed, flags=re.MULTILINE)[1:]
 
 
 def psnr(text: str, pattern: str) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import logging
 import os
 import socket
@@ -74,16 +75,23 @@ def rank_environments(count: int) -> list[dict[str, str]]:
     return [os.environ | {name: str(value) for name, value in rank.items()} for rank in ranks]
 
 
-def run(folder: Path, script: str, *arguments: str, processes: int = 1, code: int = 0, **options) -> str:
+def run(folder: Path, script: str, *arguments: str, processes: int = 1, code: int = 0, env=None, **options) -> str:
     """Run a script in ``folder``, as several ranks if asked for, expect their exit code, return what they printed."""
-    environments = [None] if processes == 1 else rank_environments(processes)
+    environments = [env] if processes == 1 else rank_environments(processes)
     with tempfile.TemporaryFile("w+") as output:
         started = [start(folder, script, *arguments, output=output, env=env, **options) for env in environments]
-        codes = [process.wait(240) for process in started]
+        codes = [process.wait(500) for process in started]
         output.seek(0)
         printed = output.read()
     assert codes == [code] * processes, f"{codes}\n{printed}"
     return printed
+
+
+def run_commands(folder: Path, commands: list[tuple[list[str], int]], **options) -> str:
+    """Run commands in one process in ``folder``, expect their exit codes, return what they printed."""
+    todo = folder / "commands.json"
+    todo.write_text(json.dumps(commands))
+    return run(folder, "tests/run_commands.py", str(todo), **options)
 
 
 def train(folder: Path, *arguments: str, stage: int = 1, code: int = 0) -> str:
