@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 WEB = Path(__file__).resolve().parent
+SHIPPED = WEB.parent / "models" / "pretrained" / "xyscannet_t.pth"
 RUNTIME = (
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
@@ -72,8 +74,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def prepare(weights: Path | None = None) -> None:
-    """Fill web/vendor and web/model.onnx, what is there already left as it is unless ``weights`` are given."""
+    """Fill web/vendor, and web/model.onnx with the network of ``weights``; what is there and up to date stays."""
     vendor, model = WEB / "vendor", WEB / "model.onnx"
+    weights = (weights or SHIPPED).resolve()
     if not all((vendor / name).is_file() for name in RUNTIME):
         if not shutil.which("npm"):
             raise FileNotFoundError("npm is missing: install Node.js, which brings it")
@@ -81,10 +84,11 @@ def prepare(weights: Path | None = None) -> None:
         vendor.mkdir(exist_ok=True)
         for name in RUNTIME:
             shutil.copy(WEB / "node_modules" / "onnxruntime-web" / "dist" / name, vendor / name)
-    if weights or not model.is_file():
-        chosen = ["--weights", str(weights)] if weights else ["--job_name", "xyscannet_t"]
-        command = [sys.executable, "-m", "engine.predict.export", *chosen, "--output", str(model)]
-        subprocess.run(command, cwd=WEB.parent, check=True)
+    # The model's metadata name the checksum of the weights that it was exported from.
+    checksum = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if not model.is_file() or checksum.encode() not in model.read_bytes():
+        command = ["-m", "engine.predict.export", "--weights", str(weights), "--output", str(model)]
+        subprocess.run([sys.executable, *command], cwd=WEB.parent, check=True)
 
 
 def make_server(port: int) -> ThreadingHTTPServer:

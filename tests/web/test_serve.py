@@ -1,0 +1,47 @@
+"""What the page is served with: the network of the weights that there are now."""
+
+import hashlib
+
+import pytest
+
+from web import serve
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """The weights that were exported, in order; as by the real export, the model has their checksum in it."""
+    calls = []
+
+    def run(command, **_):
+        weights, model = (command[command.index(flag) + 1] for flag in ("--weights", "--output"))
+        calls.append(weights)
+        (tmp_path / "model.onnx").write_bytes(b"..." + hashlib.sha256(open(weights, "rb").read()).hexdigest().encode())
+        assert model == str(tmp_path / "model.onnx")
+
+    (tmp_path / "vendor").mkdir()
+    for name in serve.RUNTIME:
+        (tmp_path / "vendor" / name).touch()
+    (tmp_path / "shipped.pth").write_bytes(b"weights")
+    monkeypatch.setattr(serve, "WEB", tmp_path)
+    monkeypatch.setattr(serve, "SHIPPED", tmp_path / "shipped.pth")
+    monkeypatch.setattr(serve.subprocess, "run", run)
+    return calls
+
+
+def test_a_network_is_exported_again_when_its_weights_change(exported, tmp_path):
+    shipped, other = tmp_path / "shipped.pth", tmp_path / "other.pth"
+    for _ in range(2):
+        serve.prepare()
+    assert exported == [str(shipped)]
+    shipped.write_bytes(b"newer weights")
+    serve.prepare()
+    other.write_bytes(b"other weights")
+    for _ in range(2):
+        serve.prepare(other)
+    serve.prepare()
+    assert exported == [str(shipped), str(shipped), str(other), str(shipped)]
+
+
+def test_weights_that_are_missing_are_named(exported, tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing.pth"):
+        serve.prepare(tmp_path / "missing.pth")
