@@ -7,8 +7,8 @@
 Results lie under the inputs' relative paths in restored/, or in the folder given with --output: photographs as PNG,
 or as --format says, with their grey, transparency, colour profile and EXIF (16 bits in PNG alone); videos as H.264 with
 their sound. The weights are those of --job_name, or the file given with --weights, which may be another network's;
-without either, the small network's that come with the repository (configs/xyscannet_t). The same command again
-continues where it was stopped. Exit status: 0; 1 where an input failed; 2 where nothing was started.
+without either, those of XYScanNet-T, which come with the repository (models/pretrained/xyscannet_t.pth). The same
+command again continues where it was stopped. Exit status: 0; 1 if an input failed; 2 if nothing was started.
 """
 
 import argparse

@@ -182,7 +182,7 @@ def find_test_sets(arguments: argparse.Namespace) -> tuple[dict[str, TestSet], d
 
 
 def train_and_score(runs: Sequence[Run], test_sets: Sequence[TestSet]) -> dict[str, str]:
-    """Make the runs one after the other, until the user asks to stop; one run's failure does not keep the others.
+    """Make the runs one after the other, until the user asks to stop; one run's failure does not stop the others.
 
     Returns: why, by the name of each run that is not finished.
     """

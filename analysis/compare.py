@@ -132,7 +132,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--crops: at least one")
     labels = [BLURRED, SHARP, *(label for label, _ in arguments.methods)]
     if twice := {label for label in labels if labels.count(label) > 1}:
-        parser.error(f"--methods: every column has a name of its own, but {' and '.join(sorted(twice))} appears twice")
+        parser.error(f"--methods: names must be unique, but {' and '.join(sorted(twice))} appears twice")
     return arguments
 
 
@@ -301,7 +301,7 @@ def _tile(crop: np.ndarray, scale: int, colour: str) -> Image.Image:
 
 
 def _full_image(image: np.ndarray, crops: Sequence[Crop], height: int) -> Image.Image:
-    """The full image at a height, with a frame around each crop, edged in white to stand out on any ground."""
+    """The full image at a height, with a frame around each crop, edged in white to stand out on any background."""
     scale = height / image.shape[0]
     full = Image.fromarray(image).resize((max(1, round(image.shape[1] * scale)), height), Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(full)

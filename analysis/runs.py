@@ -170,7 +170,7 @@ class Run:
 
         Raises:
             Stopped: it was asked to stop.
-            Unfinished: it ended with an error, such as that another process is at work on this run.
+            Unfinished: it ended with an error, such as that another process is working on this run.
         """
         print(f"$ python {' '.join([script, *arguments])}", flush=True)
         received = []

@@ -84,7 +84,7 @@ def what_is_wrong(record: dict) -> str | None:
     if not all(isinstance(record.get(key), dict) for key in ("metrics", "images")):
         return "no record of an evaluation"
     if record.get("dataset") not in DATA_SETS or record.get("profile") not in PROFILES:
-        return "of no data set or profile known here"
+        return "unknown data set or profile"
     return None if record.get("complete") else "not finished; run the same evaluation again"
 
 

@@ -26,7 +26,7 @@ BASE = f"{FOLDER}/xyscan"
 
 
 class VariantError(ValueError):
-    """A name that is no variant. The message lists the names that are."""
+    """A name that is not a variant. The message lists the names that are."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def find_variant(name: str) -> Variant:
     if not (CONFIGS / name / "config_stage1.yaml").is_file():
         known = [f"model.{key}: {', '.join(names)}" for key, names in values.items()]
         raise VariantError(
-            f"--variants: {name!r} is no variant. Recipes in {CONFIGS / FOLDER}: {', '.join(_recipes())}; "
+            f"--variants: {name!r} is not a variant. Recipes in {CONFIGS / FOLDER}: {', '.join(_recipes())}; "
             f"{'; '.join(known)}; or a job in {CONFIGS}, or section.key=value"
         )
     config_path(name, 1)  # refuses what is no job's name

@@ -32,8 +32,7 @@ def scan_work(channels: int, tokens: int, states: int, backward: bool) -> Work:
     """Work of selective scans over ``tokens`` steps in total.
 
     The forward pass reads u, delta, z, B and C and writes y. The backward pass reads these and the gradient of y,
-    writes
-    five gradients and recomputes the states. Parameters of a channel (A, D, bias) are too small to count.
+    writes five gradients and recomputes the states. Parameters of a channel (A, D, bias) are too small to count.
     """
     numbers = (4 * channels + 2 * states) * tokens
     exps = (states + GATES) * channels * tokens

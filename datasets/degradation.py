@@ -141,7 +141,7 @@ def degrade_folder(
         out: a folder that does not exist or is empty.
         degradation: as returned by ``parse_degradation``.
         seed: of noise and levels.
-        workers: threads, None for one a core; the result does not depend on it.
+        workers: threads, None for one per core; the result does not depend on it.
         progress: show a progress bar.
     Returns:
         The number of pairs.
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="output folder; must not exist or be empty")
     parser.add_argument("--degradation", required=True, help="noise:25, jpeg:10-40, sr:4, …; see above")
     parser.add_argument("--seed", type=int, default=0, help="of noise and levels (default 0)")
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
+    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
     options = vars(parser.parse_args(arguments))
     try:
         options["degradation"] = parse_degradation(options["degradation"])

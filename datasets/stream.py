@@ -2,7 +2,7 @@
 
 The stream is the concatenation of one permutation per epoch, and batch k of global size B is its positions
 [k B, (k + 1) B). So every image is seen exactly once per epoch, every batch is full (a batch may straddle two epochs),
-and a global batch holds the same samples however it is split over processes and accumulation steps. A resumed run
+and a global batch holds the same samples however it is split over processes and micro-batches. A resumed run
 starts at any iteration without replaying the earlier ones. Workers do not stop at the end of an epoch, where restarting
 them and refilling their queues would starve the GPU.
 """
@@ -22,7 +22,7 @@ class BatchStream:
 
     Args:
         num_images: images in an epoch.
-        batch_size: global, over all ranks and accumulation steps.
+        batch_size: global, over all ranks and micro-batches.
         seed: of the permutations.
         start_iteration: the first iteration.
         stop_iteration: one past the last iteration.
@@ -55,7 +55,7 @@ class BatchStream:
             fitting = f"{below} or {below + share}" if below else str(share)
             raise ValueError(
                 f"batch size {batch_size} does not split over {world_size} processes x {accumulate} "
-                f"accumulation steps; {fitting} does"
+                f"micro-batches; {fitting} does"
             )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.start_iteration, self.stop_iteration = start_iteration, stop_iteration

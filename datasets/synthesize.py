@@ -71,7 +71,7 @@ def synthesize_photos(
         test_every: hold out every Nth photograph for test; 0 for none.
         test_photos: hold out these instead, by name without suffix.
         seed: of trajectories, crops and noise.
-        workers: threads, None for one a core.
+        workers: threads, None for one per core.
         progress: show a progress bar.
     Returns:
         {"train": number of pairs, "test": number of pairs}.
@@ -128,9 +128,8 @@ def synthesize_frames(
         step: average around every step-th frame, with overlap; None uses no frame twice.
         gamma: frames are averaged as value ** gamma.
 
-    The other arguments, the result and the errors are those of ``synthesize_photos``, with clips for photographs. A
-    clip
-    with fewer frames than an average needs is an ImageError.
+    The other arguments, the result and the errors are those of ``synthesize_photos``, with clips for photographs.
+    A clip with fewer frames than an average needs is an ImageError.
     """
     counts = [count for count in range(fewest, most + 1) if count % 2]
     if fewest < 3 or not counts or gamma <= 0 or (step is not None and step < 1):
@@ -339,7 +338,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     held.add_argument("--test_photos", nargs="+", metavar="NAME", help="hold out these instead, names without suffix")
     parser.add_argument("--seed", type=int, help="random seed (default 0)")
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
+    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
     photos = parser.add_argument_group("photographs")
     photos.add_argument("--pairs_per_photo", type=int, help="pairs from each photograph (default 8)")
     photos.add_argument("--size", type=int, help="height and width of the images (default 256)")

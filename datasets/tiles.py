@@ -54,7 +54,7 @@ def cut_tiles(
         quality: WebP quality, 1 to 100; None for PNG, which is lossless.
         reduce: integer factor by which images are first reduced, by area averaging.
         level: give blurred images the local brightness of the sharp ones (see ``levelled``).
-        workers: threads, None for one a core.
+        workers: threads, None for one per core.
         progress: show a progress bar.
     Returns:
         The number of tiles.
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quality", type=int, help="write WebP of this quality, 1 to 100 (default: PNG, lossless)")
     parser.add_argument("--reduce", type=int, default=1, metavar="N", help="first reduce the images by this factor")
     parser.add_argument("--level", action="store_true", help="match the local brightness of blurred to sharp images")
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
+    parser.add_argument("--workers", type=int, help="threads (default: one per core)")
     options = vars(parser.parse_args(arguments))
     try:
         count = cut_tiles(**options, progress=True)

@@ -70,7 +70,7 @@ def config_path(job_name: str, stage: int) -> Path:
     if not path.is_file():
         stages = sorted(found.name for found in path.parent.glob("config_stage*.yaml"))
         jobs = sorted({found.parent.relative_to(CONFIGS).as_posix() for found in CONFIGS.rglob("config_stage*.yaml")})
-        there = f"{path.parent} has {', '.join(stages)}" if stages else f"the jobs there are: {', '.join(jobs)}"
+        there = f"{path.parent} has {', '.join(stages)}" if stages else f"available jobs: {', '.join(jobs)}"
         raise ConfigError(f"{path}: no such file; {there}")
     return path
 
@@ -126,7 +126,11 @@ def parse_stage_config(
         "--job_name", required=True, help=f"reads configs/JOB_NAME/config_stage{stage}.yaml, writes results/JOB_NAME/"
     )
     parser.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU where there is one")
-    parser.add_argument("--dry_run", action="store_true", help="print configuration, data and size of the run")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print the recipe, check the data, measure a step and estimate time, memory and disk space; train nothing",
+    )
     parser.add_argument(
         "overrides",
         nargs="*",

@@ -56,10 +56,10 @@ def device(name: str | None = None) -> torch.device:
     except RuntimeError:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise DeviceError(f"there is no device {name!r}; use cpu, cuda, or a number of a GPU as in cuda:1")
+        raise DeviceError(f"unknown device {name!r}; use cpu, cuda or cuda:N with the number of a GPU, such as cuda:1")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
-            raise DeviceError(f"device {name!r} is asked for, but PyTorch finds no CUDA device; use --device cpu")
+            raise DeviceError(f"device {name!r} was requested, but PyTorch finds no CUDA device; use --device cpu")
         if chosen.index is None:
             chosen = torch.device("cuda", local_rank() % torch.cuda.device_count())
     return chosen

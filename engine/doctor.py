@@ -1,4 +1,4 @@
-"""What is here and what would run: ``python -m engine.doctor``."""
+"""Report versions, devices, usable scan backends, data sets and weights: ``python -m engine.doctor``."""
 
 import argparse
 import importlib
@@ -66,14 +66,14 @@ def _data_sets() -> list[str]:
     for data_set in DATA_SETS.values():
         folder, found = Path(data_set.folder), []
         if not folder.is_dir():
-            lines.append(f"{data_set.title:<12}not there")
+            lines.append(f"{data_set.title:<12}not found")
             continue
         for split in data_set.pairs:
             try:
                 found.append(f"{split} {len(find_pairs(folder, split, variant=data_set.variant))}")
             except LayoutError as error:
                 found.append(f"{split}: {str(error).splitlines()[0]}")
-        lines.append(f"{data_set.title:<12}{'; '.join(found)} (python -m datasets.check {folder} looks closer)")
+        lines.append(f"{data_set.title:<12}{'; '.join(found)} (python -m datasets.check {folder} gives details)")
     return lines
 
 

@@ -147,7 +147,7 @@ class TrainConfig:
     epochs: int | None = None  # either epochs or iterations
     iterations: int | None = None
     start_from: str | None = None  # initial weights; stage 2's are its own stage 1's final_ by default
-    accumulate: int = 1  # micro-steps per step; the batch stays batch_size
+    accumulate: int = 1  # micro-batches per step; the batch stays batch_size
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"  # bf16: autocast; fp64: to check numerics
     checkpoint_activations: bool = False  # recompute blocks in the backward pass: less memory, more time
     ema_decay: float = 0.0  # of the averaged weights that are scored and released; 0: none

@@ -99,7 +99,7 @@ def build(cls: type, content: object, source: str, prefix: str = "", origins: Ma
 def suggest(key: str, known: Iterable[str]) -> str:
     """The end of a message on an unknown key: the nearest one, or all."""
     close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+    return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(known)}"
 
 
 def _convert(value: object, wanted: object, where: str) -> object:
@@ -157,9 +157,9 @@ def _describe(kind: object) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)}"
     if origin is dict:
-        return "names with numbers"
+        return "a mapping of names to numbers"
     if arguments:
         return " or ".join(_describe(argument) for argument in arguments)
-    return {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "nothing"}[
+    return {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}[
         kind
     ]

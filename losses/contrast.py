@@ -80,7 +80,7 @@ def vgg19_features(path: Path = VGG19_FILE) -> nn.Sequential:
     """torchvision's VGG19.features[0..11] with ImageNet weights, from ``path``, else downloaded and cached.
 
     Raises:
-        FileNotFoundError: the file is not there and cannot be downloaded; says both ways out.
+        FileNotFoundError: the file is not there and cannot be downloaded; names both remedies.
         FeaturesError: the file is there, and is damaged or another network's.
     """
     found = find_vgg19(path)

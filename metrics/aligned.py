@@ -43,7 +43,7 @@ def psnr_ssim_aligned(restored: np.ndarray, sharp: np.ndarray) -> tuple[float, f
     aligned, covered = _align(_match_intensity(restored.astype(np.float32) / 255, target), target)
     inner = covered[RADIUS:-RADIUS, RADIUS:-RADIUS]
     if not inner.any():
-        raise AlignmentError("the homography that ECC finds moves the restored image out of sight")
+        raise AlignmentError("the homography that ECC finds maps the restored image entirely outside the frame")
     target *= covered
     squares = np.sum((target - aligned) ** 2, dtype=np.float64) / covered.sum(dtype=np.float64)
     psnr = -10.0 * math.log10(squares) if squares else math.inf

@@ -82,7 +82,7 @@ class Metric:
             settings: device, and niqe_model ("live" or a file).
 
         Raises:
-            DownloadError: its weights or its package are not to be had.
+            DownloadError: its weights or its package are unavailable.
             ValueError: a file that holds no model.
         """
         module, _, name = self.function.partition(":")

@@ -88,7 +88,7 @@ def _download(weights: Weights, path: Path) -> None:
         socket.setdefaulttimeout(TIMEOUT)
         # It downloads beside the file, compares the checksum, and only then moves the file to its place.
         torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=weights.sha256, progress=True)
-    except Exception as error:  # no network, no space, a broken proxy, another file: it is not to be had now
+    except Exception as error:  # no network, no space, a broken proxy, another file: it is unavailable now
         raise DownloadError(
             f"{weights.file} ({weights.megabytes} MB), needed for {weights.needed_by}, cannot be downloaded ({error}). "
             f"Fetch {weights.url} on another machine and put it there as {path} (sha256 {weights.sha256}). "

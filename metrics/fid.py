@@ -39,7 +39,7 @@ class Inception:
     Attributes:
         facts: what decides the features: the weights' file and sha256, versions, the kind of device.
 
-    Raises DownloadError where the package is not installed or the weights are not to be had.
+    Raises DownloadError where the package is not installed or the weights are unavailable.
     """
 
     def __init__(self, device: str | torch.device = "cpu"):

@@ -24,7 +24,7 @@ class LPIPS(PerceptualDistance):
         name: lpips_alex or lpips_vgg.
         facts: what decides the scores: the trunk's and the heads' checksums, versions, the kind of device.
 
-    Raises DownloadError where the package is not installed or the trunk's weights are not to be had; ValueError for an
+    Raises DownloadError where the package is not installed or the trunk's weights are unavailable; ValueError for an
     unknown net.
     """
 

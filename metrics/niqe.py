@@ -56,7 +56,7 @@ def niqe(image: np.ndarray, model: str | Path = "live") -> float:
 
     Raises:
         ValueError: another dtype or shape, too small or too flat an image, or a file that is no model.
-        DownloadError: the model's file is not there; says how to come by it.
+        DownloadError: the model's file is not there; says how to obtain it.
     """
     check_rgb("image", image)
     mean, covariance = load_model(str(model))
@@ -97,7 +97,7 @@ def load_model(model: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean (36,) and covariance (36, 36) of pristine blocks; raises as `niqe` does."""
     path = LIVE_MODEL if model == "live" else Path(model)
     if not path.is_file():
-        raise DownloadError(f"{path}: the model of NIQE is not there.\n{MATLAB_MODEL}")
+        raise DownloadError(f"{path}: the NIQE model is missing.\n{MATLAB_MODEL}")
     values = _read(path)
     for mean, covariance in KEYS:
         if mean in values and covariance in values:

@@ -112,7 +112,7 @@ def _smooth_torch(images: torch.Tensor) -> torch.Tensor:
     """The volumetric window over a batch (B, 3, H, W)."""
     height, width = images.shape[2:]
     padded = torch.nn.functional.pad(images, (RADIUS, RADIUS, RADIUS, RADIUS), mode="replicate")
-    # Sums of shifted images, for convolutions in double precision are slow on many devices and inexact under TF32.
+    # Sums of shifted images, because convolutions in double precision are slow on many devices and inexact under TF32.
     rows = sum(float(tap) * padded[:, :, k : k + height] for k, tap in enumerate(TAPS))
     smooth = sum(float(tap) * rows[:, :, :, k : k + width] for k, tap in enumerate(TAPS))
     return torch.einsum("oc,bchw->bohw", images.new_tensor(ACROSS_COLOURS), smooth)

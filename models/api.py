@@ -63,8 +63,8 @@ def deblur(
 ) -> AnyImage:
     """Deblur one image.
 
-    On a CPU the image is streamed, see `streaming`, which takes less time and a fraction of the memory; on a GPU only
-    where it does not fit otherwise. The result is the same to rounding.
+    On a CPU the image is streamed, see `streaming`, in a fraction of the memory; on a GPU only where it does not fit
+    otherwise. The result is the same to rounding.
 
     Args:
         image: (H, W, 3) RGB, uint8 or uint16; or a PIL image of mode RGB, RGBA, L or LA. Of any size. It is restored as

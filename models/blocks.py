@@ -128,7 +128,7 @@ class Resize(nn.Module):
         self.factor = factor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # In whole numbers: sizes that come of a float are what torch.export cannot simplify.
+        # Integer arithmetic: torch.export cannot simplify sizes computed from floats.
         up, down = round(max(self.factor, 1)), round(max(1 / self.factor, 1))
         return F.interpolate(x, size=[side * up // down for side in x.shape[2:]], mode="bilinear")
 

@@ -178,5 +178,5 @@ def xyscannet(**options) -> XYScanNet:
 
 
 def xyscannetp(**options) -> XYScanNet:
-    """XYScanNetP, 63.5 M parameters: the released GoPro and RealBlur checkpoints (Tables 1 to 4)."""
+    """XYScanNet-P, 63.5 M parameters: the released GoPro and RealBlur checkpoints (Tables 1 to 4)."""
     return XYScanNet(dim=144, **options)

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_request(argv: list[str] | None) -> Request:
-    """Ends the program with the parser's usage for a command that cannot be."""
+    """Ends the program with the parser's usage if the arguments are invalid."""
     parser = argparse.ArgumentParser(
         description="Score a folder of restored images, and print the means beside the paper's. The same command again "
         "continues where it was stopped.",
@@ -74,7 +74,7 @@ def parse_request(argv: list[str] | None) -> Request:
         help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
         "sharp; images are paired by name. NIQE, and so a data set without sharp images, needs none",
     )
-    parser.add_argument("--dataset", choices=DATA_SETS, help="print the paper's rows of this test set, too")
+    parser.add_argument("--dataset", choices=DATA_SETS, help="also print the paper's rows for this test set")
     parser.add_argument(
         "--metrics",
         nargs="+",
@@ -95,8 +95,8 @@ def parse_request(argv: list[str] | None) -> Request:
         metavar="live|FILE",
         help="the LIVE release's model, or the file exported from MATLAB, which the paper uses (default %(default)s)",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the results instead of PRED_scores")
-    parser.add_argument("--format", default="text", choices=FORMATS, help="of the printed table")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the results (default: PRED_scores)")
+    parser.add_argument("--format", default="text", choices=FORMATS, help="format of the printed table")
     parser.add_argument("--device", help="for the networks: cpu, cuda, cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads on the CPU (default: one per core)")
     parser.add_argument(

@@ -143,10 +143,7 @@ def notes(names: set[str], profile: str, records: dict[str, dict], papers: bool)
 
 def _notes_on_the_paper(names: set[str], profile: str, papers: bool) -> list[str]:
     if profile != "paper":
-        return [
-            f"The paper's figures are of another profile and no rows of this table: {profile} measures FID and KID on "
-            "patches."
-        ]
+        return [f"The paper's figures are left out: the profile {profile} measures FID and KID on patches."]
     remarks = ["Rows marked (paper) are the paper's own figures, not measured here."] if papers else []
     remarks += [NORMALISED] if {OWN_NAMES["KID"], OWN_NAMES["FID"]} & names else []
     remarks += [TWO_MODELS] if "niqe_live" in names else []

@@ -48,8 +48,8 @@ class Pairing:
         """What is missing, extra or of a wrong shape, named; an empty text where nothing is."""
         parts = (
             (self.missing, "have no restored image"),
-            (self.extra, "are restored images that the data set does not know"),
-            (self.wrong_shape, "do not fit their sharp image"),
+            (self.extra, "restored images have no counterpart in the data set"),
+            (self.wrong_shape, "are damaged or differ in size from their sharp image"),
         )
         return "\n".join(f"{len(names)} {what}:{listed(names)}" for names, what in parts if names)
 
@@ -88,7 +88,7 @@ def find_samples(restored: Path, truth: list[Path], variant: str | None, sharp_n
         sorted(str(paths[name]) for name in paths.keys() - set(partner.values())),
     )
     pairing.by_ending = [
-        f"{partner[name]} is taken for {name}" for name in sorted(partner) if words(partner[name]) != words(name)
+        f"{partner[name]} is matched to {name}" for name in sorted(partner) if words(partner[name]) != words(name)
     ]
     return _check_sizes(pairing)
 

@@ -100,7 +100,7 @@ def report(request: Request, record: dict) -> None:
         {"this run": record | {"dataset": request.data_set.key, "metrics": metrics}},
     )
     if set(record["images"]["suffixes"]) - {".png"}:
-        table.notes.append("The restored images are not all PNG: what lossy files lost counts as the network's fault.")
+        table.notes.append("The restored images are not all PNG: losses from compression count against the network.")
     print(f"\n{table.render(request.form, colours=sys.stdout.isatty())}\n")
     print(f"scores: {request.folder / 'scores.csv'} and scores.json", file=sys.stderr)
 
@@ -130,7 +130,7 @@ def refuse(pairing: Pairing, request: Request) -> None:
         )
     complaints = pairing.complaints()
     if complaints and (not request.partial or not pairing.samples):
-        advice = "" if not pairing.samples else "\nNothing was scored. --partial scores the others, and says so"
+        advice = "" if not pairing.samples else "\nNothing was scored. Use --partial to score the others"
         raise EvaluationError(f"{request.restored} and the data set do not match:\n{complaints}{advice}")
     if complaints:
         print(f"left out:\n{complaints}", file=sys.stderr)
@@ -181,7 +181,7 @@ def load_scorers(
 
 
 def features_facts(device: torch.device) -> dict[str, object]:
-    """What decides the features that sets are compared by. Raises DownloadError where Inception is not to be had."""
+    """What decides the features that sets are compared by. Raises DownloadError where Inception is unavailable."""
     return inception(str(device)).facts
 
 
@@ -210,7 +210,9 @@ def image_means(images: ImageScores, columns: list[str]) -> dict[str, dict]:
         if values:
             means[column] = {"value": statistics.fmean(values), "images": len(values), "failed": failed}
         else:
-            means[column] = {"not_measured": f"of no image, the first because: {next(iter(failed.values()))}"}
+            means[column] = {
+                "not_measured": f"no image could be scored; the first failed with: {next(iter(failed.values()))}"
+            }
     return means
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SEED = 0  # kernel_distance's own, of KID's subsets
 KINDS = ("restored", "sharp", "blurred")
 CHUNK = 32  # images between two steps of the progress bar
-NO_BLURRED = "the blurred inputs are not known; give --gt the data set rather than its sharp images alone"
+NO_BLURRED = "the blurred inputs are unknown; give --gt the whole data set, not only its sharp images"
 
 
 class SetScores:

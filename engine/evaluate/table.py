@@ -99,7 +99,7 @@ def _text(title: str, header: list[str], body: list[list[tuple[str, bool]]], not
 
 
 def _stacked(name: str) -> list[str]:
-    """A column's name broken at its underscores, for a table of ten columns is to fit a terminal."""
+    """A column's name broken at its underscores, so that a table of ten columns fits a terminal."""
     pieces = [""]
     for piece in re.findall(r"[^_]*_|[^_]+", name):
         if pieces[-1] and len(pieces[-1] + piece) > HEADER_WIDTH:

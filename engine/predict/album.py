@@ -147,7 +147,7 @@ def _with_results(named: list[tuple[Path, str]], output: Path, form: str) -> lis
         if places.setdefault(name, path) is not path:
             raise SameName(
                 f"{places[name]} and {path} would both be restored to {output / name}; "
-                "restore them by two commands with an --output each"
+                "restore them in two commands with different --output folders"
             )
     suffixes = [video.target_suffix(path) if video.is_video(path) else result_suffix(path, form) for path, _ in named]
     results: dict[str, str] = {}

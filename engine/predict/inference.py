@@ -85,8 +85,7 @@ class Restorer:
         self.streamed = streamed and not tile
         if self.streamed and not streams_exactly(self.network):
             logger.warning(
-                "%s: this network has been changed in a way that streaming does not know of; images are "
-                "restored by the network itself, without streaming",
+                "%s: streaming does not reproduce this network's output, so images are restored without streaming",
                 weights,
             )
             self.streamed = False
@@ -209,7 +208,7 @@ class Restorer:
             raise NotFinite(
                 f"{name}: the network's result is not finite ({self.precision} on {self.device}), so "
                 "nothing is written; its weights may be damaged"
-                + (", or --precision fp32 may do" if self.precision != "fp32" else "")
+                + ("; or try --precision fp32" if self.precision != "fp32" else "")
             )
 
     def _expect_to_fit(self, padded: torch.Tensor) -> None:

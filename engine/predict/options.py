@@ -19,17 +19,17 @@ def add_photograph_flags(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("png", "jpeg", "webp", "same"),
         default="png",
-        help="of restored photographs; same: the photograph's own, and PNG for those that are none of the three "
+        help="format of restored photographs; same: that of the input if it is PNG, JPEG or WebP, else PNG "
         "(default %(default)s)",
     )
     parser.add_argument(
-        "--quality", type=int, default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default %(default)s)"
+        "--quality", type=int, default=95, metavar="N", help="quality of JPEG and WebP, 1 to 100 (default %(default)s)"
     )
     parser.add_argument(
         "--frames",
         type=frame_range,
         metavar="FIRST:END",
-        help="restore these frames of a video alone, numbered from 0, END not included",
+        help="restore only these frames of a video, numbered from 0, END excluded",
     )
 
 
@@ -68,7 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--stream",
         action="store_true",
         help="restore full images band by band: the same result to rounding in a fraction of the memory; "
-        "always on a CPU, and by itself when a GPU runs out of memory",
+        "always on a CPU, and automatically when a GPU runs out of memory",
     )
     parser.add_argument(
         "--overlap",
@@ -103,7 +103,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "a minute or more for each new image size, so use it for many images of one size",
     )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
-    parser.add_argument("--overwrite", action="store_true", help="restore again what is already there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 
 def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

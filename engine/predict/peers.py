@@ -54,7 +54,9 @@ def load_peer(path: Path) -> Peer:
         PeerWeightsError: spandrel is missing, no architecture fits, or it changes the size or the number of channels.
     """
     if not has_spandrel():
-        raise PeerWeightsError(f"{path} is not of XYScanNet; other networks need spandrel: pip install -e .[peers]")
+        raise PeerWeightsError(
+            f"{path} does not hold XYScanNet weights; other networks need spandrel: pip install -e .[peers]"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it imports
         import spandrel
@@ -62,7 +64,9 @@ def load_peer(path: Path) -> Peer:
     try:
         descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
     except spandrel.UnsupportedModelError as error:
-        raise PeerWeightsError(f"{path}: of no network known here (XYScanNet and those of spandrel)") from error
+        raise PeerWeightsError(
+            f"{path}: not the weights of a supported network (XYScanNet, or one that spandrel knows)"
+        ) from error
     except (RuntimeError, KeyError, ValueError) as error:
         raise PeerWeightsError(f"{path}: weights that do not fit the network they seem to be of: {error}") from error
     channels = descriptor.input_channels, descriptor.output_channels

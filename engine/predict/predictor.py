@@ -249,7 +249,7 @@ def report(data_set: DataSet, arguments: argparse.Namespace, outcome: Outcome) -
     if data_set.count not in (None, len(outcome.pairs)) and data_set.table:
         print(f"Not comparable with the paper's figures: they are over all {data_set.count} images of the test set.")
     if outcome.tiled:
-        print("Not comparable with full images' figures, the paper's among them: tiles score differently.")
+        print("Not comparable with scores of full images, including the paper's: tiles score differently.")
     if data_set.note:
         print(data_set.note)
     if "seconds_per_image" in outcome.results:

@@ -77,7 +77,7 @@ class Predictions:
 
         Raises:
             PredictionsError: without `overwrite`, the folder holds images without a record, or with one that differs in
-                a decisive entry. In any case, the list is somebody else's file.
+                a decisive entry. In any case, the list is not written by this program file.
         """
         self.list.parent.mkdir(parents=True, exist_ok=True)
         self._refuse_foreign_list(overwrite and self.record.is_file())
@@ -144,7 +144,7 @@ class Predictions:
         ]
         if changes:
             raise PredictionsError(
-                f"{self.images} holds results made in another way (so says {self.record}):\n{''.join(changes)}"
+                f"{self.images} holds results made in another way (recorded in {self.record}):\n{''.join(changes)}"
                 "Use --overwrite to redo them, or another --output to keep them"
             )
 

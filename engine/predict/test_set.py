@@ -24,7 +24,7 @@ def predict(data_set: DataSet | str | None = None, argv: list[str] | None = None
 
 
 def parse_arguments(data_set: DataSet | None, argv: list[str] | None) -> tuple[DataSet, argparse.Namespace]:
-    """The test set and the other arguments; ends the program with the parser's usage for a command that cannot be."""
+    """The test set and the other arguments; ends the program with the parser's usage if the arguments are invalid."""
     title = data_set.title if data_set else "a data set"
     which, folder, images = (
         (f"{data_set.weights}_", data_set.folder, data_set.images) if data_set else ("", "the data set's", "images_…")
@@ -48,7 +48,7 @@ def parse_arguments(data_set: DataSet | None, argv: list[str] | None) -> tuple[D
         "--output",
         type=Path,
         metavar="FOLDER",
-        help=f"for the restored images; their scores go to FOLDER_scores (default results/JOB_NAME/{images})",
+        help=f"folder for the restored images; their scores go to FOLDER_scores (default results/JOB_NAME/{images})",
     )
     parser.add_argument(
         "--batch_size",
@@ -62,7 +62,7 @@ def parse_arguments(data_set: DataSet | None, argv: list[str] | None) -> tuple[D
         action="store_true",
         help="measure the paper's other metrics too, as evaluate.py does, when the images are made",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("--limit", type=int, metavar="N", help="restore only the first N images")
     add_flags(parser)
     arguments = parser.parse_args(argv)
     check_flags(parser, arguments)

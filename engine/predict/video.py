@@ -16,7 +16,7 @@ from datasets.files import atomic
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 KEPT_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264; others become .mp4
-QUALITY = "16"  # x264's constant rate factor: hardly to be told from lossless
+QUALITY = "16"  # x264's constant rate factor: visually close to lossless
 MAKER = "comment"  # the metadata field for what made the video
 
 
@@ -89,7 +89,7 @@ def restore_video(
     try:
         with av.open(str(source)) as reader, atomic(target) as temporary:
             if not reader.streams.video:
-                raise VideoError(f"{source}: has no video in it")
+                raise VideoError(f"{source}: contains no video stream")
             container = {".m4v": "mp4", ".mkv": "matroska"}.get(target.suffix, target.suffix[1:])
             with av.open(str(temporary), "w", format=container) as writer:
                 writer.metadata.update(reader.metadata)

@@ -27,7 +27,8 @@ def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
 
     Args:
         weights: the file given with --weights.
-        job_name: a job, whose own weights lie in results/JOB_NAME/models and shipped ones in configs/JOB_NAME.
+        job_name: a job, whose own weights lie in results/JOB_NAME/models and shipped ones in
+            models/pretrained/JOB_NAME.pth.
         which: best or final.
 
     Raises:
@@ -82,7 +83,7 @@ def load_any_network(weights: Path, job_name: str, device: torch.device) -> XYSc
         if not _is_of_another_network(weights):
             raise
         if not has_spandrel():
-            reason = f"{error.reason}; networks of others need spandrel: pip install -e .[peers]"
+            reason = f"{error.reason}; other networks need spandrel: pip install -e .[peers]"
             raise WeightsError(weights, reason) from error
     return load_peer(weights)
 

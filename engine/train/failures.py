@@ -14,7 +14,7 @@ WORKER_DIED = re.compile(r"DataLoader worker \(pid[^)]*\) [^\n]*")
 
 # What makes a step need less memory.
 ADVICE = (
-    "Less is needed with train.accumulate=2 or more, train.checkpoint_activations=true, train.precision=bf16, or a "
+    "To reduce it, use train.accumulate=2 or more, train.checkpoint_activations=true, train.precision=bf16, or a "
     "smaller data.patch_size"
 )
 

@@ -99,7 +99,7 @@ class RunLogger:
             getattr(self.board, f"add_{kind}")(*arguments)
         except OSError as error:
             self.board = None
-            logger.warning("no more curves for TensorBoard: %s", error)
+            logger.warning("TensorBoard logging has stopped: %s", error)
 
 
 class _LogFile(logging.FileHandler):

@@ -95,7 +95,7 @@ def _check_step(run: TrainingRun) -> Iterator[str]:
     measured = "measured" if scale == 1 else f"estimated from {count} crop of {side} px"
     print(
         f"step: {seconds * scale * config.train.accumulate:.3g} s on {describe(run.device)}, {length} in all "
-        f"without reading, exchange between processes and validation ({measured})"
+        f"excluding data loading, communication and validation ({measured})"
     )
     if memory is not None:
         free = free_memory(run.device)

@@ -48,7 +48,7 @@ class TrainingRun:
         if config.data.batch_size % (self.world_size * config.train.accumulate):
             raise ConfigError(
                 f"data.batch_size: {config.data.batch_size} images cannot be shared equally by "
-                f"{self.world_size} processes x {config.train.accumulate} micro-steps (train.accumulate)"
+                f"{self.world_size} processes x {config.train.accumulate} micro-batches (train.accumulate)"
             )
 
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
@@ -104,7 +104,7 @@ class TrainingRun:
             f"data: {len(self.data.train_pairs)} training pairs, {len(self.data.val_pairs)} validation pairs\n"
             f"network: {parameters:,} parameters, {config.train.precision}, on {self.device}\n"
             f"run: {self.data.iterations:,} iterations of {config.data.batch_size} images "
-            f"({self.world_size} processes x {config.train.accumulate} micro-steps x {share}), "
+            f"({self.world_size} processes x {config.train.accumulate} micro-batches x {share}), "
             f"{self.data.iterations * config.data.batch_size / len(self.data.train_pairs):,.1f} epochs"
         )
 

@@ -212,7 +212,7 @@ class Trainer:
                 reports.append(f"rank {self.run.rank}: {culprit}; images {', '.join(names)}; batch kept in {path}")
                 break
         everywhere = [report for reports in distributed.gather(reports) for report in reports]
-        first = everywhere[0] if everywhere else "it does not happen again on the same batch"
+        first = everywhere[0] if everywhere else "repeating the step on the same batch does not reproduce it"
         raise NonFiniteError(
             f"step {step}: the loss or a gradient is not finite. {first}. The last saved state is kept; "
             "try a lower optim.lr or train.precision=fp32"

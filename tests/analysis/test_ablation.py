@@ -297,7 +297,7 @@ def test_a_run_goes_on_with_its_own_recipe_alone(place, capfd):
         (["data.batch_sise=8"], "did you mean batch_size"),
         (["--niqe_model", "model.mat"], "model.mat"),
         (["data.train=nowhere"], "data.train: nowhere: no such folder. Unpack the data set there; --quick"),
-        (["--variants", "yours"], "--variants: 'yours' is no variant"),
+        (["--variants", "yours"], "--variants: 'yours' is not a variant"),
         (["--variants", "model.fusion=yours"], "fusion: must be one of klff"),
     ],
 )

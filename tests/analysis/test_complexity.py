@@ -358,7 +358,7 @@ def test_the_format_is_the_one_asked_for(capsys):
         (["--table", "4"], "invalid choice"),
         (["--batch", "0"], "--batch"),
         (["--device", "nonsense"], "--device"),
-        (["--variants", "nonsense"], "'nonsense' is no variant"),
+        (["--variants", "nonsense"], "'nonsense' is not a variant"),
     ],
 )
 def test_bad_arguments_are_told(arguments, complaint, capsys):

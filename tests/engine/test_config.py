@@ -57,7 +57,7 @@ def test_text_that_is_a_number_is_a_number(place):
         ("loss", "weights", {"edge": 1}, "loss.weights: must name terms among mse, charbonnier, not"),
         ("loss", "weights", {"mse": "much"}, "loss.weights.mse: must be a finite number, not 'much'"),
         ("loss", "weights", {"mse": -1}, "loss.weights: must be in [0, 1e+06], not {'mse': -1.0}"),
-        ("loss", "weights", [1], "loss.weights: must be names with numbers, not [1]"),
+        ("loss", "weights", [1], "loss.weights: must be a mapping of names to numbers, not [1]"),
         ("optim", "lr", 1e-9, "optim.lr: needs 0 <= min_lr <= lr"),
         ("optim", "lr", -1.0, "optim.lr: needs 0 <= min_lr <= lr"),
         ("train", "iterations", 5, "train.epochs: give either epochs or iterations"),
@@ -77,7 +77,7 @@ def test_mistakes_name_file_and_key(place, section, key, value, words):
     [
         ("epochs=3", "'epochs=3' is not of the form section.key=value"),
         ("trian.epochs=3", "no section 'trian'; did you mean train?"),
-        ("train.epochs=many", "command line: train.epochs: must be whole number or nothing"),
+        ("train.epochs=many", "command line: train.epochs: must be whole number or null"),
         ("train.epochs=0", "command line: train.epochs: must be at least 1, not 0"),
     ],
 )
@@ -88,7 +88,7 @@ def test_mistakes_on_the_command_line_are_called_so(place, override, words):
 
 
 def test_missing_files_say_what_there_is(place):
-    with pytest.raises(ConfigError, match="configs/tini/config_stage1.yaml: no such file; the jobs there are: tiny"):
+    with pytest.raises(ConfigError, match="configs/tini/config_stage1.yaml: no such file; available jobs: tiny"):
         load_config("tini", 1)
     with pytest.raises(ConfigError, match="configs/tiny has config_stage1.yaml"):
         load_config("tiny", 2)

@@ -5,7 +5,7 @@ torch       vectorised PyTorch, any device, memory linear in the length
 cpu         C, compiled at first use where there is a compiler; float32 inside
 triton      Triton, which comes with PyTorch for CUDA, compiled at first use
 mamba_ssm   mamba-ssm's CUDA kernel, where it is installed
-auto        the fastest of those that can run on the input's device and dtype
+auto        the first native backend that can run on the input's device and dtype
 """
 
 import functools

@@ -75,8 +75,8 @@ def test_a_flat_folder_fits_scenes_where_file_names_are_enough(tmp_path, truth):
     pairing = find_samples(tmp_path / "out", [truth], None, sharp_needed=True)
     assert [sample.restored.name for sample in pairing.samples] == ["000001.png", "000002.png"]
     assert pairing.by_ending == [
-        "000001 is taken for GOPR0384_11_00/000001",
-        "000002 is taken for GOPR0384_11_00/000002",
+        "000001 is matched to GOPR0384_11_00/000001",
+        "000002 is matched to GOPR0384_11_00/000002",
     ]
 
 

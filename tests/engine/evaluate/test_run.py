@@ -357,7 +357,7 @@ def test_without_the_blurred_inputs_the_raw_scores_are_had(place, features):
     main([*FAST, "fid", "--gt", "GoPro/test/sharp"])
     scores = record(place)["metrics"]
     assert scores["fid"]["value"] >= 0 and scores["fid"]["bounds"]["blurred_against_sharp"] is None
-    assert "give --gt the data set" in scores["fid_over_blurred"]["not_measured"]
+    assert "give --gt the whole data set" in scores["fid_over_blurred"]["not_measured"]
 
 
 def test_profiles_go_to_folders_and_tables_of_their_own(place, features, capsys):
@@ -561,7 +561,7 @@ def test_the_blurred_input_has_a_row_of_its_own(place, scored, capsys):
     assert {columns for _, columns in scored} == {("blurred_psnr",)}
     assert math.isinf(record(place)["metrics"]["blurred_psnr"]["value"])
     main([*FAST, "psnr", "blurred_psnr", "--gt", "GoPro/test/sharp"])
-    assert "give --gt the data set" in record(place)["metrics"]["blurred_psnr"]["not_measured"]
+    assert "give --gt the whole data set" in record(place)["metrics"]["blurred_psnr"]["not_measured"]
 
 
 def test_any_two_folders_are_scored_without_the_paper(place, capsys):

@@ -43,7 +43,7 @@ def test_weights_make_their_network(tmp_path, make, name, licence):
 
 def test_what_is_no_networks_gets_a_line(tmp_path):
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(PeerWeightsError, match="no network known here"):
+    with pytest.raises(PeerWeightsError, match="not the weights of a supported network"):
         load_peer(tmp_path / "other.pth")
 
 

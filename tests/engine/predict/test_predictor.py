@@ -243,7 +243,7 @@ def test_the_batch_counts_where_the_gate_is_the_batchs(place, capsys):
 
 def test_tiles_are_recorded_and_reported(place, capsys):
     predict(argv=[*JOB, "--tile", "16", "--overlap", "8"])
-    assert "the paper's among them: tiles score differently" in capsys.readouterr().out
+    assert "including the paper's: tiles score differently" in capsys.readouterr().out
     record = json.loads((place / "results/tiny/images.json").read_text())
     assert (record["tile"], record["overlap"]) == (16, 8)
 

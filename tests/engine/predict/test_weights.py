@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def test_missing_weights_say_what_is_there_and_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_config(tmp_path, "j", stage=2)
-    with pytest.raises(ConfigError, match="configs/jay/config_stage2.yaml: no such file; the jobs there are: j"):
+    with pytest.raises(ConfigError, match="configs/jay/config_stage2.yaml: no such file; available jobs: j"):
         find_weights(None, "jay", "best")
     with pytest.raises(MissingWeights, match="results/j/models holds no weights") as error:
         find_weights(None, "j", "best")

@@ -70,7 +70,7 @@ def test_a_data_set_of_pairs_is_one_clear_line(place, monkeypatch, capsys):
     [
         ({"degradation": "haze:3"}, "data.degradation: must be noise:SIGMA (1 to 255)"),
         ({"degradation": "sr:1"}, "not 'sr:1'"),
-        ({"degradation": 25}, "data.degradation: must be text or nothing, not 25"),
+        ({"degradation": 25}, "data.degradation: must be text or null, not 25"),
         ({"degradation": "sr:4", "patch_size": 30}, "data.patch_size: must be a multiple of 4 for sr:4, not 30"),
         ({"degradation": "sr:4", "val": ["a", "b"]}, "data.val: must be one folder of sharp images"),
         ({"degradation": "jpeg:20", "variant": "J"}, "data.variant: is for pairs of RealBlur"),
