@@ -18,10 +18,9 @@ from pathlib import Path
 import yaml
 
 from datasets.catalogue import DATA_SETS, DataSet
-from datasets.files import JsonError, read_json
+from datasets.files import JsonError, checksum, read_json
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
-from engine.predict.weights import checksum
 from engine.train.signals import STOPPED, STOPPING
 from metrics.catalogue import column_names
 

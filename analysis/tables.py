@@ -18,6 +18,7 @@ from analysis.figure import FigureError
 from analysis.radar import draw_radar
 from datasets.catalogue import DATA_SETS
 from datasets.files import JsonError, read_json, write_atomic
+from engine.console import readable_errors
 from engine.evaluate.comparison import compare, differences
 from engine.evaluate.table import FORMATS, Table
 from metrics.catalogue import PROFILES
@@ -112,4 +113,5 @@ def make_tables(records: dict[str, dict]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with readable_errors():
+        sys.exit(main())

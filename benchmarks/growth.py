@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 from analysis.figure import new_figure, save  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from engine.memory import GIB  # noqa: E402
 from models import XYScanNet  # noqa: E402
 from models.streaming import stream  # noqa: E402
@@ -173,4 +174,5 @@ def draw(measured: dict[str, list[Point]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import Pair, find_pairs  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from metrics.niqe import niqe  # noqa: E402
 from metrics.psnr import psnr  # noqa: E402
 from metrics.ssim import ssim_both, ssim_matlab_rgb, ssim_per_channel  # noqa: E402
@@ -112,4 +113,5 @@ def volume_ssim(restored: np.ndarray, sharp: np.ndarray, gaussian_filter: Callab
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with readable_errors():
+        sys.exit(main())

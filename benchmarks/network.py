@@ -31,6 +31,7 @@ from benchmarks.baseline import Baseline  # noqa: E402
 from benchmarks.candidates import Candidate  # noqa: E402
 from benchmarks.roofline import count  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from losses import DeblurLoss  # noqa: E402
 
 
@@ -172,4 +173,5 @@ def training_step(network: torch.nn.Module, blurred: torch.Tensor, candidate: Ca
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 from analysis.macs import WHOLE, count  # noqa: E402
 from benchmarks import measure  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from engine.memory import GIB  # noqa: E402
 from models import XYScanNet  # noqa: E402
 from models.streaming import stream  # noqa: E402
@@ -112,4 +113,5 @@ def run(name: str, height: int, width: int, device: torch.device, bf16: bool, re
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

@@ -24,6 +24,7 @@ from datasets.layouts import Pair, find_pairs  # noqa: E402
 from datasets.synthesize import synthesize_photos  # noqa: E402
 from engine import distributed  # noqa: E402
 from engine.config import shipped_weights  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from engine.demo import HELD_OUT, SAMPLES  # noqa: E402
 from metrics.psnr import psnr  # noqa: E402
 from models import load_network  # noqa: E402
@@ -101,4 +102,5 @@ def restore(network: torch.nn.Module, images: torch.Tensor, bf16: bool):
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

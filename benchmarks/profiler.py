@@ -22,6 +22,7 @@ from benchmarks import measure  # noqa: E402
 from benchmarks.candidates import PRECISIONS, Candidate  # noqa: E402
 from benchmarks.network import CASES, inference, shape, training_step  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 
 COLUMNS = [("operation", -60), ("calls", 8), ("ms", 10), ("share", 8)]
 
@@ -67,4 +68,5 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

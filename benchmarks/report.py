@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from datasets.files import write_atomic
 from engine import distributed, provenance
+from engine.console import readable_errors
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "benchmarks" / "README.md"
@@ -275,4 +276,5 @@ def update_readme(report: Path, readme: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with readable_errors():
+        sys.exit(main())

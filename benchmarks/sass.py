@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 
 from benchmarks import measure  # noqa: E402
 from benchmarks.roofline import Work, scan_work  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from models.ops.triton_runtime import COMPILE  # noqa: E402
 from models.ops.tuning import Numbers  # noqa: E402
 
@@ -228,4 +229,5 @@ def enclosing(loops: list[tuple[int, int]], inner: list[tuple[int, int]]) -> lis
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 from benchmarks import measure  # noqa: E402
 from benchmarks.roofline import Work, scan_work  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from models.ops.selective_scan import BACKENDS, selective_scan  # noqa: E402
 
 STATES = 16
@@ -194,4 +195,5 @@ def print_results(
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

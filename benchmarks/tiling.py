@@ -30,6 +30,7 @@ from benchmarks import measure  # noqa: E402
 from datasets.images import read_rgb  # noqa: E402
 from datasets.layouts import LayoutError, find_pairs  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from engine.predict.tiling import check_tile, restore_tiled  # noqa: E402
 from metrics.psnr import psnr  # noqa: E402
 from models import XYScanNet, load_network  # noqa: E402
@@ -197,4 +198,5 @@ def distance(image: np.ndarray, other: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

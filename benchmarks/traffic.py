@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 
 from benchmarks import measure  # noqa: E402
 from benchmarks.baseline import Baseline, Mamba  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from models import XYScanNet  # noqa: E402
 from models.blocks import GatedFFN  # noqa: E402
 from models.mamba import S6  # noqa: E402
@@ -275,4 +276,5 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

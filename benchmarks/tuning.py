@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folde
 from benchmarks import measure, scan  # noqa: E402
 from datasets.files import write_atomic  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 from models.ops import tuning  # noqa: E402
 from models.ops.tuning import TUNED, Numbers  # noqa: E402
 
@@ -139,4 +140,5 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

@@ -24,6 +24,7 @@ from benchmarks.baseline import Baseline  # noqa: E402
 from benchmarks.candidates import Candidate  # noqa: E402
 from benchmarks.roofline import count  # noqa: E402
 from engine import distributed  # noqa: E402
+from engine.console import readable_errors  # noqa: E402
 
 PASSES = {"inference": False, "forward+backward": True}
 
@@ -104,4 +105,5 @@ def run(
 
 
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        main()

@@ -1,6 +1,7 @@
-"""Files on disk: atomic, synced writes, JSON with errors that name the file, and a walk that survives cyclic links."""
+"""Files on disk: atomic, synced writes, JSON with errors that name the file, checksums, and a walk without cycles."""
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -90,6 +91,15 @@ def _is_running(process: int) -> bool:
     except OSError:  # no permission: it is another user's
         return True
     return True
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal, read in parts."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**24):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

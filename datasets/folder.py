@@ -32,9 +32,12 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def threads_for(workers: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads, by default one a core. Pending work is cancelled after an error or Ctrl-C."""
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+def threads(count: int | None) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads, by default one per core.
+
+    After an error or Ctrl-C, calls that have started are finished and the others cancelled.
+    """
+    pool = ThreadPoolExecutor(count or os.cpu_count() or 1)
     try:
         yield pool
     finally:

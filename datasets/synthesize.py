@@ -31,11 +31,10 @@ import numpy as np
 from tqdm import tqdm
 
 from .blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
-from .folder import new_folder, threads_for
-from .images import ImageError, read_rgb, read_size, write_png
+from .folder import new_folder
+from .images import VIDEO_SUFFIXES, ImageError, read_rgb, read_size, write_png
 from .layouts import image_names, list_images
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LINEAR_LIGHT = 2.2
 
 Source = TypeVar("Source", str, Path)
@@ -201,7 +200,7 @@ def _make_all(
         # The threads end before the folder is given its name, or removed.
         with (
             new_folder(out) as folder,
-            threads_for(workers) as pool,
+            threads(workers) as pool,
             tqdm(desc="Making pairs", total=total, unit="pair", disable=not progress) as bar,
         ):
 

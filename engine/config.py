@@ -64,9 +64,14 @@ def _own_stage1(job_name: str) -> Path:
     return models_dir(job_name) / "final_XYScanNet_stage1.pth"
 
 
+def config_dir(job_name: str) -> Path:
+    """configs/J, also of J@NAME; ConfigError for a name that cannot be a job's."""
+    return CONFIGS / check_job_name(job_name).partition("@")[0]
+
+
 def config_path(job_name: str, stage: int) -> Path:
     """configs/J/config_stageN.yaml, also of J@NAME; ConfigError naming the existing ones where it is missing."""
-    path = CONFIGS / check_job_name(job_name).partition("@")[0] / f"config_stage{stage}.yaml"
+    path = config_dir(job_name) / f"config_stage{stage}.yaml"
     if not path.is_file():
         stages = sorted(found.name for found in path.parent.glob("config_stage*.yaml"))
         jobs = sorted({found.parent.relative_to(CONFIGS).as_posix() for found in CONFIGS.rglob("config_stage*.yaml")})
@@ -95,7 +100,7 @@ def load_config(job_name: str, stage: int, overrides: Sequence[str] = ()) -> Con
 def model_options(weights: Path, job_name: str) -> dict:
     """What weights do not tell of their network: from the record or recipe beside them, else from the job's own."""
     name = f"config_stage{1 if weights.stem.endswith('stage1') else 2}.yaml"
-    for folder in (weights.parent.parent, weights.parent, results_dir(job_name), CONFIGS / job_name):
+    for folder in (weights.parent.parent, weights.parent, results_dir(job_name), config_dir(job_name)):
         path = folder / name
         if path.is_file():
             model = build(ModelConfig, read_yaml(path).get("model", {}), str(path), "model")

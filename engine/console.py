@@ -11,7 +11,7 @@ from . import distributed
 from .memory import is_out_of_memory
 
 INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
-PACKAGES = {"analysis", "datasets", "engine", "losses", "metrics", "models"}
+PACKAGES = {"analysis", "benchmarks", "datasets", "engine", "losses", "metrics", "models"}
 
 
 @contextlib.contextmanager

@@ -78,12 +78,12 @@ def _data_sets() -> list[str]:
 
 
 def _weights() -> list[str]:
-    files = [*sorted(PRETRAINED.glob("*.pth")), *sorted(RESULTS.glob("*/models/*_XYScanNet_stage*.pth"))]
+    files = [*sorted(PRETRAINED.glob("*.pth")), *sorted(RESULTS.rglob("models/*_XYScanNet_stage*.pth"))]
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
     vgg = Path("models") / "vgg19-dcbb9e9d.pth"
     jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir())) or f"{CONFIGS}/ is not here"
     return [
-        *(lines or [f"none in {PRETRAINED} and {RESULTS}/*/models (jobs: {jobs})"]),
+        *(lines or [f"none in {PRETRAINED} and {RESULTS}/JOB/models (jobs: {jobs})"]),
         f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}",
     ]
 

@@ -76,13 +76,13 @@ def initial_A_log(d_inner: int, d_state: int) -> torch.Tensor:
     return A_log.copy_(torch.log(torch.arange(1, d_state + 1).float()))
 
 
-def init_step_size(projection: nn.Linear, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-    """Initial step sizes are log-uniform in [dt_min, dt_max] (Gu & Dao 2023, Section 3.6); bias = softplus^-1(dt)."""
+def init_step_size(projection: nn.Linear) -> None:
+    """Initial step sizes are log-uniform in [0.001, 0.1] (Gu & Dao 2023, Section 3.6); bias = softplus^-1(dt)."""
     bound = projection.in_features**-0.5
     nn.init.uniform_(projection.weight, -bound, bound)
     if projection.bias.is_meta:  # a network of shapes alone; arithmetic on it makes PyTorch import its compiler
         return
-    log_dt = torch.empty_like(projection.bias).uniform_(math.log(dt_min), math.log(dt_max))
-    dt = log_dt.exp().clamp(min=dt_floor)
+    log_dt = torch.empty_like(projection.bias).uniform_(math.log(1e-3), math.log(0.1))
+    dt = log_dt.exp().clamp(min=1e-4)
     with torch.no_grad():
         projection.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

@@ -25,7 +25,7 @@ from .fusion import KLFF, resize
 from .ops.kl_divergence import kl_divergence
 from .ops.silu_gate import silu_gate
 from .vssm import VSSM, InterVSSM, IntraVSSM
-from .xyscannet import MULTIPLE, XYScanNet, pad
+from .xyscannet import GRID, XYScanNet, pad
 
 BAND = 32  # rows or columns, at every level
 PROBE = 48, 40  # height and width of the image that `streams_exactly` compares, several bands of 8 rows
@@ -50,10 +50,10 @@ def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.
     Raises:
         ValueError: for an impossible band, and for images as the network does.
     """
-    if band < MULTIPLE or band % MULTIPLE:
-        raise ValueError(f"band must be a multiple of {MULTIPLE} rows and at least {MULTIPLE}, got {band}")
+    if band < GRID or band % GRID:
+        raise ValueError(f"band must be a multiple of {GRID} rows and at least {GRID}, got {band}")
     n = network.unshuffle
-    image = pad(images, MULTIPLE * n)
+    image = pad(images, GRID * n)
 
     # Encoder.
     level1 = _map(lambda seen: network.patch_embed(F.pixel_unshuffle(seen, n)), image, band, ratio=n)

@@ -13,7 +13,7 @@ from .registry import FUSIONS, STATE_SPACES, Options
 XYSCAN = "xyscan"  # the network's own pair, Intra- and Inter-VSSM
 SCANS = ("unidirectional", "bidirectional")
 SLICES = ("intra_inter", "intra", "inter")
-MULTIPLE = 4  # two halvings: height and width at level 1 are multiples of it
+GRID = 4  # two halvings: height and width at level 1 are multiples of it
 MIN_SIZE = 8
 
 
@@ -108,7 +108,7 @@ class XYScanNet(nn.Module):
         self.output = Conv3x3(dim1, channels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        x = pad(image, MULTIPLE * self.unshuffle)
+        x = pad(image, GRID * self.unshuffle)
         height, width = image.shape[-2:]
         return (x + self.residual(x))[..., :height, :width]
 
@@ -150,7 +150,7 @@ def decoder_modules(vssm: str = XYSCAN, scan: str = SCANS[0], slices: str = SLIC
     return vssm, vssm
 
 
-def pad(image: torch.Tensor, multiple: int = MULTIPLE) -> torch.Tensor:
+def pad(image: torch.Tensor, multiple: int = GRID) -> torch.Tensor:
     """Pad (B, 3, H, W) at the bottom and right by reflection, to multiples of ``multiple``.
 
     Raises:

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import torch
 
+from datasets.folder import threads
 from datasets.images import read_rgb
 from metrics.catalogue import METRICS
 
-from ..prefetch import batches, prefetch, threads
+from ..prefetch import batches, prefetch
 from .pairing import Sample
 from .store import Score
 

@@ -42,7 +42,7 @@ def evaluate(request: Request) -> dict:
     """
     needs_sharp = any(METRICS[name].kind != SINGLE for name in wanted_columns(request))
     pairing = find_samples(request.restored, list(request.truth), request.data_set.variant, needs_sharp)
-    refuse(pairing, request)
+    check_pairing(pairing, request)
     record = score(request, pairing)
     report(request, record)
     return record
@@ -118,7 +118,7 @@ def wanted_columns(request: Request) -> list[str]:
     return columns
 
 
-def refuse(pairing: Pairing, request: Request) -> None:
+def check_pairing(pairing: Pairing, request: Request) -> None:
     """Raises EvaluationError where images cannot be scored, unless partial scores are asked for; and where a restored
     image is a sharp one itself, by whatever name or link, which says nothing."""
     sharp = {_identity(sample.sharp) for sample in pairing.samples if sample.sharp}

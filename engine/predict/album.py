@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.files import walk
-from datasets.images import IMAGE_SUFFIXES, ImageError, read_file
+from datasets.files import checksum, walk
+from datasets.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageError, read_file
 from datasets.layouts import image_names
 from models.images import images_to_tensor, tensor_to_images
 
@@ -123,7 +123,7 @@ def _find(source: Path, output: Path, errors: list[Exception]) -> tuple[list[Pat
     unreadable: list[OSError] = []
     beside = output.resolve() == source.resolve()  # results among the photographs: recognised by what made them
     files = list(walk(source, () if beside else (output,), unreadable.append))
-    found = [path for path in files if path.name.lower().endswith((*PHOTOGRAPH_SUFFIXES, *video.VIDEO_SUFFIXES))]
+    found = [path for path in files if path.name.lower().endswith((*PHOTOGRAPH_SUFFIXES, *VIDEO_SUFFIXES))]
     others = sorted(set(files) - set(found))
     if beside:
         found = [path for path in found if _maker(path) is None]
@@ -232,7 +232,7 @@ def _restore_video(restorer: Restorer, source: Path, target: Path, overwrite: bo
     frames = frames or slice(None)
     made_by = {
         "source": source.name,
-        "source_sha256": _checksum(source),
+        "source_sha256": checksum(source),
         "frames": None
         if frames == slice(None)
         else f"{frames.start or 0}:{'' if frames.stop is None else frames.stop}",
@@ -247,15 +247,6 @@ def _restore_video(restorer: Restorer, source: Path, target: Path, overwrite: bo
 
     statistics = video.restore_video(restore, source, target, frames, made_by)
     return f"-> {target}  ({statistics})"
-
-
-def _checksum(path: Path) -> str:
-    """SHA-256 of a file too large to be read at once, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**24):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _already_there(source: Path, target: Path, made_by: dict[str, object], overwrite: bool) -> str | None:

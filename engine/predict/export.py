@@ -3,12 +3,12 @@
     python -m engine.predict.export --job_name xyscannetp_gopro --output model.onnx
     python -m engine.predict.export --weights FILE --output model.onnx --half
     python -m engine.predict.export --weights FILE --output model.pt2
-    python -m engine.predict.export --weights FILE --output best_XYScanNet_stage2.pth --format released
+    python -m engine.predict.export --weights FILE --output best_XYScanNet_stage2.pth
 
-onnx      ONNX, opset 18, for onnxruntime and the browser: RGB (batch, 3, height, width) in [-0.5, 0.5] of any size from
-          8 x 8, padded by reflection and cropped inside; float32, not clamped
-pt2       a torch.export program for sides that are multiples of 8, from 16; `import xyscannet` before it is loaded
-released  weights under the names of the authors' released checkpoints
+.onnx  ONNX, opset 18, for onnxruntime and the browser: RGB (batch, 3, height, width) in [-0.5, 0.5] of any size from
+       8 x 8, padded by reflection and cropped inside; float32, not clamped
+.pt2   a torch.export program for sides that are multiples of 8, from 16; `import xyscannet` before it is loaded
+.pth   weights under the names of the authors' released checkpoints
 
 ONNX models and programs are run on two sizes and compared with the network; one that differs by more than 1e-4 is not
 written. Without --job_name and --weights, the small network's weights are used, which come with the repository.
@@ -19,30 +19,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".pth": "released"}
+FORMATS = (".onnx", ".pt2", ".pth")
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
 
     # Only here: --help needs no PyTorch, which takes seconds to import.
-    from datasets.files import atomic
+    from datasets.files import atomic, checksum
     from models.weights import load_network
 
     from ..config import model_options
     from ..console import readable_errors
     from .formats import ExportError, write_onnx, write_program, write_released
-    from .weights import checksum, find_weights
+    from .weights import find_weights
 
     with readable_errors():
         weights = find_weights(arguments.weights, arguments.job_name, "best")
         if arguments.output.exists() and arguments.output.samefile(weights):
             raise ExportError(f"--output: {arguments.output} holds the weights themselves; choose another file")
         network = load_network(weights, **model_options(weights, arguments.job_name) | {"scan_backend": "auto"})
-        write = {"onnx": write_onnx, "pt2": write_program, "released": write_released}[arguments.format]
-        options = {"half": True} if arguments.half else {}
         with atomic(arguments.output) as temporary:
-            write(network, temporary, weights_sha256=checksum(weights), **options)
+            if arguments.output.suffix == ".onnx":
+                write_onnx(network, temporary, arguments.half, weights_sha256=checksum(weights))
+            else:
+                {".pt2": write_program, ".pth": write_released}[arguments.output.suffix](network, temporary)
             size = temporary.stat().st_size
         print(f"{arguments.output}: {size / 2**20:.1f} MiB, from {weights}")
 
@@ -53,21 +54,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="what to write")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="what to write, .onnx, .pt2 or .pth")
     parser.add_argument("--job_name", default="xyscannet_t", help="whose best_ stage-2 weights (default %(default)s)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights to use instead of the job's")
     parser.add_argument(
-        "--format", choices=tuple(FORMATS.values()), help="default: by the suffix of --output, .onnx, .pt2 or .pth"
-    )
-    parser.add_argument(
-        "--half", action="store_true", help="onnx: store weights in fp16, half the size; computing is in fp32"
+        "--half", action="store_true", help=".onnx: store weights in fp16, half the size; computing is in fp32"
     )
     arguments = parser.parse_args(argv)
-    arguments.format = arguments.format or FORMATS.get(arguments.output.suffix)
-    if arguments.format is None:
-        parser.error(f"--output: {arguments.output} ends in none of {', '.join(FORMATS)}; name its --format")
-    if arguments.half and arguments.format != "onnx":
-        parser.error(f"--half is for onnx, not for {arguments.format}")
+    if arguments.output.suffix not in FORMATS:
+        parser.error(f"--output: {arguments.output} ends in none of {', '.join(FORMATS)}")
+    if arguments.half and arguments.output.suffix != ".onnx":
+        parser.error(f"--half is for .onnx, not for {arguments.output.suffix}")
     return arguments
 
 

@@ -72,7 +72,7 @@ def write_onnx(network: XYScanNet, path: Path, half: bool = False, **facts: obje
     compare(run, network, SIZES, "onnxruntime", original)
 
 
-def write_program(network: XYScanNet, path: Path, **facts: object) -> None:
+def write_program(network: XYScanNet, path: Path) -> None:
     """Write ``network`` as a torch.export program and compare what is read back."""
     program = export_program(network)
     with open(path, "wb") as file:
@@ -82,7 +82,7 @@ def write_program(network: XYScanNet, path: Path, **facts: object) -> None:
     compare(read, network, MULTIPLES, "the program")
 
 
-def write_released(network: XYScanNet, path: Path, **facts: object) -> None:
+def write_released(network: XYScanNet, path: Path) -> None:
     """Write ``network``'s weights as the released checkpoints are: a bare state dict, names under ``module.``.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from datasets.files import checksum
 from models.images import MULTIPLE, reflect_pad
 from models.streaming import stream, streams_exactly
 
@@ -19,7 +20,7 @@ from .local_pooling import use_local_pooling
 from .peers import Peer, PeerWeightsError
 from .self_ensemble import restore_ensemble
 from .tiling import restore_tiled
-from .weights import checksum, load_any_network
+from .weights import load_any_network
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,11 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from datasets.files import write_atomic
-from datasets.images import ImageError, check_file, kind_of_file, read_file
+from datasets.images import EXIF_ORIENTATION, ImageError, check_file, kind_of_file, read_file
 
 from ..memory import GIB, OutOfMemory, free_memory
 from .png import encode_png, read_text
 
-ORIENTATION = 0x0112  # EXIF's tag
 BITS_PER_SAMPLE = 258  # TIFF's tag
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # where these bytes lie in every PNG file
 PNG_GREY_TYPES = (0, 4)
@@ -253,7 +252,7 @@ def _exif(image: Image.Image) -> bytes | None:
         return None
     try:
         exif = image.getexif()
-        exif.pop(ORIENTATION, None)
+        exif.pop(EXIF_ORIENTATION, None)
         return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else None
     except Exception:  # damaged EXIF raises anything, and is no reason to refuse the photograph
         return None
@@ -262,7 +261,7 @@ def _exif(image: Image.Image) -> bytes | None:
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 (upright) where the block is damaged."""
     try:
-        return image.getexif().get(ORIENTATION, 1)
+        return image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # as in _exif
         return 1
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from datasets.images import PNG_SIGNATURE
+
 END = b"\0\0\0\0IEND\xaeB`\x82"
 TEXT_HEADER = b"\0\0\0\0\0"  # after the keyword: not compressed, in no language, not translated
 
@@ -46,7 +47,7 @@ def encode_png(
     if text:
         chunks.append((b"iTXt", text[0].encode("latin-1") + TEXT_HEADER + text[1].encode()))
     chunks += [(b"IDAT", zlib.compress(filtered)), (b"IEND", b"")]
-    return SIGNATURE + b"".join(
+    return PNG_SIGNATURE + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
 
@@ -54,9 +55,9 @@ def encode_png(
 def read_text(path: Path, keyword: str) -> str | None:
     """The text that `encode_png` stored under a keyword; None where there is none, or the PNG is damaged."""
     data = path.read_bytes()
-    if not (data.startswith(SIGNATURE) and data.endswith(END)):
+    if not (data.startswith(PNG_SIGNATURE) and data.endswith(END)):
         return None
-    start, found = len(SIGNATURE), None
+    start, found = len(PNG_SIGNATURE), None
     while start + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
         body = data[start + 8 : start + 8 + length]

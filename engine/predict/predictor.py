@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.catalogue import DataSet
+from datasets.folder import threads
 from datasets.images import read_rgb, read_size, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics.catalogue import METRICS, SINGLE, column_names
@@ -34,7 +35,7 @@ from ..evaluate.comparison import OWN_NAMES, baseline_lines, columns, run_line
 from ..evaluate.pairing import Pairing, Sample
 from ..evaluate.table import Line, Table
 from ..memory import GIB, peak_memory
-from ..prefetch import batches, prefetch, threads
+from ..prefetch import batches, prefetch
 from .inference import Restorer
 from .record import Predictions, PredictionsError
 from .weights import find_weights

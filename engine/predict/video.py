@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.files import atomic
+from datasets.images import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 KEPT_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264; others become .mp4
 QUALITY = "16"  # x264's constant rate factor: visually close to lossless
 MAKER = "comment"  # the metadata field for what made the video

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from models import XYScanNet
 from models.ops.selective_scan import why_not
 from models.weights import WeightsError, load_network, read_torch_file
 
-from ..config import CONFIGS, config_path, model_options, models_dir, shipped_weights
+from ..config import config_dir, config_path, model_options, models_dir, shipped_weights
 from .peers import Peer, has_spandrel, load_peer
 
 logger = logging.getLogger(__name__)
@@ -49,17 +48,12 @@ def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
     training = "".join(
         f"    python train_XYScanNet_stage{stage}.py --job_name {job_name}\n"
         for stage in (1, 2)
-        if (CONFIGS / job_name / f"config_stage{stage}.yaml").is_file()
+        if (config_dir(job_name) / f"config_stage{stage}.yaml").is_file()
     )
     raise MissingWeights(
         f"no weights at {path}; {there}. Put a released checkpoint there under that name, or train it:\n"
         f"{training}or choose another file with --weights FILE"
     )
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_any_network(weights: Path, job_name: str, device: torch.device) -> XYScanNet | Peer:

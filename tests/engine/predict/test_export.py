@@ -214,7 +214,7 @@ def test_the_command_writes_released_weights_and_nothing_else(weights, tmp_path,
     [
         ["--output", "model.tflite"],
         ["--output", "model.pt2", "--half"],
-        ["--output", "w.pth", "--format", "released"],
+        ["--output", "w.pth"],
         ["--output", "model.onnx", "--weights", "missing.pth"],
     ],
 )
