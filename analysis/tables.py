@@ -18,7 +18,6 @@ from analysis.figure import FigureError
 from analysis.radar import draw_radar
 from datasets.catalogue import DATA_SETS
 from datasets.files import JsonError, read_json, write_atomic
-from engine.console import readable_errors
 from engine.evaluate.comparison import compare, differences
 from engine.evaluate.table import FORMATS, Table
 from metrics.catalogue import PROFILES
@@ -40,8 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--format", default="text", choices=FORMATS)
     arguments = parser.parse_args(argv)
-    output = arguments.output or arguments.results / "tables"
+    from engine.console import readable_errors  # only here: --help needs no PyTorch
 
+    with readable_errors():
+        return run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the tables and the figure of the scores that there are."""
+    output = arguments.output or arguments.results / "tables"
     records = find_records(arguments.results)
     tables = make_tables(records)
     colours = arguments.format == "text" and sys.stdout.isatty()
@@ -113,5 +119,4 @@ def make_tables(records: dict[str, dict]) -> list[Table]:
 
 
 if __name__ == "__main__":
-    with readable_errors():
-        sys.exit(main())
+    sys.exit(main())

@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .folder import new_folder, threads
+from .folder import new_folder, thread_pool
 from .images import ImageError, read_rgb, write_png
 from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, image_names, list_images
 
@@ -160,7 +160,7 @@ def degrade_folder(
         for kind, image in zip(("blur", "sharp"), images, strict=True):
             write_png(folder / "test" / kind / f"{pairs[index].name}.png", image)
 
-    with new_folder(Path(out)) as folder, threads(workers) as pool:
+    with new_folder(Path(out)) as folder, thread_pool(workers) as pool:
         made = pool.map(make, range(len(pairs)))
         return len(list(tqdm(made, "Degrading images", len(pairs), unit="image", disable=not progress)))
 

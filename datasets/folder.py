@@ -32,7 +32,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[ThreadPoolExecutor]:
+def thread_pool(count: int | None) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool of threads, by default one per core.
 
     After an error or Ctrl-C, calls that have started are finished and the others cancelled.

@@ -31,7 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
-from .folder import new_folder
+from .folder import new_folder, thread_pool
 from .images import VIDEO_SUFFIXES, ImageError, read_rgb, read_size, write_png
 from .layouts import image_names, list_images
 
@@ -200,7 +200,7 @@ def _make_all(
         # The threads end before the folder is given its name, or removed.
         with (
             new_folder(out) as folder,
-            threads(workers) as pool,
+            thread_pool(workers) as pool,
             tqdm(desc="Making pairs", total=total, unit="pair", disable=not progress) as bar,
         ):
 

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .files import walk, write_atomic
-from .folder import new_folder, threads
+from .folder import new_folder, thread_pool
 from .headers import check_headers
 from .images import read_rgb, write_png
 from .layouts import LayoutError, Pair, find_pairs
@@ -70,7 +70,7 @@ def cut_tiles(
     if alone is not None:
         raise LayoutError(f"{alone.blurred}: no sharp image; tiles are cut from pairs")
     check_headers(pairs, size * reduce, progress)
-    with new_folder(Path(out)) as folder, threads(workers) as pool:
+    with new_folder(Path(out)) as folder, thread_pool(workers) as pool:
         made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce, level), pairs)
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from datasets.folder import threads
+from datasets.folder import thread_pool
 from datasets.images import read_rgb
 from metrics.catalogue import METRICS
 
@@ -27,7 +27,7 @@ Images = dict[str, np.ndarray]  # restored, sharp, blurred -> uint8 RGB (H, W, 3
 
 def score_on_cpu(tasks: list[Task], scorers: Scorers, workers: int) -> Iterator[tuple[str, dict[str, Score]]]:
     """The name and the scores of each task's image, in order, by so many threads."""
-    with one_thread_each(), threads(workers) as pool:
+    with one_thread_each(), thread_pool(workers) as pool:
         yield from prefetch(pool, functools.partial(score_image, scorers=scorers), tasks, depth=4 * workers)
 
 
@@ -81,7 +81,7 @@ def one_thread_each() -> Iterator[None]:
 
 def score_on_gpu(tasks: list[Task], scorers: Scorers, workers: int) -> Iterator[tuple[str, dict[str, Score]]]:
     """The networks' scores of each task, in batches of neighbouring images of one size, read by so many threads."""
-    with threads(workers) as readers:
+    with thread_pool(workers) as readers:
         read = prefetch(readers, lambda task: (task, read_images(task)), tasks, depth=2 * GPU_BATCH)
         for batch in batches(read, GPU_BATCH, kind=lambda one: (one[1]["restored"].shape, one[0][1])):
             columns = batch[0][0][1]

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.catalogue import DataSet
-from datasets.folder import threads
+from datasets.folder import thread_pool
 from datasets.images import read_rgb, read_size, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics.catalogue import METRICS, SINGLE, column_names
@@ -188,7 +188,7 @@ def restore_all(
         mininterval=0.1 if sys.stderr.isatty() else 30,
     )
     # After an error, or Ctrl-C, the writers still save what is restored.
-    with bar, threads(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
+    with bar, thread_pool(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
         read = prefetch(readers, read_pair, pairs, depth=max(READERS, batch_size))
         equal = batches(read, batch_size, kind=lambda image: image.blurred.shape)
         restored = (image for batch in equal for image in restore_batch(restorer, batch))
