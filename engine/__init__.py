@@ -2,7 +2,6 @@
 
 import sys
 
-
 _previous = sys.excepthook
 
 
