@@ -1,7 +1,7 @@
 """Starts scripts from a process that has imported PyTorch: real processes and signals, without seconds of imports.
 
 A `Script` is a fork of a server: this file, run once for each process that starts scripts. From the fork on all is as
-in ``python SCRIPT``, to the end of the interpreter.
+in ``python SCRIPT``, to the end of the interpreter. Linux only.
 """
 
 import atexit
@@ -134,7 +134,8 @@ def _run(argv: list[str]) -> None:
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     for name in PRELOADED:
-        importlib.import_module(name)
+        with suppress(ImportError):  # the script says so itself, if it needs it
+            importlib.import_module(name)
     request, (out, err, report) = _serve(connection)
     _keep(report, out, err)
     if request["start_new_session"]:
