@@ -258,7 +258,7 @@ def tables_by_module(counts: dict[str, Counts], size: int) -> list[Table]:
                 "Multiply-adds of convolutions, matrix products and scans as they are computed here, in 10^9.",
                 "Layers as written: each by itself as in the paper. Here KLFF convolves before it up-samples, with "
                 "fewer multiply-adds; the numbers are the same.",
-                "A scan counts 4 N + 3 = 67 multiply-adds a channel and step (SS2D's, without a gate, 66), no "
+                "A scan counts 4 N + 3 = 67 multiply-adds per channel and step (SS2D's, without a gate, 66), no "
                 "exponentials.",
             ],
         ),

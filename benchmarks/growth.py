@@ -35,10 +35,10 @@ ASPECT = 4 / 3
 COLUMNS = [
     ("what", -34),
     ("s", 10),
-    ("s a megapixel", 15),
+    ("s per megapixel", 15),
     ("peak GiB", 10),
     ("level 1 GiB", 13),
-    ("bytes a pixel", 14),
+    ("bytes per pixel", 14),
 ]
 
 
@@ -148,8 +148,8 @@ def fit_in_words(found: list[Point]) -> str:
         return ""
     (a, b, off), (c, d, error) = fit(found, "seconds"), fit(found, "memory")
     return (
-        f"  time = {a:.2f} s + {b * 1e6:.2f} s a megapixel (largest residual {off:.0%}); "
-        f"memory = {c / GIB:.2f} GiB + {d:.0f} bytes a pixel (largest residual {error:.0%})\n"
+        f"  time = {a:.2f} s + {b * 1e6:.2f} s per megapixel (largest residual {off:.0%}); "
+        f"memory = {c / GIB:.2f} GiB + {d:.0f} bytes per pixel (largest residual {error:.0%})\n"
     )
 
 

@@ -5,7 +5,7 @@
 
 On one core, one pair after another; each figure is the best of --repeats. Blurred images serve as restored ones.
 scikit-image's SSIM is per channel, with its Gaussian window. No package computes MATLAB's SSIM of an RGB volume, so the
-comparison is the formula written with SciPy's filters. The target for NIQE is two images of 1280 x 720 a second.
+comparison is the formula written with SciPy's filters. The target for NIQE is two images of 1280 x 720 per second.
 """
 
 from __future__ import annotations

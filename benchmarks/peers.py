@@ -27,7 +27,7 @@ from engine.memory import GIB  # noqa: E402
 from models import XYScanNet  # noqa: E402
 from models.streaming import stream  # noqa: E402
 
-COLUMNS = [("", -16), ("parameters", 12), ("GMAC", 9), ("s", 9), ("s a TMAC", 10), ("peak GiB", 10)]
+COLUMNS = [("", -16), ("parameters", 12), ("GMAC", 9), ("s", 9), ("s per TMAC", 12), ("peak GiB", 10)]
 
 
 def nafnet(width: int) -> torch.nn.Module:

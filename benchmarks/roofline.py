@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .baseline import Mamba
 
-GATES = 2  # exponentials a channel and step, besides one for each state: softplus and SiLU
+GATES = 2  # exponentials per channel and step, besides one for each state: softplus and SiLU
 LAYERS = ("convolution", "mm", "addmm", "bmm", "native_layer_norm")
 
 

@@ -46,7 +46,7 @@ from models.mamba import S6  # noqa: E402
 # Of an H100 SXM: bytes/s, and FLOP/s of products of these types (TF32: convolutions of fp32 numbers).
 BANDWIDTH = 3.352e12
 PEAK = {"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12}
-# Instruction slots a second, and instructions per output element: sass.py's for ours, and those counted in the
+# Instruction slots per second, and instructions per output element: sass.py's for ours, and those counted in the
 # same way in mamba-ssm 2.3.2's scan, which computes each chunk of 2048 steps in full.
 SLOTS = 132 * 4 * 1.83e9 * 32
 OURS = {"scan": {"fp32": 250, "bf16": 284}, "gated": {"fp32": 54, "bf16": 64}, "plain": {"fp32": 24, "bf16": 29}}

@@ -66,7 +66,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def bytes_per_pixel(network: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> float | None:
-    """Measure the network's peak memory on one image of 128 x 128 pixels, in bytes a pixel of that image.
+    """Measure the network's peak memory on one image of 128 x 128 pixels, in bytes per pixel of that image.
 
     Feature maps grow with the number of pixels, so this holds for large images as well. None where
     `peak_allocation` returns None.

@@ -38,7 +38,7 @@ XMP = (
     '<rdf:Description rdf:about="" xmlns:xyscannet="urn:xyscannet:" xyscannet:made_by="{}"/></rdf:RDF></x:xmpmeta>'
 )
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef")
-DECODING = 8  # bytes a pixel, at least: the decoded photograph and an upright copy
+DECODING = 8  # bytes per pixel, at least: the decoded photograph and an upright copy
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def encode_png(
         The file's bytes.
     """
     height, width, channels = pixels.shape
-    step = channels * pixels.itemsize  # bytes a pixel
+    step = channels * pixels.itemsize  # bytes per pixel
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
     rows = np.frombuffer(big_endian, np.uint8).reshape(height, width * step)
     filtered = np.empty((height, 1 + width * step), np.uint8)

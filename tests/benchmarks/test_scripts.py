@@ -106,7 +106,7 @@ def test_growth_fits_time_and_memory(tmp_path):
         *"--networks T --megapixels 0.004 0.008 0.016 --dims 8 --batches 1".split(),
         *("--output", str(tmp_path / "growth")),
     )
-    assert re.search(r"memory = -?\d+\.\d\d GiB \+ \d+ bytes a pixel", output)
+    assert re.search(r"memory = -?\d+\.\d\d GiB \+ \d+ bytes per pixel", output)
     assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
