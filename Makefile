@@ -34,7 +34,7 @@ lint: $(installed)
 	$(run) -m mypy
 
 page: $(installed)
-	$(run) web/serve.py
+	$(run) -m web.serve
 
 $(VENV)/installed: setup.py constraints.txt
 	@echo "installing into $(VENV), once: about 5.5 GB with PyPI's torch"

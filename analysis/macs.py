@@ -89,7 +89,8 @@ def count(module: nn.Module, *shape: int) -> Macs:
         stack.enter_context(patch("torch.autocast", lambda *_, **__: nullcontext()))  # it knows no device "meta"
         stack.enter_context(torch.no_grad())
         counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping={scan: _scan_flops}))
-        module(torch.empty(shape, device="meta"))
+        stack.enter_context(torch.device("meta"))  # for the constants that a module makes, too
+        module(torch.empty(shape))
     of, in_scans = {}, {}
     for name, flops in counter.get_flop_counts().items():
         inner = WHOLE if name == "Global" else name.partition(".")[2]

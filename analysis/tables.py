@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the tables and the figure of the scores that there are."""
+    """Write the tables and the figure of all finished evaluations."""
     output = arguments.output or arguments.results / "tables"
     records = find_records(arguments.results)
     tables = make_tables(records)

@@ -42,4 +42,4 @@ def test_what_is_a_clean_end(ended):
 
 @pytest.mark.slow
 def test_nothing_is_lost_and_nothing_silently_wrong(capsys):
-    assert torture.main(["--minutes", "0.2"]) == 0, capsys.readouterr().out
+    assert torture.main(["--minutes", "0.3"]) == 0, capsys.readouterr().out

@@ -1,8 +1,8 @@
 """Prepares the page (ONNX Runtime from npm, the exported network) and serves it on this machine.
 
-    python web/serve.py                 http://127.0.0.1:8000
-    python web/serve.py --port 8080 --weights results/J/models/best_XYScanNet_stage2.pth
-    python web/serve.py --prepare_only  web/ is then a folder of static files, for any static host
+    python -m web.serve                 http://127.0.0.1:8000
+    python -m web.serve --port 8080 --weights results/J/models/best_XYScanNet_stage2.pth
+    python -m web.serve --prepare_only  web/ is then a folder of static files, for any static host
 
 A host of one's own should send the two headers below: without them the page runs on one thread.
 """
@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import shutil
 import subprocess
 import sys
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from datasets.files import checksum
+from engine.config import shipped_weights
+
 WEB = Path(__file__).resolve().parent
-SHIPPED = WEB.parent / "models" / "pretrained" / "xyscannet_t.pth"
 RUNTIME = (
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
@@ -76,7 +77,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def prepare(weights: Path | None = None) -> None:
     """Fill web/vendor, and web/model.onnx with the network of ``weights``; what is there and up to date stays."""
     vendor, model = WEB / "vendor", WEB / "model.onnx"
-    weights = (weights or SHIPPED).resolve()
+    weights = (weights or WEB.parent / shipped_weights("xyscannet_t")).resolve()
     if not all((vendor / name).is_file() for name in RUNTIME):
         if not shutil.which("npm"):
             raise FileNotFoundError("npm is missing: install Node.js, which brings it")
@@ -85,8 +86,7 @@ def prepare(weights: Path | None = None) -> None:
         for name in RUNTIME:
             shutil.copy(WEB / "node_modules" / "onnxruntime-web" / "dist" / name, vendor / name)
     # The model's metadata name the checksum of the weights that it was exported from.
-    checksum = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if not model.is_file() or checksum.encode() not in model.read_bytes():
+    if not model.is_file() or checksum(weights).encode() not in model.read_bytes():
         command = ["-m", "engine.predict.export", "--weights", str(weights), "--output", str(model)]
         subprocess.run([sys.executable, *command], cwd=WEB.parent, check=True)
 

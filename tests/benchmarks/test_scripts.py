@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 
+from tests import workplace
 from tests.workplace import make_pairs
 
 RATIO = r"\d+\.\d\dx"
@@ -115,3 +116,9 @@ def test_peers_are_measured_beside_ours():
     output = run("peers", *"--sizes 32x24 --networks XYScanNet-T NAFNet-32 --repeats 1".split())
     for name in ("XYScanNet-T", "NAFNet-32"):
         assert len(found := rows(output, name)) == 1 and int(found[0][0].replace(",", "")) > 10**6
+
+
+@pytest.mark.parametrize("arguments", [("metrics.py", "nowhere"), ("network.py", "--device", "nonsense")])
+def test_bad_input_ends_in_a_line(arguments, tmp_path):
+    printed = workplace.run(tmp_path, f"benchmarks/{arguments[0]}", *arguments[1:], code=2)
+    assert "Traceback" not in printed and re.search(f"^error: .*{arguments[-1]}", printed, re.MULTILINE)

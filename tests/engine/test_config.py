@@ -111,7 +111,8 @@ def test_options_of_a_trained_network_come_from_the_record_nearest_to_its_weight
     elsewhere = place / "elsewhere" / "some.pth"
     assert model_options(elsewhere, "nothing") == {}
     make_config(place, "tiny", stage=2, model={"slices": "intra"})
-    assert model_options(elsewhere, "tiny")["slices"] == "intra"  # the recipe
+    for job in ("tiny", "tiny@again"):
+        assert model_options(elsewhere, job)["slices"] == "intra"  # the recipe
     record = place / "results" / "tiny" / "config_stage2.yaml"
     save_config(load_config("tiny", 2, ["model.kl_gate=batch"]), record)
     assert model_options(elsewhere, "tiny")["kl_gate"] == "batch"  # what the job was trained with

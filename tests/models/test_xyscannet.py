@@ -188,7 +188,7 @@ def test_compiles_to_one_graph():
     network, x = XYScanNet(8, (1, 1, 1)), torch.rand(1, 3, 16, 12) - 0.5
     with torch.inference_mode():
         expected = network(x)
-        torch.testing.assert_close(torch.compile(network, backend="eager", fullgraph=True)(x), expected)
+        torch.testing.assert_close(torch.compile(network, backend="aot_eager", fullgraph=True)(x), expected)
 
 
 @pytest.mark.parametrize("bad", [(1, 1, 16, 16), (3, 16, 16), (1, 3, 7, 16)])

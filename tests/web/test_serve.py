@@ -1,9 +1,9 @@
 """What the page is served with: the network of the weights that there are now."""
 
-import hashlib
-
 import pytest
 
+from datasets.files import checksum
+from engine.config import shipped_weights
 from web import serve
 
 
@@ -15,21 +15,22 @@ def exported(tmp_path, monkeypatch):
     def run(command, **_):
         weights, model = (command[command.index(flag) + 1] for flag in ("--weights", "--output"))
         calls.append(weights)
-        (tmp_path / "model.onnx").write_bytes(b"..." + hashlib.sha256(open(weights, "rb").read()).hexdigest().encode())
-        assert model == str(tmp_path / "model.onnx")
+        (tmp_path / "web" / "model.onnx").write_bytes(b"..." + checksum(weights).encode())
+        assert model == str(tmp_path / "web" / "model.onnx")
 
-    (tmp_path / "vendor").mkdir()
+    shipped = tmp_path / shipped_weights("xyscannet_t")
+    shipped.parent.mkdir(parents=True)
+    shipped.write_bytes(b"weights")
+    (tmp_path / "web" / "vendor").mkdir(parents=True)
     for name in serve.RUNTIME:
-        (tmp_path / "vendor" / name).touch()
-    (tmp_path / "shipped.pth").write_bytes(b"weights")
-    monkeypatch.setattr(serve, "WEB", tmp_path)
-    monkeypatch.setattr(serve, "SHIPPED", tmp_path / "shipped.pth")
+        (tmp_path / "web" / "vendor" / name).touch()
+    monkeypatch.setattr(serve, "WEB", tmp_path / "web")
     monkeypatch.setattr(serve.subprocess, "run", run)
     return calls
 
 
 def test_a_network_is_exported_again_when_its_weights_change(exported, tmp_path):
-    shipped, other = tmp_path / "shipped.pth", tmp_path / "other.pth"
+    shipped, other = tmp_path / shipped_weights("xyscannet_t"), tmp_path / "other.pth"
     for _ in range(2):
         serve.prepare()
     assert exported == [str(shipped)]

@@ -85,9 +85,8 @@ def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL, signal.SIGTERM])
 def test_ranks_save_and_end_when_their_launcher_does(place, number):
-    """torchrun forwards SIGTERM, and dies of any other signal as of SIGKILL."""
     with under_way(place, torchrun=2) as launcher:
         launcher.send_signal(number)
         rest = launcher.stderr.read()  # to its end: that of the last process
