@@ -10,11 +10,16 @@ of the network's memory, exist for one band at a time. Kept for the full image a
 
 Modules of other classes, such as SS2D, AFF and a researcher's own, run on full maps.
 
+On a CPU with a C compiler, in fp32, feed-forward networks, S6 and what surrounds the scans run in C (`ops.fused`,
+`ops.s6`), each in one pass over its input. A module that was edited runs itself.
+
 This file repeats what the classes named above compute. `streams_exactly` therefore compares it with the network itself
 on a small image when weights are loaded; a network that was edited and does not agree is not streamed.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +27,9 @@ from einops import rearrange
 from torch import nn
 
 from .fusion import KLFF, resize
+from .ops.fused import Hidden, branches, feed_forward, gated_projection, runs_in_c
 from .ops.kl_divergence import kl_divergence
+from .ops.s6 import s6
 from .ops.silu_gate import silu_gate
 from .vssm import VSSM, InterVSSM, IntraVSSM
 from .xyscannet import GRID, XYScanNet, pad
@@ -136,7 +143,17 @@ def _join(
 
 def _feed_forward(norm: nn.Module, ffn: nn.Module, x: torch.Tensor, band: int) -> None:
     """x = x + ffn(norm(x)), in place."""
-    _update(x, lambda rows: _seeing(lambda seen: seen + ffn(norm(seen)), x, rows), band)
+
+    def in_c(x: torch.Tensor) -> torch.Tensor:
+        return feed_forward(x, _hidden(norm, ffn.project_in, ffn.dwconv), ffn.project_out.weight)
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return x + ffn(norm(x))
+
+    if _agrees_in_c(ffn, x, in_c, plain):
+        in_c(x)
+    else:
+        _update(x, lambda rows: _seeing(plain, x, rows), band)
 
 
 def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> None:
@@ -151,16 +168,15 @@ def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> Non
 
 def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None:
     """Intra-VSSM: all columns' scans first, then the rows' scans and all the rest."""
-    half = vssm.conv_input.out_channels // 2
+    half, project = vssm.conv_input.out_channels // 2, _projection(norm, vssm, x)
 
     def scan_columns(columns: Band) -> torch.Tensor:
-        features = _features(norm, vssm, x, columns, dim=3)
-        return _scan_columns(vssm, _outputs(vssm.conv_input, features, slice(half, None)))
+        F_v, _ = project.branches(x, columns, dim=3, outputs=slice(half, None), gate=False)
+        return _scan_columns(vssm, F_v)
 
     def renewed(rows: Band) -> torch.Tensor:
-        features, Y = _features_and_gate(norm, vssm, x, rows)
-        F_h = _outputs(vssm.conv_input, features, slice(half))
-        return _rows(x, rows) + _gated(vssm, _scan_rows(vssm, F_h), _rows(scanned_columns, rows), Y)
+        F_h, Y = project.branches(x, rows, outputs=slice(half))
+        return project.gated(_rows(x, rows), _scan_rows(vssm, F_h), _rows(scanned_columns, rows), Y)
 
     scanned_columns = _assemble(scan_columns, x.shape[3], band, dim=3)
     _update(x, renewed, band)
@@ -168,15 +184,16 @@ def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None
 
 def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None:
     """Inter-VSSM: the means of all rows and columns and their scans first, then all the rest."""
+    project = _projection(norm, vssm, x)
 
     def renewed(rows: Band) -> torch.Tensor:
-        features, Y = _features_and_gate(norm, vssm, x, rows)
-        F_h, F_v = vssm.conv_input(features).chunk(2, dim=1)
-        return _rows(x, rows) + _gated(vssm, _rows(gate_h, rows) * F_h, gate_v * F_v, Y)
+        features, Y = project.branches(x, rows)
+        F_h, F_v = features.chunk(2, dim=1)
+        return project.gated(_rows(x, rows), F_h, F_v, Y, _rows(gate_h, rows), gate_v)
 
     means_h, mean_v, sum_dtype = [], x.new_zeros(()), torch.promote_types(x.dtype, torch.float32)
     for rows in _bands(x.shape[2], band):
-        F_h, F_v = vssm.conv_input(_features(norm, vssm, x, rows)).chunk(2, dim=1)
+        F_h, F_v = project.branches(x, rows, gate=False)[0].chunk(2, dim=1)
         means_h.append(F_h.mean(dim=3, keepdim=True))
         mean_v = mean_v + F_v.to(sum_dtype).mean(dim=2, keepdim=True) * _share(rows, x)
     gate_h = _scan_columns(vssm, torch.cat(means_h, dim=2)).sigmoid()
@@ -184,15 +201,64 @@ def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None
     _update(x, renewed, band)
 
 
-def _features_and_gate(norm: nn.Module, vssm: VSSM, x: torch.Tensor, rows: Band) -> tuple[torch.Tensor, ...]:
-    """(F, Y) = W_d W_p X of a band, Eq. 5."""
-    return _seeing(lambda seen: vssm.dwconv(vssm.proj_in(norm(seen))), x, rows).chunk(2, dim=1)
+class _Projection:
+    """What a state space module does before and after its scans (Eq. 5), of a band of x, in PyTorch's operations."""
+
+    def __init__(self, norm: nn.Module, vssm: VSSM):
+        self.norm, self.vssm = norm, vssm
+
+    def branches(
+        self, x: torch.Tensor, band: Band, dim: int = 2, outputs: slice = slice(None), gate: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``outputs`` of conv_input(F), and Y, where (F, Y) = W_d W_p norm(x); without the gate, Y is not computed."""
+        norm, vssm = self.norm, self.vssm
+        if gate:
+            features, Y = _seeing(lambda seen: vssm.dwconv(vssm.proj_in(norm(seen))), x, band, dim).chunk(2, dim=1)
+        else:
+            half, Y = slice(vssm.proj_in.out_channels // 2), None
+            features = _seeing(
+                lambda seen: _outputs(vssm.dwconv, _outputs(vssm.proj_in, norm(seen), half), half), x, band, dim
+            )
+        return _outputs(vssm.conv_input, features, outputs), Y
+
+    def gated(
+        self,
+        x: torch.Tensor,
+        scanned_h: torch.Tensor,
+        scanned_v: torch.Tensor,
+        Y: torch.Tensor,
+        gate_h: torch.Tensor | float = 1,
+        gate_v: torch.Tensor | float = 1,
+    ) -> torch.Tensor:
+        """x + the module's output; Inter-VSSM's gates multiply the branches."""
+        scanned = torch.cat([gate_h * scanned_h, gate_v * scanned_v], dim=1)
+        return x + self.vssm.proj_out(silu_gate(self.vssm.fuse_out(scanned), Y))
 
 
-def _features(norm: nn.Module, vssm: VSSM, x: torch.Tensor, band: Band, dim: int = 2) -> torch.Tensor:
-    """F alone, for the first passes."""
-    half = slice(vssm.proj_in.out_channels // 2)
-    return _seeing(lambda seen: _outputs(vssm.dwconv, _outputs(vssm.proj_in, norm(seen), half), half), x, band, dim)
+class _ProjectionInC(_Projection):
+    """The same in C."""
+
+    def branches(self, x, band, dim=2, outputs=slice(None), gate=True):
+        vssm, full = self.vssm, range(x.shape[5 - dim])
+        rows, columns = (band, full) if dim == 2 else (full, band)
+        hidden = _hidden(self.norm, vssm.proj_in, vssm.dwconv)
+        return branches(x, hidden, vssm.conv_input.weight[outputs], rows, columns, gate)
+
+    def gated(self, x, scanned_h, scanned_v, Y, gate_h=None, gate_v=None):
+        W_in, W_out = self.vssm.fuse_out.weight, self.vssm.proj_out.weight
+        return gated_projection(x, scanned_h, scanned_v, Y, W_in, W_out, gate_h, gate_v)
+
+
+def _projection(norm: nn.Module, vssm: VSSM, x: torch.Tensor) -> _Projection:
+    """In C where that computes the same."""
+
+    def without_scans(projection: _Projection, x: torch.Tensor) -> torch.Tensor:
+        features, Y = projection.branches(x, range(x.shape[2]))
+        return projection.gated(x, *features.chunk(2, dim=1), Y)
+
+    in_c, plain = _ProjectionInC(norm, vssm), _Projection(norm, vssm)
+    same = _agrees_in_c(vssm, x, partial(without_scans, in_c), partial(without_scans, plain))
+    return in_c if same else plain
 
 
 def _outputs(conv: nn.Conv2d, x: torch.Tensor, channels: slice) -> torch.Tensor:
@@ -202,16 +268,21 @@ def _outputs(conv: nn.Conv2d, x: torch.Tensor, channels: slice) -> torch.Tensor:
 
 
 def _scan_rows(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
-    return rearrange(vssm.mamba(rearrange(features, "b c h w -> b h w c")), "b h w c -> b c h w")
+    """S6 along the rows."""
+    mamba = vssm.mamba
+
+    def in_c(features: torch.Tensor) -> torch.Tensor:
+        return rearrange(s6(rearrange(features, "b c h w -> b h w c"), mamba.state_dict()), "b h w c -> b c h w")
+
+    def plain(features: torch.Tensor) -> torch.Tensor:
+        return rearrange(mamba(rearrange(features, "b c h w -> b h w c")), "b h w c -> b c h w")
+
+    wanted = getattr(mamba, "scan_backend", None) in ("auto", "cpu")
+    return (in_c if wanted and _agrees_in_c(mamba, features, in_c, plain) else plain)(features)
 
 
 def _scan_columns(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
-    return rearrange(vssm.mamba(rearrange(features, "b c h w -> b w h c")), "b w h c -> b c h w")
-
-
-def _gated(vssm: VSSM, scanned_h: torch.Tensor, scanned_v: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
-    """Eq. 5 after the scans."""
-    return vssm.proj_out(silu_gate(vssm.fuse_out(torch.cat([scanned_h, scanned_v], dim=1)), Y))
+    return _scan_rows(vssm, features.mT).mT
 
 
 def _fusion(
@@ -253,6 +324,38 @@ def _fusion(
             ]
         gates = [mean.sigmoid().to(now.dtype) for mean in means]
     return fused
+
+
+# C.
+
+
+def _hidden(norm: nn.Module, project_in: nn.Conv2d, dwconv: nn.Conv2d) -> Hidden:
+    return Hidden(norm.body.weight, norm.body.bias, norm.body.eps, project_in.weight, dwconv.weight)
+
+
+_compared: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _agrees_in_c(
+    module: nn.Module,
+    x: torch.Tensor,
+    in_c: Callable[[torch.Tensor], torch.Tensor],
+    plain: Callable[[torch.Tensor], torch.Tensor],
+) -> bool:
+    """Whether C can run a module on features like x, (B, C, H, W) -> the same shape, and computes what the module does.
+
+    The module may be edited: both are compared, once, on a few random pixels.
+    """
+    if not runs_in_c(x):
+        return False
+    if module not in _compared:
+        pixels = torch.randn(1, 5, 6, x.shape[1], generator=torch.Generator().manual_seed(0)).movedim(-1, 1)
+        try:
+            expected, found = plain(pixels), in_c(pixels.clone())
+            _compared[module] = bool((expected - found).abs().max() <= TOLERANCE * (expected - pixels).abs().max())
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # it has other parts
+            _compared[module] = False
+    return _compared[module]
 
 
 # Bands.

@@ -4,10 +4,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import XYScanNet
+from models import XYScanNet, streaming
+from models.blocks import Conv1x1, Depthwise3x3, GatedFFN
 from models.fusion import KLFF
+from models.mamba import S6
+from models.ops.selective_scan import cpu
 from models.streaming import stream, streams_exactly
 from models.vssm import InterVSSM
+
+needs_compiler = pytest.mark.skipif(bool(cpu.why_missing()), reason=f"cpu: {cpu.why_missing()}")
 
 
 def network_of(dim: int = 8, kl_gate: str = "image", seed: int = 0, unshuffle: int = 1) -> XYScanNet:
@@ -35,6 +40,46 @@ def test_equals_the_whole_network(kl_gate, unshuffle, shape, band):
     streamed = stream(network, images, band)
     assert streamed.shape == whole.shape and (whole - images).abs().max() > 0.1
     assert (streamed - whole).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("variant", [{}, {"unshuffle": 2}, {"scan": "bidirectional"}, {"slices": "inter"}])
+@pytest.mark.parametrize("shape, band", [((2, 3, 30, 53), 8), ((1, 3, 65, 31), 32)])
+def test_equals_the_whole_network_in_float32(variant, shape, band):
+    """Parts of it run in C."""
+    torch.manual_seed(0)
+    network, images = XYScanNet(12, num_blocks=(1, 2, 1), **variant).eval(), images_of(*shape).float()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1.5 if weight.dim() > 1 else 1)
+        whole = network(images)
+    assert (stream(network, images, band) - whole).abs().max() < 1e-5 * (whole - images).abs().max()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        (None, None),
+        (GatedFFN, lambda self, x: self.project_out(self.dwconv(self.project_in(x)).chunk(2, dim=1)[0])),
+        (S6, lambda self, u: self.out_proj(self.in_proj(u)[..., : self.out_proj.in_features])),
+    ],
+)
+def test_an_edited_module_runs_itself(kind, change, monkeypatch):
+    """And only that: the others run in C on."""
+    called = []
+    for function in (streaming.feed_forward, streaming.s6):
+        name = function.__name__
+        monkeypatch.setattr(streaming, name, lambda *a, run=function, name=name: called.append(name) or run(*a))
+    network, images = network_of().float(), images_of(1, 3, 48, 40).float()
+    if kind:
+        monkeypatch.setattr(kind, "forward", change)
+    stream(network, images, 8)  # compares the modules
+    called.clear()
+    with torch.inference_mode():
+        whole = network(images)
+    assert (stream(network, images, 8) - whole).abs().max() < 1e-4 * (whole - images).abs().max()
+    assert ("feed_forward" in called) == (kind in (None, S6))
+    assert ("s6" in called) == (kind is not S6)
 
 
 def test_the_images_and_the_weights_stay_as_they_are():
@@ -109,10 +154,13 @@ def test_every_variant_is_known_to_stream_exactly(variant):
         (KLFF, "gate", lambda self, current, other: 0.3),
         (InterVSSM, "dual_scanner", lambda self, F_h, F_v: (F_h.relu(), F_v)),
         (XYScanNet, "residual", lambda self, x: x),
+        (Conv1x1, "forward", lambda self, x: 0.5 * torch.nn.Conv2d.forward(self, x)),
+        (Depthwise3x3, "forward", lambda self, x: torch.nn.Conv2d.forward(self, x).relu()),
     ],
 )
 def test_a_changed_network_is_noticed(change, monkeypatch):
-    network = network_of()
-    assert streams_exactly(network)
-    monkeypatch.setattr(*change)
-    assert not streams_exactly(network)
+    for network in (network_of(), network_of().float()):
+        assert streams_exactly(network)
+        with monkeypatch.context() as patched:
+            patched.setattr(*change)
+            assert not streams_exactly(network)

@@ -6,7 +6,7 @@
  * A thread takes strips of rows of one image, a row in tiles that fit the cache, a tile in blocks of LANES channels: the
  * nine taps stay in registers, and memory is read and written contiguously.
  */
-#include "kernels.h"
+#include "depthwise.h"
 
 #define STRIP 32                                    /* rows; the backward pass computes one more on either side */
 #define TILE_FLOATS 2048                            /* of one row of a tile */
@@ -20,9 +20,6 @@ typedef struct {
 
 typedef struct { float *x, *weight; } Grad;         /* (like x), [thread][9][channels], added to */
 
-/* Columns `from` to `to` of a row and of its two neighbours, which are NULL outside the image. */
-typedef struct { const float *row[3]; int64_t channels, width, from, to; } Window;
-
 INLINE int64_t num_outputs(const Depthwise *c) { return c->channels / 2; }
 INLINE int64_t strips_per_image(const Depthwise *c) { return (c->height + STRIP - 1) / STRIP; }
 INLINE int64_t tile_width(const Depthwise *c) { return max64(TILE_FLOATS / c->channels, 4); }
@@ -34,28 +31,6 @@ INLINE Window window_of_x(const Depthwise *c, int64_t image, int64_t h, int64_t 
         if (row >= 0 && row < c->height) v.row[r] = c->x + (image * c->height + row) * c->width * c->channels;
     }
     return v;
-}
-
-INLINE vec pixel(const Window *v, int r, int64_t w, int64_t d, int count) {
-    return v->row[r] && w >= 0 && w < v->width ? load(v->row[r] + w * v->channels + d, count) : all(0);
-}
-
-/* The convolution of channels d to d + count: out[w - from], `stride` floats apart. `flip` reverses
- * the taps, which gives the gradient with respect to the input. */
-INLINE void convolve(const Window *v, int64_t d, int count, const float *weight, int flip, float *out, int64_t stride) {
-    vec tap[9], left[3], here[3], right[3];
-    for (int k = 0; k < 9; k++) tap[k] = load(weight + (flip ? 8 - k : k) * v->channels + d, count);
-    for (int r = 0; r < 3; r++) left[r] = pixel(v, r, v->from - 1, d, count), here[r] = pixel(v, r, v->from, d, count);
-    for (int64_t w = v->from; w < v->to; w++) {
-        vec sum[3];
-#pragma GCC unroll 3
-        for (int r = 0; r < 3; r++) {
-            right[r] = pixel(v, r, w + 1, d, count);
-            sum[r] = tap[3 * r] * left[r] + tap[3 * r + 1] * here[r] + tap[3 * r + 2] * right[r];
-            left[r] = here[r], here[r] = right[r];
-        }
-        store(out + (w - v->from) * stride, sum[0] + sum[1] + sum[2], count);
-    }
 }
 
 /* Returns 1 if out of memory, else 0. */

@@ -3,6 +3,7 @@
  * GCC's vector extensions, which Clang has too, so that one source serves AVX-512, AVX2 and NEON. Channels are
  * innermost in memory; a vector holds LANES of them.
  */
+#pragma once
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,9 @@ typedef struct { float *data; int64_t batch0, batch1, step; } View;
 
 INLINE vec load(const float *p, int count) {
     if (count == LANES) return *(const vec *)p;
+#ifdef __AVX512F__
+    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+#endif
     vec v = {0};
     memcpy(&v, p, count * sizeof(float));
     return v;
@@ -36,7 +40,11 @@ INLINE vec load(const float *p, int count) {
 
 INLINE void store(float *p, vec v, int count) {
     if (count == LANES) *(vec *)p = v;
+#ifdef __AVX512F__
+    else _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
+#else
     else memcpy(p, &v, count * sizeof(float));
+#endif
 }
 
 INLINE vec all(float x) { return x - (vec){0}; }

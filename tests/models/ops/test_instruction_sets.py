@@ -24,7 +24,7 @@ RUN = """
 import sys, pytest
 from models.ops.native import compiler
 compiler.FLAG_SETS = ((*compiler.BASIC, sys.argv[1], "-fopenmp"),)
-tests = ["tests/models/ops/test_convolution.py", "tests/models/ops/test_selective_scan.py"]
+tests = [f"tests/models/ops/test_{name}.py" for name in ("convolution", "fused", "selective_scan")]
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", "not torch and not triton", *tests]))
 """
 

@@ -1,0 +1,219 @@
+"""Parts of the blocks for inference on a CPU, each one pass over the features, in C compiled at first use (fused.c).
+
+The wide maps between their operations exist for a few rows of pixels at a time. That takes less memory, and less time,
+as these rows stay in the cache. Features are float32 and channels last in memory; there are no gradients.
+"""
+
+import ctypes
+import functools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from .channel_norm import channel_norm_ref
+from .depthwise import depthwise_ref
+from .native.compiler import BuildError, compiled
+from .native.view import address
+from .silu_gate import silu_gate_ref
+
+
+class Hidden(NamedTuple):
+    """What feed-forward networks and state space modules begin with: (a, b) = W_d W_in norm(x).
+
+    Weights in PyTorch's shapes: norm_weight and norm_bias (C,), W_in (2 H, C, 1, 1), W_d (2 H, 1, 3, 3) depth-wise.
+    """
+
+    norm_weight: torch.Tensor
+    norm_bias: torch.Tensor
+    eps: float
+    W_in: torch.Tensor
+    W_d: torch.Tensor
+
+
+def runs_in_c(x: torch.Tensor) -> bool:
+    """Whether features like x are computed in C."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and not torch.compiler.is_compiling() and _library() is not None
+
+
+def feed_forward(x: torch.Tensor, hidden: Hidden, W_out: torch.Tensor) -> torch.Tensor:
+    """x + W_out (SiLU(a) b), in place of x.
+
+    Args:
+        x: (B, C, H, W), channels last in memory.
+        W_out: (C, H, 1, 1).
+    """
+    _run("feed_forward", x, hidden, W_out, range(x.shape[2]), range(x.shape[3]), halves=2)
+    return x
+
+
+def feed_forward_ref(x: torch.Tensor, hidden: Hidden, W_out: torch.Tensor) -> torch.Tensor:
+    """The same in plain PyTorch."""
+    a, b = _hidden_ref(x, hidden)
+    return x.add_(F.conv2d(F.silu(a) * b, W_out))
+
+
+def branches(
+    x: torch.Tensor, hidden: Hidden, W: torch.Tensor, rows: range, columns: range, gate: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(W a, b) of some rows and columns, or (W a, None) if the gate b is not wanted.
+
+    Args:
+        x: (B, C, H, W), channels last in memory.
+        W: (C', H, 1, 1).
+    Returns:
+        (B, C', rows, columns) and (B, H, rows, columns).
+    """
+    size = len(x), len(rows), len(columns)
+    f = x.new_empty(*size, len(W)).movedim(-1, 1)
+    b = x.new_empty(*size, len(hidden.W_in) // 2).movedim(-1, 1) if gate else None
+    _run("branches", x, hidden, W, rows, columns, halves=2 if gate else 1, f=_Map.of(f), gate=_Map.of(b))
+    return f, b
+
+
+def branches_ref(
+    x: torch.Tensor, hidden: Hidden, W: torch.Tensor, rows: range, columns: range, gate: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The same in plain PyTorch."""
+    a, b = (part[:, :, rows.start : rows.stop, columns.start : columns.stop] for part in _hidden_ref(x, hidden))
+    return F.conv2d(a, W), b if gate else None
+
+
+def gated_projection(
+    x: torch.Tensor,
+    h: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor,
+    W_in: torch.Tensor,
+    W_out: torch.Tensor,
+    scale_h: torch.Tensor | None = None,
+    scale_v: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """x + W_out (SiLU(gate) W_in [scale_h h, scale_v v]).
+
+    Args:
+        x, gate: (B, C, H, W).
+        h, v: (B, C / 2, H, W).
+        W_in, W_out: (C, C, 1, 1).
+        scale_h, scale_v: broadcastable to h and v; None: 1.
+    """
+    x, h, v, gate = map(_channels_adjacent, (x, h, v, gate))
+    scale_h, scale_v = (
+        None if scale is None else _channels_adjacent(scale).expand_as(each)
+        for scale, each in ((scale_h, h), (scale_v, v))
+    )
+    for W in (W_in, W_out):
+        _require(W, (x.shape[1], x.shape[1], 1, 1))
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    W_in, W_out = W_in.contiguous(), W_out.contiguous()
+    maps = map(_Map.of, (x, h, v, scale_h, scale_v, gate, out))
+    batch, channels, height, width = x.shape
+    parameters = _Gated(*maps, batch, height, width, channels, address(W_in), address(W_out), torch.get_num_threads())
+    _check(_library().gated_projection(ctypes.byref(parameters)))
+    return out
+
+
+def gated_projection_ref(
+    x: torch.Tensor,
+    h: torch.Tensor,
+    v: torch.Tensor,
+    gate: torch.Tensor,
+    W_in: torch.Tensor,
+    W_out: torch.Tensor,
+    scale_h: torch.Tensor | float = 1,
+    scale_v: torch.Tensor | float = 1,
+) -> torch.Tensor:
+    """The same in plain PyTorch."""
+    mixed = F.conv2d(torch.cat([scale_h * h, scale_v * v], dim=1), W_in)
+    return x + F.conv2d(silu_gate_ref(mixed, gate), W_out)
+
+
+def _hidden_ref(x: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, ...]:
+    normed = channel_norm_ref(x, hidden.norm_weight, hidden.norm_bias, hidden.eps)
+    return depthwise_ref(F.conv2d(normed, hidden.W_in), hidden.W_d).chunk(2, dim=1)
+
+
+class _Map(ctypes.Structure):
+    """fused.c's Map, of (B, C, H, W) with adjacent channels. Holds an address: the caller keeps the tensor alive."""
+
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("image", "row", "column"))]
+
+    @classmethod
+    def of(cls, features: torch.Tensor | None) -> "_Map":
+        if features is None:
+            return cls()
+        image, _, row, column = features.stride()
+        return cls(features.data_ptr(), image, row, column)
+
+
+class _Pass(ctypes.Structure):
+    """fused.c's Pass."""
+
+    _fields_ = [
+        ("x", _Map),
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
+        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "W_in", "W_d", "W_out")),
+        *((name, ctypes.c_int64) for name in ("half", "halves", "outputs")),
+        *((name, _Map) for name in ("f", "gate")),
+        *((name, ctypes.c_int64) for name in ("top", "bottom", "left", "right")),
+        ("eps", ctypes.c_float),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+class _Gated(ctypes.Structure):
+    """fused.c's Gated."""
+
+    _fields_ = [
+        *((name, _Map) for name in ("x", "h", "v", "scale_h", "scale_v", "gate", "out")),
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
+        *((name, ctypes.c_void_p) for name in ("W_in", "W_out")),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
+    """Call `name` of fused.c on a region of x."""
+    batch, channels, height, width = x.shape
+    both = len(hidden.W_in)
+    _require(hidden.norm_weight, (channels,)), _require(hidden.norm_bias, (channels,))
+    _require(hidden.W_in, (both, channels, 1, 1)), _require(hidden.W_d, (both, 1, 3, 3))
+    _require(W_out, (len(W_out), both // 2, 1, 1))
+    weights = [w.contiguous() for w in (hidden.norm_weight, hidden.norm_bias, hidden.W_in, hidden.W_d, W_out)]
+    names = [name for name, kind in _Pass._fields_ if kind is ctypes.c_void_p]
+    parameters = _Pass(
+        x=_Map.of(x),
+        **dict(zip(names, map(address, weights), strict=True)),
+        **{"batch": batch, "height": height, "width": width, "channels": channels},
+        **{"half": both // 2, "halves": halves, "outputs": len(W_out)},
+        **{"top": rows.start, "bottom": rows.stop, "left": columns.start, "right": columns.stop},
+        **outputs,
+        eps=hidden.eps,
+        threads=torch.get_num_threads(),
+    )
+    _check(getattr(_library(), name)(ctypes.byref(parameters)))
+
+
+def _require(weight: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(weight.shape) != shape:
+        raise ValueError(f"a weight must be {shape}, not {tuple(weight.shape)}")
+
+
+def _channels_adjacent(features: torch.Tensor) -> torch.Tensor:
+    if features.stride(1) == 1 or features.shape[1] == 1:
+        return features
+    return features.contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return compiled("fused.c")
+    except BuildError:  # logged when the scan's backend is chosen
+        return None
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("not enough memory for a few rows of features")

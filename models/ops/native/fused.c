@@ -1,0 +1,227 @@
+/* Parts of the network's blocks on a CPU, without gradients: each reads and writes the features once. The wide maps
+ * between their operations exist for a few rows of pixels only.
+ *
+ *     feed_forward       x += W_out (SiLU(a) b)       (a, b) = W_d W_in norm(x), W_d depth-wise 3x3
+ *     branches           f = W_out a, gate = b        the same (a, b); or f alone
+ *     gated_projection   out = x + W_out (SiLU(gate) W_in [h, v])
+ *
+ * Matrices are (outputs, inputs), as PyTorch keeps them.
+ */
+#include "depthwise.h"
+#include "matmul.h"
+
+#define TILE 32                                     /* pixels whose intermediate features stay in the cache */
+
+typedef struct { float *data; int64_t image, row, column; } Map;      /* strides; channels are adjacent */
+
+typedef struct {
+    Map x;
+    int64_t batch, height, width, channels;
+    const float *norm_weight, *norm_bias, *W_in, *W_d, *W_out;
+    int64_t half, halves, outputs;                  /* channels of a; 2, or 1 without b; channels of W_out's result */
+    Map f, gate;                                    /* of `branches`: of the region alone */
+    int64_t top, bottom, left, right;               /* the region computed */
+    float eps;
+    int32_t threads;
+} Pass;
+
+typedef struct {
+    Map x, h, v, scale_h, scale_v, gate, out;       /* h and v are multiplied by their scales, where there are any */
+    int64_t batch, height, width, channels;
+    const float *W_in, *W_out;
+    int32_t threads;
+} Gated;
+
+/* The rows [top, bottom) and columns [left, right) of one thread, and its buffers. `hidden` holds W_in norm(x) of the
+ * columns [first, last), the share's and their neighbours: of rows h % 3, and apart from them of the rows above and below
+ * the share, which must be read before another thread replaces them. */
+typedef struct {
+    int64_t top, bottom, left, right, first, last;
+    int in_place;
+    float *hidden, *pixels, *result;
+} Share;
+
+INLINE float *at(const Map *m, int64_t image, int64_t h, int64_t w) {
+    return m->data + image * m->image + h * m->row + w * m->column;
+}
+INLINE int count_of(int64_t channels, int64_t d) { return (int)min64(LANES, channels - d); }
+
+INLINE void normalise(const Pass *p, const float *x, float *y) {
+    vec total = all(0), squares = all(0);
+    for (int64_t d = 0; d < p->channels; d += LANES) total += load(x + d, count_of(p->channels, d));
+    float mean = sum(&total) / p->channels;
+    for (int64_t d = 0; d < p->channels; d += LANES) {
+        int count = count_of(p->channels, d);
+        vec centred = load(x + d, count) - mean, kept = all(0);
+        store((float *)&kept, centred, count);
+        squares += kept * kept;
+    }
+    float scale = 1.0f / __builtin_sqrtf(sum(&squares) / p->channels + p->eps);
+    for (int64_t d = 0; d < p->channels; d += LANES) {
+        int count = count_of(p->channels, d);
+        vec weight = load(p->norm_weight + d, count) * scale;
+        store(y + d, (load(x + d, count) - mean) * weight + load(p->norm_bias + d, count), count);
+    }
+}
+
+INLINE int64_t hidden_channels(const Pass *p) { return p->halves * padded(p->half); }
+
+INLINE float *hidden_row(const Pass *p, const Share *s, int64_t h) {
+    int64_t slot = h < s->top ? 3 : h >= s->bottom ? 4 : h % 3;
+    return s->hidden + slot * (s->last - s->first) * hidden_channels(p);
+}
+
+static void project_row(const Pass *p, const Share *s, const float *in, int64_t image, int64_t h) {
+    int64_t columns = hidden_channels(p);
+    float *to = hidden_row(p, s, h);
+    for (int64_t w = s->first; w < s->last; w += TILE) {
+        int64_t pixels = min64(TILE, s->last - w);
+        for (int64_t i = 0; i < pixels; i++) normalise(p, at(&p->x, image, h, w + i), s->pixels + i * p->channels);
+        matmul(s->pixels, p->channels, in, pixels, p->channels, columns, to + (w - s->first) * columns, columns);
+    }
+}
+
+/* (a, b) of the row h from its three rows of W_in norm(x), and all that follows. */
+static void finish_row(const Pass *p, const Share *s, const float *taps, const float *out, int64_t image, int64_t h) {
+    int64_t half = padded(p->half), outputs = padded(p->outputs);
+    Window window = {.channels = hidden_channels(p), .width = s->last - s->first};
+    for (int r = 0; r < 3; r++)
+        if (h + r >= 1 && h + r <= p->height) window.row[r] = hidden_row(p, s, h + r - 1);
+    for (int64_t w = s->left; w < s->right; w += TILE) {
+        int64_t pixels = min64(TILE, s->right - w);
+        float b[TILE * LANES];
+        window.from = w - s->first, window.to = window.from + pixels;
+        for (int64_t d = 0; d < half; d += LANES) {
+            int count = count_of(p->half, d);
+            convolve(&window, d, LANES, taps, 0, s->pixels + d, half);
+            if (p->halves == 2) convolve(&window, half + d, LANES, taps, 0, b, LANES);
+            for (int64_t i = 0; p->halves == 2 && i < pixels; i++) {
+                float *a = s->pixels + i * half + d;
+                vec value = load(a, LANES), other = load(b + i * LANES, LANES);
+                if (s->in_place) store(a, value * sigmoid(value) * other, LANES);
+                else store(at(&p->gate, image, h - p->top, w + i - p->left) + d, other, count);
+            }
+        }
+        matmul(s->pixels, half, out, pixels, p->half, outputs, s->result, outputs);
+        for (int64_t i = 0; i < pixels; i++) {
+            float *to = s->in_place ? at(&p->x, image, h, w + i) : at(&p->f, image, h - p->top, w + i - p->left);
+            for (int64_t d = 0; d < p->outputs; d += LANES) {
+                int count = count_of(p->outputs, d);
+                vec value = load(s->result + i * outputs + d, LANES);
+                store(to + d, s->in_place ? value + load(to + d, count) : value, count);
+            }
+        }
+    }
+}
+
+/* The channels of one branch at a pixel, multiplied by its scale if there is one. */
+INLINE void scaled(const Map *m, const Map *scale, int64_t image, int64_t h, int64_t w, int64_t channels, float *to) {
+    const float *from = at(m, image, h, w), *by = scale->data ? at(scale, image, h, w) : NULL;
+    for (int64_t d = 0; d < channels; d += LANES) {
+        int count = count_of(channels, d);
+        store(to + d, by ? load(from + d, count) * load(by + d, count) : load(from + d, count), count);
+    }
+}
+
+/* Of `threads` equal parts of the region: rows, or columns where these are more and neighbours' stay as they are. */
+static Share share_of(const Pass *p, int in_place, int64_t thread) {
+    Share s = {.top = p->top, .bottom = p->bottom, .left = p->left, .right = p->right, .in_place = in_place};
+    int64_t rows = p->bottom - p->top, columns = p->right - p->left;
+    if (in_place || rows >= columns) {
+        s.top = p->top + rows * thread / p->threads, s.bottom = p->top + rows * (thread + 1) / p->threads;
+    } else {
+        s.left = p->left + columns * thread / p->threads, s.right = p->left + columns * (thread + 1) / p->threads;
+    }
+    s.first = max64(s.left - 1, 0), s.last = min64(s.right + 1, p->width);
+    return s;
+}
+
+/* Returns 1 if out of memory, else 0. */
+static int run(const Pass *p, int in_place) {
+    int64_t half = padded(p->half), outputs = padded(p->outputs), columns = hidden_channels(p);
+    int64_t of_in = p->channels * columns, of_taps = 9 * columns, of_out = p->half * outputs;
+    int64_t wide = 0, of_pixels = TILE * max64(p->channels, half);
+    for (int64_t i = 0; i < p->threads; i++) {
+        Share s = share_of(p, in_place, i);
+        wide = max64(wide, s.last - s.first);
+    }
+    int64_t of_hidden = 5 * wide * columns;
+    int64_t of_share = of_hidden + of_pixels + TILE * outputs;
+    float *in = calloc(of_in + of_taps + of_out, sizeof(float)), *taps = in + of_in, *out = taps + of_taps;
+    float *buffers = malloc(p->threads * of_share * sizeof(float));
+    Share *shares = malloc(p->threads * sizeof(Share));
+    int failed = !in || !buffers || !shares;
+    for (int64_t i = 0; !failed && i < p->halves; i++) {
+        pack(p->W_in + i * p->half * p->channels, p->channels, p->half, columns, i * half, in);
+        for (int64_t c = 0; c < p->half; c++)
+            for (int64_t k = 0; k < 9; k++) taps[k * columns + i * half + c] = p->W_d[(i * p->half + c) * 9 + k];
+    }
+    if (!failed) pack(p->W_out, p->half, p->outputs, outputs, 0, out);
+    for (int64_t i = 0; !failed && i < p->threads; i++) {
+        shares[i] = share_of(p, in_place, i);
+        shares[i].hidden = buffers + i * of_share;
+        shares[i].pixels = shares[i].hidden + of_hidden, shares[i].result = shares[i].pixels + of_pixels;
+    }
+    for (int64_t image = 0; !failed && image < p->batch; image++) {
+#pragma omp parallel for num_threads(p->threads) schedule(static, 1)
+        for (int64_t i = 0; i < p->threads; i++) {
+            const Share *s = shares + i;
+            if (s->top > 0) project_row(p, s, in, image, s->top - 1);
+            if (s->bottom < p->height) project_row(p, s, in, image, s->bottom);
+        }
+#pragma omp parallel for num_threads(p->threads) schedule(static, 1)
+        for (int64_t i = 0; i < p->threads; i++) {
+            const Share *s = shares + i;
+            for (int64_t h = s->top; h < s->bottom; h++) {
+                if (h == s->top) project_row(p, s, in, image, h);
+                if (h + 1 < s->bottom) project_row(p, s, in, image, h + 1);
+                finish_row(p, s, taps, out, image, h);
+            }
+        }
+    }
+    free(in), free(buffers), free(shares);
+    return failed;
+}
+
+int feed_forward(const Pass *p) { return run(p, 1); }
+int branches(const Pass *p) { return run(p, 0); }
+
+/* Returns 1 if out of memory, else 0. */
+int gated_projection(const Gated *g) {
+    int64_t channels = g->channels, half = channels / 2, columns = padded(channels), of_matrix = channels * columns;
+    int failed = 0;
+    float *in = calloc(2 * of_matrix, sizeof(float)), *out = in + of_matrix;
+    if (!in) return 1;
+    pack(g->W_in, channels, channels, columns, 0, in), pack(g->W_out, channels, channels, columns, 0, out);
+#pragma omp parallel num_threads(g->threads) reduction(| : failed)
+    {
+        float *branches = malloc(2 * TILE * columns * sizeof(float)), *mixed = branches + TILE * columns;
+        failed |= !branches;
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < g->batch * g->height; row++)
+            for (int64_t first = 0, image = row / g->height, h = row % g->height; !failed && first < g->width; first += TILE) {
+                int64_t pixels = min64(TILE, g->width - first);
+                for (int64_t i = 0; i < pixels; i++) {
+                    scaled(&g->h, &g->scale_h, image, h, first + i, half, branches + i * channels);
+                    scaled(&g->v, &g->scale_v, image, h, first + i, half, branches + i * channels + half);
+                }
+                matmul(branches, channels, in, pixels, channels, columns, mixed, columns);
+                for (int64_t i = 0; i < pixels; i++)
+                    for (int64_t d = 0; d < channels; d += LANES) {
+                        vec gate = load(at(&g->gate, image, h, first + i) + d, count_of(channels, d));
+                        float *value = mixed + i * columns + d;
+                        store(value, gate * sigmoid(gate) * load(value, LANES), LANES);
+                    }
+                matmul(mixed, columns, out, pixels, channels, columns, branches, columns);
+                for (int64_t i = 0; i < pixels; i++)
+                    for (int64_t d = 0; d < channels; d += LANES) {
+                        int count = count_of(channels, d);
+                        vec x = load(at(&g->x, image, h, first + i) + d, count);
+                        store(at(&g->out, image, h, first + i) + d, x + load(branches + i * columns + d, LANES), count);
+                    }
+            }
+        free(branches);
+    }
+    free(in);
+    return failed;
+}

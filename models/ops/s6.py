@@ -1,0 +1,68 @@
+"""Mamba's block S6 for inference on a CPU, in one pass over its input, in C compiled at first use (native/s6.c).
+
+What lies between its projections exists for a few steps of a sequence at a time. The reference is `models.mamba.S6`.
+"""
+
+import ctypes
+import functools
+
+import torch
+
+from .native.compiler import compiled
+from .native.view import View, address
+
+WIDTH = 4  # of the causal convolution in C
+
+
+def s6(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """out_proj of the gated scan of in_proj of x, from left to right. No gradients.
+
+    Args:
+        x: (B, slices, L, d_model), float32.
+        weights: those of `models.mamba.S6` by name (its state dict); a convolution of width 4.
+    Returns:
+        The same shape, and the order of dimensions in memory.
+    Raises:
+        ValueError: for weights of other shapes or names.
+    """
+    model, states, (inner, rank) = x.shape[-1], weights["A_log"].shape[-1], weights["dt_proj.weight"].shape
+    shapes = {
+        "in_proj.weight": (2 * inner, model),
+        "conv1d.weight": (inner, 1, WIDTH),
+        "conv1d.bias": (inner,),
+        "x_proj.weight": (rank + 2 * states, inner),
+        "dt_proj.weight": (inner, rank),
+        "dt_proj.bias": (inner,),
+        "A_log": (inner, states),
+        "D": (inner,),
+        "out_proj.weight": (model, inner),
+    }
+    if shapes != {name: tuple(weight.shape) for name, weight in weights.items()}:
+        raise ValueError(f"weights must have the shapes {shapes}")
+    w = {name: weights[name].contiguous() for name in shapes}
+    w["A_log"] = -torch.exp(w["A_log"])
+    x = x if x.stride(-1) == 1 or model == 1 else x.contiguous()
+    y, sizes = torch.empty_like(x), (*x.shape, inner, rank)
+    parameters = _Parameters(View.of(x.mT), View.of(y.mT), *map(address, w.values()), *sizes, torch.get_num_threads())
+    if _library(states).s6(ctypes.byref(parameters)):
+        raise MemoryError("not enough memory for a few steps of a scan")
+    return y
+
+
+class _Parameters(ctypes.Structure):
+    """s6.c's S6."""
+
+    _fields_ = [
+        *((name, View) for name in ("x", "y")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("W_in", "W_conv", "conv_bias", "W_x", "W_dt", "dt_bias", "A", "D", "W_out")
+        ),
+        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "model", "inner", "rank")),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+@functools.cache
+def _library(states: int) -> ctypes.CDLL:
+    return compiled("s6.c", f"STATES={states}")
