@@ -14,12 +14,13 @@ from engine.memory import GIB
 from models import XYScanNet
 from models.ops import triton_runtime
 from models.ops.selective_scan import BACKENDS
+from models.streaming import stream
 
 from . import measure
 from .baseline import Baseline
 from .roofline import Work
 
-CHECKPOINTED, COMPILED, PLAIN = "ours checkpointed", "ours compiled", "ours plain"
+CHECKPOINTED, COMPILED, PLAIN, STREAMED = "ours checkpointed", "ours compiled", "ours plain", "ours streamed"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -39,10 +40,23 @@ class Candidate(NamedTuple):
         network = XYScanNet(
             dim, num_blocks, scan_backend=self.backend, checkpoint_activations=self.name == CHECKPOINTED
         ).to(device)
+        if self.name == STREAMED:
+            return Streamed(network)
         return torch.compile(network, mode="reduce-overhead") if self.name == COMPILED else network
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+class Streamed(torch.nn.Module):
+    """The network as the predict scripts run it on a CPU."""
+
+    def __init__(self, network: XYScanNet):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return stream(self.network, images)
 
 
 class Rates(NamedTuple):

@@ -9,9 +9,9 @@ Memory is the peak above weights and image. `x baseline` is the speed-up over th
 `memory` the ratio to its memory. GFLOP/s counts the baseline's convolutions and matrix products, for every row.
 `roofline ms` is the time that these take at the rate of a measured matrix product, or the layers' bytes at that of a
 measured copy if that is longer, see benchmarks/roofline.py. A training step is forward, loss without the VGG19 term,
-backward and Adam; `ours checkpointed` sets train.checkpoint_activations. On a GPU, `ours compiled` is --compile of the
-predict scripts, and `ours plain` has PyTorch's norm, depth-wise convolution, gate and divergence in the place of
-Triton's.
+backward and Adam; `ours checkpointed` sets train.checkpoint_activations. On a CPU, `ours streamed` is what the predict
+scripts run there. On a GPU, `ours compiled` is their --compile, and `ours plain` has PyTorch's norm, depth-wise
+convolution, gate and divergence in the place of Triton's.
 """
 
 from __future__ import annotations
@@ -129,6 +129,8 @@ def chosen_cases(arguments: argparse.Namespace, device: torch.device) -> list[Ca
 def with_variants(chosen: list[Candidate], case: Case, device: torch.device) -> list[Candidate]:
     """The candidates, and the variants of ours that apply to the case."""
     names = [candidates.CHECKPOINTED] if case.training else []
+    if device.type == "cpu" and not case.training:
+        names = [candidates.STREAMED]
     if device.type == "cuda":
         names += [candidates.PLAIN] if case.training else [candidates.PLAIN, candidates.COMPILED]
     return [*chosen, *[variant for name in names for variant in candidates.variants(chosen, name)]]

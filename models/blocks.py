@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .ops.channel_norm import channel_norm
 from .ops.depthwise import depthwise, gated_depthwise
+from .ops.pointwise import pointwise
 
 
 class Conv1x1(nn.Conv2d):
@@ -16,6 +17,9 @@ class Conv1x1(nn.Conv2d):
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__(channels_in, channels_out, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return pointwise(x, self.weight, self.bias)
 
 
 class Conv3x3(nn.Conv2d):

@@ -254,7 +254,8 @@ def _projection(norm: nn.Module, vssm: VSSM, x: torch.Tensor) -> _Projection:
 
     def without_scans(projection: _Projection, x: torch.Tensor) -> torch.Tensor:
         features, Y = projection.branches(x, range(x.shape[2]))
-        return projection.gated(x, *features.chunk(2, dim=1), Y)
+        F_h, F_v = features.chunk(2, dim=1)
+        return projection.gated(x, F_h, F_v, Y)
 
     in_c, plain = _ProjectionInC(norm, vssm), _Projection(norm, vssm)
     same = _agrees_in_c(vssm, x, partial(without_scans, in_c), partial(without_scans, plain))

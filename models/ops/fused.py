@@ -110,7 +110,7 @@ def gated_projection(
     maps = map(_Map.of, (x, h, v, scale_h, scale_v, gate, out))
     batch, channels, height, width = x.shape
     parameters = _Gated(*maps, batch, height, width, channels, address(W_in), address(W_out), torch.get_num_threads())
-    _check(_library().gated_projection(ctypes.byref(parameters)))
+    _call("gated_projection", parameters)
     return out
 
 
@@ -174,7 +174,7 @@ class _Gated(ctypes.Structure):
 
 
 def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
-    """Call `name` of fused.c on a region of x."""
+    """Call a function of fused.c on a region of x."""
     batch, channels, height, width = x.shape
     both = len(hidden.W_in)
     _require(hidden.norm_weight, (channels,)), _require(hidden.norm_bias, (channels,))
@@ -192,7 +192,7 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
         eps=hidden.eps,
         threads=torch.get_num_threads(),
     )
-    _check(getattr(_library(), name)(ctypes.byref(parameters)))
+    _call(name, parameters)
 
 
 def _require(weight: torch.Tensor, shape: tuple[int, ...]) -> None:
@@ -214,6 +214,6 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
-def _check(failed: int) -> None:
-    if failed:
+def _call(name: str, parameters: ctypes.Structure) -> None:
+    if getattr(_library(), name)(ctypes.byref(parameters)):
         raise MemoryError("not enough memory for a few rows of features")

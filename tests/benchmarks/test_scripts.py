@@ -50,6 +50,7 @@ def test_network_is_compared_with_the_baseline():
         for milliseconds, roofline, memory, _, *ratios in found:
             assert 0 <= float(roofline) < float(milliseconds) and float(memory) > 0  # rounded, tiny networks
             assert len(ratios) == 2 and all(re.fullmatch(RATIO, ratio) for ratio in ratios)
+    assert all(len(rows(output, "ours streamed", "torch", precision)) == 1 for precision in ("fp32", "bf16"))
     assert [row[4:] for row in rows(output, "baseline", "reference", "fp32")] == [["1.00x", "1.00x"]] * 2
 
 

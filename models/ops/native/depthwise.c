@@ -76,19 +76,20 @@ INLINE void gradient(const Depthwise *c, const Window *v, const float *gy, int64
 
 /* Adds one tile and block to the taps' gradients (9, channels): the sum over w of grad[w] x[w + tap]. */
 INLINE void add_to_taps(const Window *v, const float *grad, int64_t d, int count, float *taps) {
-    vec s[9], left[3], here[3];
+    vec s[9];
+    Taps t = first_taps(v, d, count);
     for (int k = 0; k < 9; k++) s[k] = load(taps + k * v->channels + d, count);
-    for (int r = 0; r < 3; r++) left[r] = pixel(v, r, v->from - 1, d, count), here[r] = pixel(v, r, v->from, d, count);
     for (int64_t w = v->from; w < v->to; w++) {
         vec g = load(grad + w * v->channels + d, count);
 #pragma GCC unroll 3
         for (int r = 0; r < 3; r++) {
-            vec right = pixel(v, r, w + 1, d, count);
-            s[3 * r] += g * left[r], s[3 * r + 1] += g * here[r], s[3 * r + 2] += g * right;
-            left[r] = here[r], here[r] = right;
+            vec right = w + 1 < v->width ? load(t.row[r] + (w + 1) * v->channels, count) : all(0);
+            s[3 * r] += g * t.left[r], s[3 * r + 1] += g * t.here[r], s[3 * r + 2] += g * right;
+            t.left[r] = t.here[r], t.here[r] = right;
         }
     }
-    for (int k = 0; k < 9; k++) store(taps + k * v->channels + d, s[k], count);
+    for (int k = 0; k < 9; k++)
+        if (v->row[k / 3]) store(taps + k * v->channels + d, s[k], count);
 }
 
 /* One strip of rows. `ring`: the gradients dL/d conv(x) of the three rows last computed, [3][width][channels]. */

@@ -46,19 +46,20 @@ INLINE float *at(const Map *m, int64_t image, int64_t h, int64_t w) {
 }
 INLINE int count_of(int64_t channels, int64_t d) { return (int)min64(LANES, channels - d); }
 
-INLINE void normalise(const Pass *p, const float *x, float *y) {
+/* `full`: the channels fill all vectors. */
+INLINE void normalise(const Pass *p, const float *x, float *y, int full) {
     vec total = all(0), squares = all(0);
-    for (int64_t d = 0; d < p->channels; d += LANES) total += load(x + d, count_of(p->channels, d));
+    for (int64_t d = 0; d < p->channels; d += LANES) total += load(x + d, full ? LANES : count_of(p->channels, d));
     float mean = sum(&total) / p->channels;
     for (int64_t d = 0; d < p->channels; d += LANES) {
-        int count = count_of(p->channels, d);
+        int count = full ? LANES : count_of(p->channels, d);
         vec centred = load(x + d, count) - mean, kept = all(0);
         store((float *)&kept, centred, count);
         squares += kept * kept;
     }
     float scale = 1.0f / __builtin_sqrtf(sum(&squares) / p->channels + p->eps);
     for (int64_t d = 0; d < p->channels; d += LANES) {
-        int count = count_of(p->channels, d);
+        int count = full ? LANES : count_of(p->channels, d);
         vec weight = load(p->norm_weight + d, count) * scale;
         store(y + d, (load(x + d, count) - mean) * weight + load(p->norm_bias + d, count), count);
     }
@@ -76,7 +77,12 @@ static void project_row(const Pass *p, const Share *s, const float *in, int64_t 
     float *to = hidden_row(p, s, h);
     for (int64_t w = s->first; w < s->last; w += TILE) {
         int64_t pixels = min64(TILE, s->last - w);
-        for (int64_t i = 0; i < pixels; i++) normalise(p, at(&p->x, image, h, w + i), s->pixels + i * p->channels);
+        for (int64_t i = 0; i < pixels; i++) {
+            const float *x = at(&p->x, image, h, w + i);
+            float *y = s->pixels + i * p->channels;
+            if (p->channels % LANES) normalise(p, x, y, 0);
+            else normalise(p, x, y, 1);
+        }
         matmul(s->pixels, p->channels, in, pixels, p->channels, columns, to + (w - s->first) * columns, columns);
     }
 }

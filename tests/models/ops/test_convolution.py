@@ -9,6 +9,7 @@ from models.ops.causal_conv import causal_conv_silu
 from models.ops.depthwise import gated_depthwise, gated_depthwise_ref
 from models.ops.kl_divergence import kl_divergence, kl_divergence_ref
 from models.ops.native import pairs
+from models.ops.pointwise import pointwise, pointwise_ref
 from models.ops.selective_scan import cpu
 from models.ops.silu_gate import silu_gate, silu_gate_ref
 
@@ -32,6 +33,21 @@ def test_gated_depthwise(shape, threads, monkeypatch):
     torch.manual_seed(0)
     weight, x = torch.randn(shape[1], 1, 3, 3, requires_grad=True), torch.randn(shape, requires_grad=True)
     assert_same(gated_depthwise(x, weight), gated_depthwise_ref(x, weight), (x, weight), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [True, False])
+def test_pointwise(dtype, bias):
+    """Of the second half of a wider map, without a copy of it."""
+    torch.manual_seed(0)
+    wide = torch.randn(2, 12, 5, 7, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    conv = torch.nn.Conv2d(6, 9, 1, bias=bias, dtype=dtype)
+    x, weights = wide.chunk(2, dim=1)[1], tuple(conv.parameters())
+    y = pointwise(x, *weights)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert_same(y, pointwise_ref(x, *weights), (wide, *weights), 1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pointwise(x, *weights).dtype == pointwise_ref(x, *weights).dtype
 
 
 def test_gated_depthwise_in_float64_and_without_a_compiler(monkeypatch):
