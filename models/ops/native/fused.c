@@ -192,11 +192,35 @@ static int run(const Pass *p, int in_place) {
 int feed_forward(const Pass *p) { return run(p, 1); }
 int branches(const Pass *p) { return run(p, 0); }
 
+/* The pixels [first, last) of a row. `branches` and `mixed` are buffers of TILE pixels. */
+static void project_gated(const Gated *g, const float *in, const float *out, int64_t image, int64_t h, int64_t first,
+                          int64_t last, float *branches, float *mixed) {
+    int64_t channels = g->channels, half = channels / 2, columns = padded(channels), pixels = last - first;
+    for (int64_t i = 0; i < pixels; i++) {
+        scaled(&g->h, &g->scale_h, image, h, first + i, half, branches + i * channels);
+        scaled(&g->v, &g->scale_v, image, h, first + i, half, branches + i * channels + half);
+    }
+    matmul(branches, channels, in, pixels, channels, columns, mixed, columns);
+    for (int64_t i = 0; i < pixels; i++)
+        for (int64_t d = 0; d < channels; d += LANES) {
+            vec gate = load(at(&g->gate, image, h, first + i) + d, count_of(channels, d));
+            float *value = mixed + i * columns + d;
+            store(value, gate * sigmoid(gate) * load(value, LANES), LANES);
+        }
+    matmul(mixed, columns, out, pixels, channels, columns, branches, columns);
+    for (int64_t i = 0; i < pixels; i++)
+        for (int64_t d = 0; d < channels; d += LANES) {
+            int count = count_of(channels, d);
+            vec x = load(at(&g->x, image, h, first + i) + d, count);
+            store(at(&g->out, image, h, first + i) + d, x + load(branches + i * columns + d, LANES), count);
+        }
+}
+
 /* Returns 1 if out of memory, else 0. */
 int gated_projection(const Gated *g) {
-    int64_t channels = g->channels, half = channels / 2, columns = padded(channels), of_matrix = channels * columns;
+    int64_t channels = g->channels, columns = padded(channels);
     int failed = 0;
-    float *in = calloc(2 * of_matrix, sizeof(float)), *out = in + of_matrix;
+    float *in = calloc(2 * channels * columns, sizeof(float)), *out = in + channels * columns;
     if (!in) return 1;
     pack(g->W_in, channels, channels, columns, 0, in), pack(g->W_out, channels, channels, columns, 0, out);
 #pragma omp parallel num_threads(g->threads) reduction(| : failed)
@@ -205,27 +229,8 @@ int gated_projection(const Gated *g) {
         failed |= !branches;
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < g->batch * g->height; row++)
-            for (int64_t first = 0, image = row / g->height, h = row % g->height; !failed && first < g->width; first += TILE) {
-                int64_t pixels = min64(TILE, g->width - first);
-                for (int64_t i = 0; i < pixels; i++) {
-                    scaled(&g->h, &g->scale_h, image, h, first + i, half, branches + i * channels);
-                    scaled(&g->v, &g->scale_v, image, h, first + i, half, branches + i * channels + half);
-                }
-                matmul(branches, channels, in, pixels, channels, columns, mixed, columns);
-                for (int64_t i = 0; i < pixels; i++)
-                    for (int64_t d = 0; d < channels; d += LANES) {
-                        vec gate = load(at(&g->gate, image, h, first + i) + d, count_of(channels, d));
-                        float *value = mixed + i * columns + d;
-                        store(value, gate * sigmoid(gate) * load(value, LANES), LANES);
-                    }
-                matmul(mixed, columns, out, pixels, channels, columns, branches, columns);
-                for (int64_t i = 0; i < pixels; i++)
-                    for (int64_t d = 0; d < channels; d += LANES) {
-                        int count = count_of(channels, d);
-                        vec x = load(at(&g->x, image, h, first + i) + d, count);
-                        store(at(&g->out, image, h, first + i) + d, x + load(branches + i * columns + d, LANES), count);
-                    }
-            }
+            for (int64_t w = 0; !failed && w < g->width; w += TILE)
+                project_gated(g, in, out, row / g->height, row % g->height, w, min64(w + TILE, g->width), branches, mixed);
         free(branches);
     }
     free(in);
