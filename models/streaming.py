@@ -10,14 +10,16 @@ of the network's memory, exist for one band at a time. Kept for the full image a
 
 Modules of other classes, such as SS2D, AFF and a researcher's own, run on full maps.
 
-On a CPU with a C compiler, in fp32, feed-forward networks, S6 and what surrounds the scans run in C (`ops.fused`,
-`ops.s6`), each in one pass over its input. A module that was edited runs itself.
+On a CPU with a C compiler, in fp32, feed-forward networks, S6 (in one direction, with the scan backend auto or cpu) and
+the projections around the scans run in C (`ops.fused`, `ops.s6`). Each part is compared with its PyTorch code on random
+pixels, and stays in PyTorch where the two differ.
 
 This file repeats what the classes named above compute. `streams_exactly` therefore compares it with the network itself
 on a small image when weights are loaded; a network that was edited and does not agree is not streamed.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -27,16 +29,21 @@ from einops import rearrange
 from torch import nn
 
 from .fusion import KLFF, resize
-from .ops.fused import Hidden, branches, feed_forward, gated_projection, runs_in_c
+from .ops.fused import HiddenWeights, branches, feed_forward, gated_projection, runs_in_c
 from .ops.kl_divergence import kl_divergence
 from .ops.s6 import s6
 from .ops.silu_gate import silu_gate
 from .vssm import VSSM, InterVSSM, IntraVSSM
 from .xyscannet import GRID, XYScanNet, pad
 
+logger = logging.getLogger(__name__)
+
 BAND = 32  # rows or columns, at every level
 PROBE = 48, 40  # height and width of the image that `streams_exactly` compares, several bands of 8 rows
 TOLERANCE = 1e-4  # of the largest residual, by which the two may differ
+
+# Called with the work of each part of a feature map that is done: its pixels times the square of its channels.
+listeners: list[Callable[[int], None]] = []
 
 # Features x are (B, C, H, W), channels last in memory. A band is a range of rows (dim 2) or of columns (dim 3).
 Band = range
@@ -96,7 +103,7 @@ def streams_exactly(network: XYScanNet) -> bool:
     They do not where a class was edited, or patched at run time, in a way that this file does not follow.
     """
     weight = next(network.parameters())
-    image = torch.rand(1, 3, *PROBE, generator=torch.Generator().manual_seed(0)) - 0.5
+    image = torch.rand(1, 3, *PROBE, generator=torch.Generator().manual_seed(0), device="cpu") - 0.5
     image = image.to(weight.device, weight.dtype)
     try:
         # TF32, cuDNN's default, rounds more coarsely than the tolerance, and for some shapes only.
@@ -138,6 +145,7 @@ def _join(
     for rows in _bands(out.shape[2], band):
         joined = torch.cat([_seeing(up, below, rows, ratio=0.5), fused(rows)], dim=1)
         _rows(out, rows).copy_(reduce_chan(joined))
+        _report(joined)
     return out
 
 
@@ -150,8 +158,9 @@ def _feed_forward(norm: nn.Module, ffn: nn.Module, x: torch.Tensor, band: int) -
     def plain(x: torch.Tensor) -> torch.Tensor:
         return x + ffn(norm(x))
 
-    if _agrees_in_c(ffn, x, in_c, plain):
+    if _agrees_in_c((ffn, norm), x, in_c, plain, residual=True):
         in_c(x)
+        _report(x)
     else:
         _update(x, lambda rows: _seeing(plain, x, rows), band)
 
@@ -168,15 +177,15 @@ def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> Non
 
 def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None:
     """Intra-VSSM: all columns' scans first, then the rows' scans and all the rest."""
-    half, project = vssm.conv_input.out_channels // 2, _projection(norm, vssm, x)
+    half, around = vssm.conv_input.out_channels // 2, _around_scans(norm, vssm, x)
 
     def scan_columns(columns: Band) -> torch.Tensor:
-        F_v, _ = project.branches(x, columns, dim=3, outputs=slice(half, None), gate=False)
+        F_v, _ = around.before(x, columns, dim=3, outputs=slice(half, None), gate=False)
         return _scan_columns(vssm, F_v)
 
     def renewed(rows: Band) -> torch.Tensor:
-        F_h, Y = project.branches(x, rows, outputs=slice(half))
-        return project.gated(_rows(x, rows), _scan_rows(vssm, F_h), _rows(scanned_columns, rows), Y)
+        F_h, Y = around.before(x, rows, outputs=slice(half))
+        return around.after(_rows(x, rows), _scan_rows(vssm, F_h), _rows(scanned_columns, rows), Y)
 
     scanned_columns = _assemble(scan_columns, x.shape[3], band, dim=3)
     _update(x, renewed, band)
@@ -184,16 +193,16 @@ def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None
 
 def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None:
     """Inter-VSSM: the means of all rows and columns and their scans first, then all the rest."""
-    project = _projection(norm, vssm, x)
+    around = _around_scans(norm, vssm, x)
 
     def renewed(rows: Band) -> torch.Tensor:
-        features, Y = project.branches(x, rows)
+        features, Y = around.before(x, rows)
         F_h, F_v = features.chunk(2, dim=1)
-        return project.gated(_rows(x, rows), F_h, F_v, Y, _rows(gate_h, rows), gate_v)
+        return around.after(_rows(x, rows), F_h, F_v, Y, _rows(gate_h, rows), gate_v)
 
     means_h, mean_v, sum_dtype = [], x.new_zeros(()), torch.promote_types(x.dtype, torch.float32)
     for rows in _bands(x.shape[2], band):
-        F_h, F_v = project.branches(x, rows, gate=False)[0].chunk(2, dim=1)
+        F_h, F_v = around.before(x, rows, gate=False)[0].chunk(2, dim=1)
         means_h.append(F_h.mean(dim=3, keepdim=True))
         mean_v = mean_v + F_v.to(sum_dtype).mean(dim=2, keepdim=True) * _share(rows, x)
     gate_h = _scan_columns(vssm, torch.cat(means_h, dim=2)).sigmoid()
@@ -201,13 +210,13 @@ def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None
     _update(x, renewed, band)
 
 
-class _Projection:
+class _AroundScans:
     """What a state space module does before and after its scans (Eq. 5), of a band of x, in PyTorch's operations."""
 
     def __init__(self, norm: nn.Module, vssm: VSSM):
         self.norm, self.vssm = norm, vssm
 
-    def branches(
+    def before(
         self, x: torch.Tensor, band: Band, dim: int = 2, outputs: slice = slice(None), gate: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``outputs`` of conv_input(F), and Y, where (F, Y) = W_d W_p norm(x); without the gate, Y is not computed."""
@@ -221,44 +230,47 @@ class _Projection:
             )
         return _outputs(vssm.conv_input, features, outputs), Y
 
-    def gated(
+    def after(
         self,
         x: torch.Tensor,
         scanned_h: torch.Tensor,
         scanned_v: torch.Tensor,
         Y: torch.Tensor,
-        gate_h: torch.Tensor | float = 1,
-        gate_v: torch.Tensor | float = 1,
+        gate_h: torch.Tensor | None = None,
+        gate_v: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x + the module's output; Inter-VSSM's gates multiply the branches."""
-        scanned = torch.cat([gate_h * scanned_h, gate_v * scanned_v], dim=1)
+        scanned_h = scanned_h if gate_h is None else gate_h * scanned_h
+        scanned_v = scanned_v if gate_v is None else gate_v * scanned_v
+        scanned = torch.cat([scanned_h, scanned_v], dim=1)
         return x + self.vssm.proj_out(silu_gate(self.vssm.fuse_out(scanned), Y))
 
 
-class _ProjectionInC(_Projection):
+class _AroundScansInC(_AroundScans):
     """The same in C."""
 
-    def branches(self, x, band, dim=2, outputs=slice(None), gate=True):
+    def before(self, x, band, dim=2, outputs=slice(None), gate=True):
         vssm, full = self.vssm, range(x.shape[5 - dim])
         rows, columns = (band, full) if dim == 2 else (full, band)
         hidden = _hidden(self.norm, vssm.proj_in, vssm.dwconv)
         return branches(x, hidden, vssm.conv_input.weight[outputs], rows, columns, gate)
 
-    def gated(self, x, scanned_h, scanned_v, Y, gate_h=None, gate_v=None):
+    def after(self, x, scanned_h, scanned_v, Y, gate_h=None, gate_v=None):
         W_in, W_out = self.vssm.fuse_out.weight, self.vssm.proj_out.weight
         return gated_projection(x, scanned_h, scanned_v, Y, W_in, W_out, gate_h, gate_v)
 
 
-def _projection(norm: nn.Module, vssm: VSSM, x: torch.Tensor) -> _Projection:
+def _around_scans(norm: nn.Module, vssm: VSSM, x: torch.Tensor) -> _AroundScans:
     """In C where that computes the same."""
 
-    def without_scans(projection: _Projection, x: torch.Tensor) -> torch.Tensor:
-        features, Y = projection.branches(x, range(x.shape[2]))
+    def without_scans(around: _AroundScans, x: torch.Tensor) -> torch.Tensor:
+        features, Y = around.before(x, range(x.shape[2]))
         F_h, F_v = features.chunk(2, dim=1)
-        return projection.gated(x, F_h, F_v, Y)
+        return around.after(x, F_h, F_v, Y)
 
-    in_c, plain = _ProjectionInC(norm, vssm), _Projection(norm, vssm)
-    same = _agrees_in_c(vssm, x, partial(without_scans, in_c), partial(without_scans, plain))
+    in_c, plain = _AroundScansInC(norm, vssm), _AroundScans(norm, vssm)
+    parts = vssm.proj_in, vssm.dwconv, vssm.conv_input, vssm.fuse_out, vssm.proj_out, norm
+    same = _agrees_in_c(parts, x, partial(without_scans, in_c), partial(without_scans, plain), residual=True)
     return in_c if same else plain
 
 
@@ -279,7 +291,8 @@ def _scan_rows(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
         return rearrange(mamba(rearrange(features, "b c h w -> b h w c")), "b h w c -> b c h w")
 
     wanted = getattr(mamba, "scan_backend", None) in ("auto", "cpu")
-    return (in_c if wanted and _agrees_in_c(mamba, features, in_c, plain) else plain)(features)
+    same = wanted and _agrees_in_c([mamba], features, in_c, plain, residual=False)
+    return (in_c if same else plain)(features)
 
 
 def _scan_columns(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
@@ -327,36 +340,53 @@ def _fusion(
     return fused
 
 
-# C.
+# Which modules run in C.
 
 
-def _hidden(norm: nn.Module, project_in: nn.Conv2d, dwconv: nn.Conv2d) -> Hidden:
-    return Hidden(norm.body.weight, norm.body.bias, norm.body.eps, project_in.weight, dwconv.weight)
+def _hidden(norm: nn.Module, project_in: nn.Conv2d, dwconv: nn.Conv2d) -> HiddenWeights:
+    return HiddenWeights(norm.body.weight, norm.body.bias, norm.body.eps, project_in.weight, dwconv.weight)
 
 
-_compared: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_compared: WeakKeyDictionary[nn.Module, tuple[tuple, bool]] = WeakKeyDictionary()
 
 
 def _agrees_in_c(
-    module: nn.Module,
+    parts: Sequence[nn.Module],
     x: torch.Tensor,
     in_c: Callable[[torch.Tensor], torch.Tensor],
     plain: Callable[[torch.Tensor], torch.Tensor],
+    residual: bool,
 ) -> bool:
-    """Whether C can run a module on features like x, (B, C, H, W) -> the same shape, and computes what the module does.
+    """Whether C can run modules on features like x, (B, C, H, W) -> the same shape, and computes what they do.
 
-    The module may be edited: both are compared, once, on a few random pixels.
+    They may have been edited: both are compared on random pixels, again whenever another forward method is found.
+
+    Args:
+        residual: whether x is added to the output, so that only the difference from x tells.
     """
-    if not runs_in_c(x):
+    modules = [module for part in parts for module in part.modules()]
+    if not runs_in_c(x) or any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return False
-    if module not in _compared:
-        pixels = torch.randn(1, 5, 6, x.shape[1], generator=torch.Generator().manual_seed(0)).movedim(-1, 1)
+    code = tuple(getattr(module.forward, "__func__", module.forward) for module in modules)
+    before, same = _compared.get(parts[0], (None, False))
+    if code != before:
+        same = False
+        pixels = torch.randn(
+            1, 5, 40, x.shape[1], generator=torch.Generator().manual_seed(0), dtype=x.dtype, device="cpu"
+        )
+        pixels = pixels.movedim(-1, 1)
         try:
             expected, found = plain(pixels), in_c(pixels.clone())
-            _compared[module] = bool((expected - found).abs().max() <= TOLERANCE * (expected - pixels).abs().max())
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # it has other parts
-            _compared[module] = False
-    return _compared[module]
+            scale = (expected - pixels if residual else expected).abs().max()
+            if not scale:  # of zero weights, which tell nothing yet
+                return False
+            same = bool((expected - found).abs().max() <= TOLERANCE * scale)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever an edited module does
+            logger.debug("%s stays in PyTorch: %s", type(parts[0]).__name__, error)
+        _compared[parts[0]] = code, same
+    return same
 
 
 # Bands.
@@ -370,6 +400,11 @@ def _bands(size: int, band: int) -> Iterator[Band]:
 def _rows(x: torch.Tensor, rows: Band, ratio: float = 1) -> torch.Tensor:
     """A view of x at ``rows``, which are counted at a level with 1 / ratio times the rows of x."""
     return x[:, :, int(rows.start * ratio) : int(rows.stop * ratio)]
+
+
+def _report(done: torch.Tensor) -> None:
+    for listener in listeners:
+        listener(done.numel() * done.shape[1])
 
 
 def _share(rows: Band, x: torch.Tensor) -> float:
@@ -407,6 +442,7 @@ def _assemble(function: Callable[[Band], torch.Tensor], size: int, band: int, di
             shape = [*result.shape[:dim], size, *result.shape[dim + 1 :]]
             full = torch.empty(shape, dtype=result.dtype, device=result.device, memory_format=torch.channels_last)
         full.narrow(dim, part.start, len(part)).copy_(result)
+        _report(result)
     return full
 
 
@@ -415,6 +451,7 @@ def _update(x: torch.Tensor, function: Callable[[Band], torch.Tensor], band: int
     waiting: list[tuple[Band, torch.Tensor]] = []
     for rows in _bands(x.shape[2], band):
         waiting.append((rows, function(rows)))
+        _report(waiting[-1][1])
         if len(waiting) > 1:
             before, result = waiting.pop(0)
             _rows(x, before).copy_(result)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from models import streaming
+
 from .inference import Restorer
 from .tiling import tile_starts
 
@@ -19,20 +21,27 @@ FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
 
 
 class Work:
-    """Counts the values that a network's convolutions put out; every part of the networks used here has some."""
+    """Counts what a network has done: parts of its feature maps when streaming, else its convolutions' outputs."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, streamed: bool):
         self.done = 0
         self.bar: tqdm | None = None
-        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-        self._hooks = [module.register_forward_hook(self._count) for module in convolutions]
+        self._hooks = []
+        if streamed:
+            streaming.listeners.append(self._count)
+            return
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                self._hooks.append(module.register_forward_hook(lambda *given: self._count(given[2].numel())))
 
-    def _count(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        self.done += output.numel()
+    def _count(self, work: int) -> None:
+        self.done += work
         if self.bar is not None:  # its total is an estimate: halos are another share of another size
             self.bar.update(min(self.done, self.bar.total) - self.bar.n)
 
     def close(self) -> None:
+        if self._count in streaming.listeners:
+            streaming.listeners.remove(self._count)
         for hook in self._hooks:
             hook.remove()
 
@@ -46,7 +55,7 @@ def show_progress(restorer: Restorer, height: int, width: int, name: str) -> Ite
     if not sys.stderr.isatty() or height * width < SMALL or restorer.compiled:
         yield
         return
-    work = Work(restorer.network)
+    work = Work(restorer.network, restorer.streamed)
     try:
         side = min(PROBE, restorer.tile or PROBE)
         restorer.restore(torch.zeros(1, 3, side, side), name)

@@ -1,11 +1,12 @@
 """Parts of the blocks for inference on a CPU, each one pass over the features, in C compiled at first use (fused.c).
 
-The wide maps between their operations exist for a few rows of pixels at a time. That takes less memory, and less time,
-as these rows stay in the cache. Features are float32 and channels last in memory; there are no gradients.
+Intermediate features are held for only a few rows of pixels at a time. That takes less memory, and less time, as these
+rows stay in the cache. Features are float32 and channels last in memory; there are no gradients.
 """
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from .native.view import address
 from .silu_gate import silu_gate_ref
 
 
-class Hidden(NamedTuple):
+class HiddenWeights(NamedTuple):
     """What feed-forward networks and state space modules begin with: (a, b) = W_d W_in norm(x).
 
     Weights in PyTorch's shapes: norm_weight and norm_bias (C,), W_in (2 H, C, 1, 1), W_d (2 H, 1, 3, 3) depth-wise.
@@ -37,7 +38,7 @@ def runs_in_c(x: torch.Tensor) -> bool:
     return plain and not torch.compiler.is_compiling() and _library() is not None
 
 
-def feed_forward(x: torch.Tensor, hidden: Hidden, W_out: torch.Tensor) -> torch.Tensor:
+def feed_forward(x: torch.Tensor, hidden: HiddenWeights, W_out: torch.Tensor) -> torch.Tensor:
     """x + W_out (SiLU(a) b), in place of x.
 
     Args:
@@ -48,14 +49,14 @@ def feed_forward(x: torch.Tensor, hidden: Hidden, W_out: torch.Tensor) -> torch.
     return x
 
 
-def feed_forward_ref(x: torch.Tensor, hidden: Hidden, W_out: torch.Tensor) -> torch.Tensor:
+def feed_forward_ref(x: torch.Tensor, hidden: HiddenWeights, W_out: torch.Tensor) -> torch.Tensor:
     """The same in plain PyTorch."""
     a, b = _hidden_ref(x, hidden)
     return x.add_(F.conv2d(F.silu(a) * b, W_out))
 
 
 def branches(
-    x: torch.Tensor, hidden: Hidden, W: torch.Tensor, rows: range, columns: range, gate: bool = True
+    x: torch.Tensor, hidden: HiddenWeights, W: torch.Tensor, rows: range, columns: range, gate: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(W a, b) of some rows and columns, or (W a, None) if the gate b is not wanted.
 
@@ -73,7 +74,7 @@ def branches(
 
 
 def branches_ref(
-    x: torch.Tensor, hidden: Hidden, W: torch.Tensor, rows: range, columns: range, gate: bool = True
+    x: torch.Tensor, hidden: HiddenWeights, W: torch.Tensor, rows: range, columns: range, gate: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The same in plain PyTorch."""
     a, b = (part[:, :, rows.start : rows.stop, columns.start : columns.stop] for part in _hidden_ref(x, hidden))
@@ -98,17 +99,16 @@ def gated_projection(
         W_in, W_out: (C, C, 1, 1).
         scale_h, scale_v: broadcastable to h and v; None: 1.
     """
-    x, h, v, gate = map(_channels_adjacent, (x, h, v, gate))
-    scale_h, scale_v = (
-        None if scale is None else _channels_adjacent(scale).expand_as(each)
-        for scale, each in ((scale_h, h), (scale_v, v))
-    )
-    for W in (W_in, W_out):
-        _require(W, (x.shape[1], x.shape[1], 1, 1))
+    batch, channels, height, width = x.shape
+    half = (batch, channels // 2, height, width)
+    scale_h, scale_v = (None if scale is None else scale.expand(half) for scale in (scale_h, scale_v))
+    x, h, v, gate, scale_h, scale_v = map(_channels_adjacent, (x, h, v, gate, scale_h, scale_v))
+    _require(x, gate, shape=x.shape)
+    _require(h, v, shape=half)
+    _require(W_in, W_out, shape=(channels, channels, 1, 1))
     out = torch.empty_like(x, memory_format=torch.channels_last)
     W_in, W_out = W_in.contiguous(), W_out.contiguous()
     maps = map(_Map.of, (x, h, v, scale_h, scale_v, gate, out))
-    batch, channels, height, width = x.shape
     parameters = _Gated(*maps, batch, height, width, channels, address(W_in), address(W_out), torch.get_num_threads())
     _call("gated_projection", parameters)
     return out
@@ -121,15 +121,17 @@ def gated_projection_ref(
     gate: torch.Tensor,
     W_in: torch.Tensor,
     W_out: torch.Tensor,
-    scale_h: torch.Tensor | float = 1,
-    scale_v: torch.Tensor | float = 1,
+    scale_h: torch.Tensor | None = None,
+    scale_v: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The same in plain PyTorch."""
-    mixed = F.conv2d(torch.cat([scale_h * h, scale_v * v], dim=1), W_in)
+    h = h if scale_h is None else scale_h * h
+    v = v if scale_v is None else scale_v * v
+    mixed = F.conv2d(torch.cat([h, v], dim=1), W_in)
     return x + F.conv2d(silu_gate_ref(mixed, gate), W_out)
 
 
-def _hidden_ref(x: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, ...]:
+def _hidden_ref(x: torch.Tensor, hidden: HiddenWeights) -> tuple[torch.Tensor, ...]:
     normed = channel_norm_ref(x, hidden.norm_weight, hidden.norm_bias, hidden.eps)
     return depthwise_ref(F.conv2d(normed, hidden.W_in), hidden.W_d).chunk(2, dim=1)
 
@@ -177,9 +179,13 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
     """Call a function of fused.c on a region of x."""
     batch, channels, height, width = x.shape
     both = len(hidden.W_in)
-    _require(hidden.norm_weight, (channels,)), _require(hidden.norm_bias, (channels,))
-    _require(hidden.W_in, (both, channels, 1, 1)), _require(hidden.W_d, (both, 1, 3, 3))
-    _require(W_out, (len(W_out), both // 2, 1, 1))
+    _require(x, shape=x.shape)
+    if x.stride(1) != 1 and channels > 1:
+        raise ValueError("features must be channels last in memory")
+    _require(hidden.norm_weight, hidden.norm_bias, shape=(channels,))
+    _require(hidden.W_in, shape=(both, channels, 1, 1))
+    _require(hidden.W_d, shape=(both, 1, 3, 3))
+    _require(W_out, shape=(len(W_out), both // 2, 1, 1))
     weights = [w.contiguous() for w in (hidden.norm_weight, hidden.norm_bias, hidden.W_in, hidden.W_d, W_out)]
     names = [name for name, kind in _Pass._fields_ if kind is ctypes.c_void_p]
     parameters = _Pass(
@@ -195,13 +201,15 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
     _call(name, parameters)
 
 
-def _require(weight: torch.Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(weight.shape) != shape:
-        raise ValueError(f"a weight must be {shape}, not {tuple(weight.shape)}")
+def _require(*tensors: torch.Tensor, shape: Sequence[int]) -> None:
+    for tensor in tensors:
+        if tensor.shape != shape or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            found = f"{tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}"
+            raise ValueError(f"a tensor must be {tuple(shape)}, float32 on the CPU, not {found}")
 
 
-def _channels_adjacent(features: torch.Tensor) -> torch.Tensor:
-    if features.stride(1) == 1 or features.shape[1] == 1:
+def _channels_adjacent(features: torch.Tensor | None) -> torch.Tensor | None:
+    if features is None or features.stride(1) == 1 or features.shape[1] == 1:
         return features
     return features.contiguous(memory_format=torch.channels_last)
 

@@ -1,6 +1,6 @@
 """Mamba's block S6 for inference on a CPU, in one pass over its input, in C compiled at first use (native/s6.c).
 
-What lies between its projections exists for a few steps of a sequence at a time. The reference is `models.mamba.S6`.
+Intermediate features are held for only a few steps of a sequence at a time. The reference is `models.mamba.S6`.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ WIDTH = 4  # of the causal convolution in C
 
 
 def s6(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    """out_proj of the gated scan of in_proj of x, from left to right. No gradients.
+    """S6 along L, in one direction, without gradients.
 
     Args:
         x: (B, slices, L, d_model), float32.
@@ -23,8 +23,10 @@ def s6(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     Returns:
         The same shape, and the order of dimensions in memory.
     Raises:
-        ValueError: for weights of other shapes or names.
+        ValueError: for weights of other shapes, names, or dtypes, or another x.
     """
+    if x.dim() != 4 or any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (x, *weights.values())):
+        raise ValueError("x (B, slices, L, d_model) and the weights must be float32 on the CPU")
     model, states, (inner, rank) = x.shape[-1], weights["A_log"].shape[-1], weights["dt_proj.weight"].shape
     shapes = {
         "in_proj.weight": (2 * inner, model),

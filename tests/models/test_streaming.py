@@ -65,12 +65,13 @@ def test_equals_the_whole_network_in_float32(variant, shape, band):
     ],
 )
 def test_an_edited_module_runs_itself(kind, change, monkeypatch):
-    """And only that: the others run in C on."""
+    """And only that, also if it is edited after the first image: the others run in C on."""
     called = []
     for function in (streaming.feed_forward, streaming.s6):
         name = function.__name__
         monkeypatch.setattr(streaming, name, lambda *a, run=function, name=name: called.append(name) or run(*a))
     network, images = network_of().float(), images_of(1, 3, 48, 40).float()
+    stream(network, images, 8)
     if kind:
         monkeypatch.setattr(kind, "forward", change)
     stream(network, images, 8)  # compares the modules
@@ -80,6 +81,36 @@ def test_an_edited_module_runs_itself(kind, change, monkeypatch):
     assert (stream(network, images, 8) - whole).abs().max() < 1e-4 * (whole - images).abs().max()
     assert ("feed_forward" in called) == (kind in (None, S6))
     assert ("s6" in called) == (kind is not S6)
+
+
+@needs_compiler
+def test_an_edited_network_without_an_effect_yet_is_not_mistaken(monkeypatch):
+    """Weights of zero agree with anything; and S6's recurrence is small in a new network."""
+    network, images = network_of().float(), images_of(1, 3, 48, 40).float()
+    monkeypatch.setattr(GatedFFN, "forward", lambda self, x: self.project_out(self.project_in(x)[:, : x.shape[1]]))
+    weights = [module.project_out.weight for module in network.modules() if isinstance(module, GatedFFN)]
+    kept = [weight.clone() for weight in weights]
+    with torch.inference_mode():
+        for weight in weights:
+            weight.zero_()
+    stream(network, images, 8)
+    with torch.inference_mode():
+        for weight, old in zip(weights, kept, strict=True):
+            weight.copy_(old)
+        whole = network(images)
+    assert (stream(network, images, 8) - whole).abs().max() < 1e-4 * (whole - images).abs().max()
+
+    torch.manual_seed(0)
+    network = XYScanNet(32, (1, 1, 1)).eval()
+    assert streams_exactly(network)
+    mamba = network.decoder_level1[0].intra.mamba
+    with monkeypatch.context() as patched:
+        scan = S6.scan
+        patched.setattr(S6, "forward", lambda self, u: self.out_proj(0.9 * scan(self, self.in_proj(u))))
+        with torch.inference_mode():
+            features = torch.randn(1, 16, 9, 40)
+            whole = mamba(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            assert torch.allclose(streaming._scan_rows(network.decoder_level1[0].intra, features), whole, rtol=1e-4)
 
 
 def test_the_images_and_the_weights_stay_as_they_are():

@@ -5,7 +5,7 @@
 /* Columns `from` to `to` of a row and of its two neighbours, which are NULL outside the image. */
 typedef struct { const float *row[3]; int64_t channels, width, from, to; } Window;
 
-/* Three pixels of each row around a position; a row outside the image is replaced by the middle one. */
+/* Three pixels of each row around a position. A row outside the image is replaced by the middle one, times zero taps. */
 typedef struct { const float *row[3]; vec left[3], here[3]; } Taps;
 
 INLINE Taps first_taps(const Window *v, int64_t d, int count) {

@@ -1,5 +1,5 @@
-/* Parts of the network's blocks on a CPU, without gradients: each reads and writes the features once. The wide maps
- * between their operations exist for a few rows of pixels only.
+/* Parts of the network's blocks on a CPU, without gradients, each in one pass over the features. Intermediate features are
+ * held for only a few rows of pixels at a time.
  *
  *     feed_forward       x += W_out (SiLU(a) b)       (a, b) = W_d W_in norm(x), W_d depth-wise 3x3
  *     branches           f = W_out a, gate = b        the same (a, b); or f alone
@@ -11,6 +11,7 @@
 #include "matmul.h"
 
 #define TILE 32                                     /* pixels whose intermediate features stay in the cache */
+#define LEAST 4                                     /* rows or columns of a thread's share, which has two more at its border */
 
 typedef struct { float *data; int64_t image, row, column; } Map;      /* strides; channels are adjacent */
 
@@ -32,9 +33,9 @@ typedef struct {
     int32_t threads;
 } Gated;
 
-/* The rows [top, bottom) and columns [left, right) of one thread, and its buffers. `hidden` holds W_in norm(x) of the
- * columns [first, last), the share's and their neighbours: of rows h % 3, and apart from them of the rows above and below
- * the share, which must be read before another thread replaces them. */
+/* The rows [top, bottom) and columns [left, right) of one thread, and its buffers. `hidden` holds W_in norm(x) for the
+ * columns [first, last): a ring of three rows (slot h % 3), and in slots 3 and 4 the rows just above and below the share,
+ * which are read first because another thread overwrites them. */
 typedef struct {
     int64_t top, bottom, left, right, first, last;
     int in_place;
@@ -120,23 +121,14 @@ static void finish_row(const Pass *p, const Share *s, const float *taps, const f
     }
 }
 
-/* The channels of one branch at a pixel, multiplied by its scale if there is one. */
-INLINE void scaled(const Map *m, const Map *scale, int64_t image, int64_t h, int64_t w, int64_t channels, float *to) {
-    const float *from = at(m, image, h, w), *by = scale->data ? at(scale, image, h, w) : NULL;
-    for (int64_t d = 0; d < channels; d += LANES) {
-        int count = count_of(channels, d);
-        store(to + d, by ? load(from + d, count) * load(by + d, count) : load(from + d, count), count);
-    }
-}
-
-/* Of `threads` equal parts of the region: rows, or columns where these are more and neighbours' stay as they are. */
-static Share share_of(const Pass *p, int in_place, int64_t thread) {
+/* One of nearly equal parts of the region: of its rows, or of its columns if there are more and x stays as it is. */
+static Share share_of(const Pass *p, int in_place, int64_t thread, int64_t threads) {
     Share s = {.top = p->top, .bottom = p->bottom, .left = p->left, .right = p->right, .in_place = in_place};
     int64_t rows = p->bottom - p->top, columns = p->right - p->left;
     if (in_place || rows >= columns) {
-        s.top = p->top + rows * thread / p->threads, s.bottom = p->top + rows * (thread + 1) / p->threads;
+        s.top = p->top + rows * thread / threads, s.bottom = p->top + rows * (thread + 1) / threads;
     } else {
-        s.left = p->left + columns * thread / p->threads, s.right = p->left + columns * (thread + 1) / p->threads;
+        s.left = p->left + columns * thread / threads, s.right = p->left + columns * (thread + 1) / threads;
     }
     s.first = max64(s.left - 1, 0), s.last = min64(s.right + 1, p->width);
     return s;
@@ -146,16 +138,17 @@ static Share share_of(const Pass *p, int in_place, int64_t thread) {
 static int run(const Pass *p, int in_place) {
     int64_t half = padded(p->half), outputs = padded(p->outputs), columns = hidden_channels(p);
     int64_t of_in = p->channels * columns, of_taps = 9 * columns, of_out = p->half * outputs;
-    int64_t wide = 0, of_pixels = TILE * max64(p->channels, half);
-    for (int64_t i = 0; i < p->threads; i++) {
-        Share s = share_of(p, in_place, i);
+    int64_t rows = p->bottom - p->top, side = in_place ? rows : max64(rows, p->right - p->left);
+    int64_t threads = max64(1, min64(p->threads, side / LEAST)), wide = 0, of_pixels = TILE * max64(p->channels, half);
+    for (int64_t i = 0; i < threads; i++) {
+        Share s = share_of(p, in_place, i, threads);
         wide = max64(wide, s.last - s.first);
     }
     int64_t of_hidden = 5 * wide * columns;
     int64_t of_share = of_hidden + of_pixels + TILE * outputs;
     float *in = calloc(of_in + of_taps + of_out, sizeof(float)), *taps = in + of_in, *out = taps + of_taps;
-    float *buffers = malloc(p->threads * of_share * sizeof(float));
-    Share *shares = malloc(p->threads * sizeof(Share));
+    float *buffers = malloc(threads * of_share * sizeof(float));
+    Share *shares = malloc(threads * sizeof(Share));
     int failed = !in || !buffers || !shares;
     for (int64_t i = 0; !failed && i < p->halves; i++) {
         pack(p->W_in + i * p->half * p->channels, p->channels, p->half, columns, i * half, in);
@@ -163,20 +156,20 @@ static int run(const Pass *p, int in_place) {
             for (int64_t k = 0; k < 9; k++) taps[k * columns + i * half + c] = p->W_d[(i * p->half + c) * 9 + k];
     }
     if (!failed) pack(p->W_out, p->half, p->outputs, outputs, 0, out);
-    for (int64_t i = 0; !failed && i < p->threads; i++) {
-        shares[i] = share_of(p, in_place, i);
+    for (int64_t i = 0; !failed && i < threads; i++) {
+        shares[i] = share_of(p, in_place, i, threads);
         shares[i].hidden = buffers + i * of_share;
         shares[i].pixels = shares[i].hidden + of_hidden, shares[i].result = shares[i].pixels + of_pixels;
     }
     for (int64_t image = 0; !failed && image < p->batch; image++) {
-#pragma omp parallel for num_threads(p->threads) schedule(static, 1)
-        for (int64_t i = 0; i < p->threads; i++) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+        for (int64_t i = 0; i < threads; i++) {
             const Share *s = shares + i;
             if (s->top > 0) project_row(p, s, in, image, s->top - 1);
             if (s->bottom < p->height) project_row(p, s, in, image, s->bottom);
         }
-#pragma omp parallel for num_threads(p->threads) schedule(static, 1)
-        for (int64_t i = 0; i < p->threads; i++) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+        for (int64_t i = 0; i < threads; i++) {
             const Share *s = shares + i;
             for (int64_t h = s->top; h < s->bottom; h++) {
                 if (h == s->top) project_row(p, s, in, image, h);
@@ -191,6 +184,15 @@ static int run(const Pass *p, int in_place) {
 
 int feed_forward(const Pass *p) { return run(p, 1); }
 int branches(const Pass *p) { return run(p, 0); }
+
+/* The channels of one branch at a pixel, multiplied by its scale if there is one. */
+INLINE void scaled(const Map *m, const Map *scale, int64_t image, int64_t h, int64_t w, int64_t channels, float *to) {
+    const float *from = at(m, image, h, w), *by = scale->data ? at(scale, image, h, w) : NULL;
+    for (int64_t d = 0; d < channels; d += LANES) {
+        int count = count_of(channels, d);
+        store(to + d, by ? load(from + d, count) * load(by + d, count) : load(from + d, count), count);
+    }
+}
 
 /* The pixels [first, last) of a row. `branches` and `mixed` are buffers of TILE pixels. */
 static void project_gated(const Gated *g, const float *in, const float *out, int64_t image, int64_t h, int64_t first,

@@ -19,8 +19,9 @@ typedef struct {
 
 typedef struct { float *in, *conv, *x, *dt, *out; vec *A; } Weights;  /* packed */
 
-/* One thread's: of a chunk, xz after the last steps of the chunk before; x after the convolution, then y; (dt, B, C); the
- * step sizes; the output. Of each sequence of a group: the states, and the last steps of x before the convolution. */
+/* A thread's buffers. For the current chunk: xz, after the last PAST steps of the chunk before; x after the convolution,
+ * which y replaces; (dt, B, C); the step sizes; the output. For each sequence of the group: the last PAST steps of x before
+ * the convolution, and the states. */
 typedef struct { float *xz, *x, *dbc, *delta, *out, *past; vec *states; } Buffers;
 
 INLINE int64_t inner(const S6 *s) { return padded(s->inner); }
@@ -100,8 +101,12 @@ int s6(const S6 *s) {
     Scan scan = {.u = narrow, .delta = narrow, .z = wide, .B = of_dbc, .C = of_dbc, .y = narrow, .A = s->A,
                  .channels = s->inner, .softplus = 1};
     w.A = pack_A(&scan);
-    int failed = !w.in || !w.A;
-    if (!failed) pack_weights(s, &w);
+    int failed = 0;
+    if (!w.in || !w.A) {
+        free(w.in), free(w.A);
+        return 1;
+    }
+    pack_weights(s, &w);
     int64_t group = group_size(s), groups = (s->batch1 + group - 1) / group;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
     {

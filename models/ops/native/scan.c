@@ -19,7 +19,8 @@ int64_t scan_chunk(void) { return CHUNK; }
 int scan_forward(const Scan *s) {
     int64_t blocks = num_blocks(s), chunks = num_chunks(s), groups = (s->batch1 + GROUP - 1) / GROUP;
     vec *A = pack_A(s);
-    int failed = A == NULL;
+    int failed = 0;
+    if (!A) return 1;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
     {
         vec *h = malloc(GROUP * blocks * STATES * sizeof(vec));
@@ -138,7 +139,8 @@ int scan_backward(const Scan *s, const Grad *g) {
     int64_t blocks = num_blocks(s), chunks = num_chunks(s), groups = (s->batch1 + GROUP - 1) / GROUP;
     int64_t items = s->batch0 * groups;
     vec *A = pack_A(s);
-    int failed = A == NULL;
+    int failed = 0;
+    if (!A) return 1;
 #pragma omp parallel for num_threads(s->threads) schedule(static, 1) reduction(| : failed)
     for (int64_t thread = 0; thread < s->threads; thread++) {
         vec *carry = malloc(GROUP * blocks * STATES * sizeof(vec));

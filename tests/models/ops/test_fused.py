@@ -32,9 +32,9 @@ def matrix(outputs: int, inputs: int) -> torch.Tensor:
     return torch.randn(outputs, inputs, 1, 1) / inputs**0.5
 
 
-def hidden_of(channels: int, hidden: int) -> fused.Hidden:
+def hidden_of(channels: int, hidden: int) -> fused.HiddenWeights:
     W_d = torch.randn(2 * hidden, 1, 3, 3)
-    return fused.Hidden(torch.randn(channels), torch.randn(channels), 1e-5, matrix(2 * hidden, channels), W_d)
+    return fused.HiddenWeights(torch.randn(channels), torch.randn(channels), 1e-5, matrix(2 * hidden, channels), W_d)
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -100,15 +100,45 @@ def test_s6_is_the_module(batch, slices, length, model, states, columns):
 def test_refuses_weights_of_other_shapes():
     x, weights = features(1, 8, 3, 4), hidden_of(8, 6)
     for wrong in ({"W_in": torch.randn(12, 8, 3, 3)}, {"W_d": torch.randn(12, 1, 5, 5)}, {"norm_bias": torch.randn(4)}):
-        with pytest.raises(ValueError, match="a weight must be"):
+        with pytest.raises(ValueError, match="a tensor must be"):
             fused.feed_forward(x, weights._replace(**wrong), matrix(8, 6))
-    with pytest.raises(ValueError, match="a weight must be"):
+    with pytest.raises(ValueError, match="a tensor must be"):
         fused.feed_forward(x, weights, matrix(8, 7))
-    with pytest.raises(ValueError, match="a weight must be"):
+    with pytest.raises(ValueError, match="a tensor must be"):
         fused.gated_projection(x, x[:, :4], x[:, 4:], x, matrix(8, 8), matrix(8, 6))
     for other in (S6(8, d_conv=3), S6(4)):
         with pytest.raises(ValueError, match="weights must have the shapes"):
             s6(torch.randn(1, 2, 3, 8), other.state_dict())
+
+
+def test_refuses_other_dtypes_and_layouts():
+    x, weights = features(1, 8, 3, 4), hidden_of(8, 6)
+    with pytest.raises(ValueError, match="float32"):
+        fused.feed_forward(x, weights._replace(norm_bias=weights.norm_bias.half()), matrix(8, 6))
+    with pytest.raises(ValueError, match="channels last"):
+        fused.feed_forward(x.contiguous(), weights, matrix(8, 6))
+    with pytest.raises(ValueError, match="a tensor must be"):
+        fused.gated_projection(x, x, x, x, matrix(8, 8), matrix(8, 8))
+    state = S6(8).state_dict()
+    with pytest.raises(ValueError, match="float32"):
+        s6(torch.randn(1, 2, 3, 8), state | {"D": state["D"].half()})
+    with pytest.raises(ValueError, match="slices"):
+        s6(torch.randn(2, 3, 8), state)
+
+
+def test_a_scale_of_one_channel_is_broadcast():
+    x, wide, Y = features(3, 8, 6, 5).chunk(3)
+    h, v = wide.chunk(2, dim=1)
+    scales = torch.rand(1, 1, 6, 1), torch.rand(1, 4, 1, 5)
+    arguments = x, h, v, Y, matrix(8, 8), matrix(8, 8), *scales
+    assert_same(fused.gated_projection(*arguments), fused.gated_projection_ref(*arguments))
+
+
+def test_empty_batches():
+    x, weights = features(0, 8, 3, 4), hidden_of(8, 6)
+    assert fused.feed_forward(x, weights, matrix(8, 6)).shape == (0, 8, 3, 4)
+    assert fused.branches(x, weights, matrix(5, 6), range(3), range(4))[0].shape == (0, 5, 3, 4)
+    assert s6(torch.randn(0, 2, 3, 8), S6(8).state_dict()).shape == (0, 2, 3, 8)
 
 
 def test_runs_in_float32_alone():
