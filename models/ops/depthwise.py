@@ -5,13 +5,12 @@ One pass over channels-last features: in Triton on a GPU, with the gate also in 
 """
 
 import ctypes
-import functools
 
 import torch
 import torch.nn.functional as F
 
 from . import triton_runtime
-from .native.compiler import BuildError, compiled
+from .native.compiler import compiled, compiled_or_none
 from .native.view import address
 
 
@@ -76,7 +75,7 @@ class _GatedDepthwise(torch.autograd.Function):
         batch, channels, height, width = x.shape
         taps = weight.flatten(1).t().contiguous()  # (9, C)
         y = torch.empty(batch, channels // 2, height, width, memory_format=torch.channels_last)
-        _check(_depthwise_library().depthwise_forward(_parameters(x, taps, y)))
+        _check(compiled("depthwise.c").depthwise_forward(_parameters(x, taps, y)))
         ctx.save_for_backward(x, taps)
         return y
 
@@ -88,7 +87,7 @@ class _GatedDepthwise(torch.autograd.Function):
         grad_taps = taps.new_zeros(threads, *taps.shape)
         gradients = _Gradients(address(grad_x), address(grad_taps))
         grad_y = grad_y.contiguous(memory_format=torch.channels_last)
-        _check(_depthwise_library().depthwise_backward(_parameters(x, taps, grad_y), ctypes.byref(gradients)))
+        _check(compiled("depthwise.c").depthwise_backward(_parameters(x, taps, grad_y), ctypes.byref(gradients)))
         return grad_x, grad_taps.sum(0).t().reshape(-1, 1, 3, 3)
 
 
@@ -98,18 +97,8 @@ def _parameters(x, taps, y):
     )
 
 
-@functools.cache
 def _available() -> bool:
-    try:
-        _depthwise_library()
-    except BuildError:  # logged when the scan's backend is chosen
-        return False
-    return True
-
-
-@functools.cache
-def _depthwise_library() -> ctypes.CDLL:
-    return compiled("depthwise.c")
+    return compiled_or_none("depthwise.c") is not None
 
 
 def _check(failed: int) -> None:

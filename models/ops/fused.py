@@ -5,7 +5,6 @@ rows stay in the cache. Features are float32 and channels last in memory; there 
 """
 
 import ctypes
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 
 from .channel_norm import channel_norm_ref
 from .depthwise import depthwise_ref
-from .native.compiler import BuildError, compiled
-from .native.view import address
+from .native.compiler import compiled_or_none
+from .native.view import View, address
 from .silu_gate import silu_gate_ref
 
 
@@ -35,7 +34,7 @@ class HiddenWeights(NamedTuple):
 def runs_in_c(x: torch.Tensor) -> bool:
     """Whether features like x are computed in C."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and not torch.compiler.is_compiling() and _library() is not None
+    return plain and not torch.compiler.is_compiling() and compiled_or_none("fused.c") is not None
 
 
 def feed_forward(x: torch.Tensor, hidden: HiddenWeights, W_out: torch.Tensor) -> torch.Tensor:
@@ -69,7 +68,7 @@ def branches(
     size = len(x), len(rows), len(columns)
     f = x.new_empty(*size, len(W)).movedim(-1, 1)
     b = x.new_empty(*size, len(hidden.W_in) // 2).movedim(-1, 1) if gate else None
-    _run("branches", x, hidden, W, rows, columns, halves=2 if gate else 1, f=_Map.of(f), gate=_Map.of(b))
+    _run("branches", x, hidden, W, rows, columns, halves=2 if gate else 1, f=_view(f), gate=_view(b))
     return f, b
 
 
@@ -108,7 +107,7 @@ def gated_projection(
     _require(W_in, W_out, shape=(channels, channels, 1, 1))
     out = torch.empty_like(x, memory_format=torch.channels_last)
     W_in, W_out = W_in.contiguous(), W_out.contiguous()
-    maps = map(_Map.of, (x, h, v, scale_h, scale_v, gate, out))
+    maps = map(_view, (x, h, v, scale_h, scale_v, gate, out))
     parameters = _Gated(*maps, batch, height, width, channels, address(W_in), address(W_out), torch.get_num_threads())
     _call("gated_projection", parameters)
     return out
@@ -136,28 +135,15 @@ def _hidden_ref(x: torch.Tensor, hidden: HiddenWeights) -> tuple[torch.Tensor, .
     return depthwise_ref(F.conv2d(normed, hidden.W_in), hidden.W_d).chunk(2, dim=1)
 
 
-class _Map(ctypes.Structure):
-    """fused.c's Map, of (B, C, H, W) with adjacent channels. Holds an address: the caller keeps the tensor alive."""
-
-    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("image", "row", "column"))]
-
-    @classmethod
-    def of(cls, features: torch.Tensor | None) -> "_Map":
-        if features is None:
-            return cls()
-        image, _, row, column = features.stride()
-        return cls(features.data_ptr(), image, row, column)
-
-
 class _Pass(ctypes.Structure):
     """fused.c's Pass."""
 
     _fields_ = [
-        ("x", _Map),
+        ("x", View),
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
         *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "W_in", "W_d", "W_out")),
         *((name, ctypes.c_int64) for name in ("half", "halves", "outputs")),
-        *((name, _Map) for name in ("f", "gate")),
+        *((name, View) for name in ("f", "gate")),
         *((name, ctypes.c_int64) for name in ("top", "bottom", "left", "right")),
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int32),
@@ -168,7 +154,7 @@ class _Gated(ctypes.Structure):
     """fused.c's Gated."""
 
     _fields_ = [
-        *((name, _Map) for name in ("x", "h", "v", "scale_h", "scale_v", "gate", "out")),
+        *((name, View) for name in ("x", "h", "v", "scale_h", "scale_v", "gate", "out")),
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
         *((name, ctypes.c_void_p) for name in ("W_in", "W_out")),
         ("threads", ctypes.c_int32),
@@ -189,7 +175,7 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
     weights = [w.contiguous() for w in (hidden.norm_weight, hidden.norm_bias, hidden.W_in, hidden.W_d, W_out)]
     names = [name for name, kind in _Pass._fields_ if kind is ctypes.c_void_p]
     parameters = _Pass(
-        x=_Map.of(x),
+        x=_view(x),
         **dict(zip(names, map(address, weights), strict=True)),
         **{"batch": batch, "height": height, "width": width, "channels": channels},
         **{"half": both // 2, "halves": halves, "outputs": len(W_out)},
@@ -199,6 +185,11 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
         threads=torch.get_num_threads(),
     )
     _call(name, parameters)
+
+
+def _view(features: torch.Tensor | None) -> View:
+    """Of (B, C, H, W) as fused.c takes it: image, row, column."""
+    return View.of(None if features is None else features.transpose(1, 2))
 
 
 def _require(*tensors: torch.Tensor, shape: Sequence[int]) -> None:
@@ -214,14 +205,6 @@ def _channels_adjacent(features: torch.Tensor | None) -> torch.Tensor | None:
     return features.contiguous(memory_format=torch.channels_last)
 
 
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        return compiled("fused.c")
-    except BuildError:  # logged when the scan's backend is chosen
-        return None
-
-
 def _call(name: str, parameters: ctypes.Structure) -> None:
-    if getattr(_library(), name)(ctypes.byref(parameters)):
+    if getattr(compiled_or_none("fused.c"), name)(ctypes.byref(parameters)):
         raise MemoryError("not enough memory for a few rows of features")

@@ -47,6 +47,15 @@ def compiled(source: str, *macros: str) -> ctypes.CDLL:
     raise BuildError(str(failure))
 
 
+@functools.cache
+def compiled_or_none(source: str) -> ctypes.CDLL | None:
+    """The same; None where it cannot be built, which is logged when the scan's backend is chosen."""
+    try:
+        return compiled(source)
+    except BuildError:
+        return None
+
+
 def _compiler() -> list[str]:
     for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
         command = shlex.split(name)

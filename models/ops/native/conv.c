@@ -30,9 +30,6 @@ INLINE Item item_at(const Conv *c, int64_t i) {
     int64_t group = group_size(c), groups = (c->batch1 + group - 1) / group, first = i % groups * group;
     return (Item){i / groups, first, min64(first + group, c->batch1)};
 }
-INLINE float *at(const View *v, int64_t b0, int64_t b1, int64_t t) {
-    return v->data + b0 * v->batch0 + b1 * v->batch1 + t * v->step;
-}
 
 /* The convolution at step t, to which `x` points. */
 INLINE vec convolve(const Conv *c, const float *x, const float *weight, const float *bias, int64_t t, int count) {

@@ -5,7 +5,7 @@
  *     branches           f = W_out a, gate = b        the same (a, b); or f alone
  *     gated_projection   out = x + W_out (SiLU(gate) W_in [h, v])
  *
- * Matrices are (outputs, inputs), as PyTorch keeps them.
+ * Features are Views of (image, row, column, channel); matrices are (outputs, inputs), as PyTorch keeps them.
  */
 #include "depthwise.h"
 #include "matmul.h"
@@ -13,21 +13,19 @@
 #define TILE 32                                     /* pixels whose intermediate features stay in the cache */
 #define LEAST 4                                     /* rows or columns of a thread's share, which has two more at its border */
 
-typedef struct { float *data; int64_t image, row, column; } Map;      /* strides; channels are adjacent */
-
 typedef struct {
-    Map x;
+    View x;
     int64_t batch, height, width, channels;
     const float *norm_weight, *norm_bias, *W_in, *W_d, *W_out;
     int64_t half, halves, outputs;                  /* channels of a; 2, or 1 without b; channels of W_out's result */
-    Map f, gate;                                    /* of `branches`: of the region alone */
+    View f, gate;                                    /* of `branches`: of the region alone */
     int64_t top, bottom, left, right;               /* the region computed */
     float eps;
     int32_t threads;
 } Pass;
 
 typedef struct {
-    Map x, h, v, scale_h, scale_v, gate, out;       /* h and v are multiplied by their scales, where there are any */
+    View x, h, v, scale_h, scale_v, gate, out;       /* h and v are multiplied by their scales, where there are any */
     int64_t batch, height, width, channels;
     const float *W_in, *W_out;
     int32_t threads;
@@ -42,9 +40,6 @@ typedef struct {
     float *hidden, *pixels, *result;
 } Share;
 
-INLINE float *at(const Map *m, int64_t image, int64_t h, int64_t w) {
-    return m->data + image * m->image + h * m->row + w * m->column;
-}
 INLINE int count_of(int64_t channels, int64_t d) { return (int)min64(LANES, channels - d); }
 
 /* `full`: the channels fill all vectors. */
@@ -186,7 +181,7 @@ int feed_forward(const Pass *p) { return run(p, 1); }
 int branches(const Pass *p) { return run(p, 0); }
 
 /* The channels of one branch at a pixel, multiplied by its scale if there is one. */
-INLINE void scaled(const Map *m, const Map *scale, int64_t image, int64_t h, int64_t w, int64_t channels, float *to) {
+INLINE void scaled(const View *m, const View *scale, int64_t image, int64_t h, int64_t w, int64_t channels, float *to) {
     const float *from = at(m, image, h, w), *by = scale->data ? at(scale, image, h, w) : NULL;
     for (int64_t d = 0; d < channels; d += LANES) {
         int count = count_of(channels, d);

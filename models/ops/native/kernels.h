@@ -28,6 +28,10 @@ INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 /* A strided tensor (batch0, batch1, step, channel): strides in elements, channel stride 1. */
 typedef struct { float *data; int64_t batch0, batch1, step; } View;
 
+INLINE float *at(const View *v, int64_t b0, int64_t b1, int64_t t) {
+    return v->data + b0 * v->batch0 + b1 * v->batch1 + t * v->step;
+}
+
 INLINE vec load(const float *p, int count) {
     if (count == LANES) return *(const vec *)p;
 #ifdef __AVX512F__

@@ -34,7 +34,7 @@ INLINE Two silu_gate_gradients(vec a, vec b, vec grad) {
     return (Two){grad * b * s, grad * a * s * (1.0f + b * (1.0f - s))};
 }
 
-INLINE vec at(const Rows *r, int64_t row, int64_t c, int count) { return load(r->data + row * r->step + c, count); }
+INLINE vec of(const Rows *r, int64_t row, int64_t c, int count) { return load(r->data + row * r->step + c, count); }
 INLINE void put(const Rows *r, int64_t row, int64_t c, int count, vec v) {
     store(r->data + row * r->step + c, v, count);
 }
@@ -45,7 +45,7 @@ INLINE void put(const Rows *r, int64_t row, int64_t c, int count, vec v) {
         for (int64_t row = 0; row < p->rows; row++)                                                              \
             for (int64_t c = 0; c < p->channels; c += LANES) {                                                   \
                 int count = (int)min64(LANES, p->channels - c);                                                  \
-                put(&p->y, row, c, count, name(at(&p->a, row, c, count), at(&p->b, row, c, count)));             \
+                put(&p->y, row, c, count, name(of(&p->a, row, c, count), of(&p->b, row, c, count)));             \
             }                                                                                                    \
     }                                                                                                            \
     void name##_backward(const Pair *p) {                                                                        \
@@ -53,8 +53,8 @@ INLINE void put(const Rows *r, int64_t row, int64_t c, int count, vec v) {
         for (int64_t row = 0; row < p->rows; row++)                                                              \
             for (int64_t c = 0; c < p->channels; c += LANES) {                                                   \
                 int count = (int)min64(LANES, p->channels - c);                                                  \
-                vec a = at(&p->a, row, c, count), b = at(&p->b, row, c, count);                                  \
-                Two g = name##_gradients(a, b, at(&p->grad, row, c, count));                                     \
+                vec a = of(&p->a, row, c, count), b = of(&p->b, row, c, count);                                  \
+                Two g = name##_gradients(a, b, of(&p->grad, row, c, count));                                     \
                 put(&p->grad_a, row, c, count, g.a), put(&p->grad_b, row, c, count, g.b);                        \
             }                                                                                                    \
     }

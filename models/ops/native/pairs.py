@@ -1,12 +1,11 @@
 """Element-wise operations on two tensors of one shape in C, forward and backward in one pass each (pairs.c)."""
 
 import ctypes
-import functools
 
 import torch
 
 from .. import from_pixels, to_pixels
-from .compiler import BuildError, compiled
+from .compiler import compiled_or_none
 
 
 class NativePair(torch.autograd.Function):
@@ -28,7 +27,7 @@ class NativePair(torch.autograd.Function):
 
 def runs(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether these two can be computed in C: float32 on a CPU, where there is a compiler."""
-    return a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and _library() is not None
+    return a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and compiled_or_none("pairs.c") is not None
 
 
 class _Rows(ctypes.Structure):
@@ -54,13 +53,5 @@ def _run(function: str, given: dict[str, torch.Tensor], made: list[str]) -> list
     views = {name: _Rows(tensor.data_ptr(), tensor.stride(0)) for name, tensor in rows.items()}
     parameters = _Parameters(**views, threads=torch.get_num_threads())
     parameters.rows, parameters.channels = rows["a"].shape
-    getattr(_library(), function)(ctypes.byref(parameters))
+    getattr(compiled_or_none("pairs.c"), function)(ctypes.byref(parameters))
     return [from_pixels(output, a) for output in outputs]
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        return compiled("pairs.c")
-    except BuildError:  # logged when the scan's backend is chosen
-        return None
