@@ -5,6 +5,8 @@ Processes started by ``torchrun`` find their ranks in RANK, LOCAL_RANK and WORLD
 
 import contextlib
 import datetime
+import gc
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -40,11 +42,13 @@ def process_group(device_name: str | None = None) -> Iterator[None]:
         gpus = 1 if ":" in (device_name or "") else torch.cuda.device_count()
         if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus:  # NCCL needs a GPU for each process
             backend = "cpu:gloo,cuda:nccl"
+    importlib.import_module("torch.distributed.nn.functional")  # imported later, its default arguments keep the group
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
     finally:
         dist.destroy_process_group()
+        gc.collect()  # DistributedDataParallel, in cycles, holds the group: a thread of its left at exit may abort
 
 
 def device(name: str | None = None) -> torch.device:
