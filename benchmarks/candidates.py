@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from engine.memory import GIB
 from models import XYScanNet
+from models.fused import with_fused_levels
 from models.ops import triton_runtime
 from models.ops.selective_scan import BACKENDS
 from models.streaming import stream
@@ -20,7 +21,9 @@ from . import measure
 from .baseline import Baseline
 from .roofline import Work
 
-CHECKPOINTED, COMPILED, PLAIN, STREAMED = "ours checkpointed", "ours compiled", "ours plain", "ours streamed"
+CHECKPOINTED, COMPILED, FUSED, PLAIN, STREAMED = (
+    f"ours {name}" for name in ("checkpointed", "compiled", "fused", "plain", "streamed")
+)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -42,6 +45,8 @@ class Candidate(NamedTuple):
         ).to(device)
         if self.name == STREAMED:
             return Streamed(network)
+        if self.name == FUSED:
+            return with_fused_levels(network)
         return torch.compile(network, mode="reduce-overhead") if self.name == COMPILED else network
 
     def autocast(self, device: torch.device) -> AbstractContextManager:

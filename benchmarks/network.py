@@ -132,7 +132,7 @@ def with_variants(chosen: list[Candidate], case: Case, device: torch.device) -> 
     if device.type == "cpu" and not case.training:
         names = [candidates.STREAMED]
     if device.type == "cuda":
-        names += [candidates.PLAIN] if case.training else [candidates.PLAIN, candidates.COMPILED]
+        names += [candidates.PLAIN] if case.training else [candidates.FUSED, candidates.PLAIN, candidates.COMPILED]
     return [*chosen, *[variant for name in names for variant in candidates.variants(chosen, name)]]
 
 

@@ -13,6 +13,8 @@ reaches its limit and that nothing stays in the cache between two of them. Of th
                 beside it, so that they move nothing
     one kernel  also has each feed-forward network and each Mamba block in one kernel, which reads its input and writes
                 its output
+
+Ours is the network as prediction runs it on a GPU, its blocks fused (models/fused.py); `plain` is without that.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -41,6 +44,7 @@ from benchmarks.baseline import Baseline, Mamba  # noqa: E402
 from engine.console import readable_errors  # noqa: E402
 from models import XYScanNet  # noqa: E402
 from models.blocks import GatedFFN  # noqa: E402
+from models.fused import with_fused_levels  # noqa: E402
 from models.mamba import S6  # noqa: E402
 
 # Of an H100 SXM: bytes/s, and FLOP/s of products of these types (TF32: convolutions of fp32 numbers).
@@ -51,7 +55,7 @@ PEAK = {"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12}
 SLOTS = 132 * 4 * 1.83e9 * 32
 OURS = {"scan": {"fp32": 250, "bf16": 284}, "gated": {"fp32": 54, "bf16": 64}, "plain": {"fp32": 24, "bf16": 29}}
 MAMBA_SSM = 642
-NO_KERNEL = ("device", "promote_types", "empty", "_unsafe_view", "detach", "alias")
+NO_KERNEL = ("device", "promote_types", "empty", "new_empty", "_unsafe_view", "detach", "alias")
 PRODUCTS = ("matrix product", "Mamba block")  # not TF32 by default
 FUSIBLE = ("elementwise", "norm", "copy", "gate", "divergence")
 COLUMNS = [("", -26), ("calls", 7), ("GB", 9), ("ms", 9), ("share, x baseline", 19)]
@@ -68,8 +72,13 @@ class Cost:
 
 @dataclass
 class Traffic(TorchDispatchMode):
-    """Counts calls, bytes and least seconds by kind of operation while it is active."""
+    """Counts calls, bytes and least seconds by kind of operation while it is active.
 
+    Args:
+        tf32: whether fp32 matrix products are in TF32 too, and not convolutions alone.
+    """
+
+    tf32: bool = False
     by_kind: dict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
 
     def __post_init__(self):
@@ -88,7 +97,7 @@ class Traffic(TorchDispatchMode):
         """Count one call of ``kind``, of at least ``least`` seconds."""
         moved = sum(distinct(operand) * operand.itemsize for operand in operands)
         half = bool(operands) and operands[0].dtype != torch.float32
-        peak = PEAK["bf16" if half else "tf32" if kind not in PRODUCTS else "fp32"]
+        peak = PEAK["bf16" if half else "tf32" if self.tf32 or kind not in PRODUCTS else "fp32"]
         cost = self.by_kind[kind]
         cost.calls, cost.bytes = cost.calls + 1, cost.bytes + moved
         cost.seconds += max(moved / BANDWIDTH, flops / peak, least)
@@ -138,9 +147,9 @@ def on_a_gpu(bf16: bool) -> Iterator[None]:
             torch.set_autocast_dtype("cuda", dtype_before)
 
 
-def ours(dim: int, height: int, width: int, precision: str, one_kernel: bool = False) -> dict[str, Cost]:
-    """The traffic of our network with the Triton kernels, by kind."""
-    counted, half = Traffic(), torch.bfloat16 if precision == "bf16" else torch.float32
+def ours(dim: int, height: int, width: int, precision: str, blocks: str = "fused") -> dict[str, Cost]:
+    """The traffic of our network with the Triton kernels, by kind; ``blocks`` are fused, plain or one kernel."""
+    counted, half = Traffic(tf32=blocks == "fused"), torch.bfloat16 if precision == "bf16" else torch.float32
     scan_instructions = OURS["scan"][precision]
 
     def feed_forward(module: GatedFFN, x: torch.Tensor) -> torch.Tensor:
@@ -188,23 +197,43 @@ def ours(dim: int, height: int, width: int, precision: str, one_kernel: bool = F
 
         return work
 
+    def product(operands, W):
+        y = operands[0].new_empty(*operands[0].shape[:3], len(W))
+        pixels, inner = y.numel() // len(W), W.shape[1]
+        counted.add("fused product", [*operands, W, y], 2 * pixels * inner * len(W))
+        return y
+
+    def gated_projection(x, h, v, gate, W_in, W_out):
+        counted.add("gated projection", [x, h, v, gate, W_in, W_out, x], 4 * x.numel() * len(W_in))
+        return torch.empty_like(x)
+
+    products = SimpleNamespace(
+        normed_product=lambda x, norm_weight, norm_bias, eps, W: product([x], W),
+        product=lambda values, W, x=None: product([values] if x is None else [values, x], W),
+        gated_projection=gated_projection,
+    )
     kernels = {
         "mamba.selective_scan": scan,
         "mamba.causal_conv_silu": conv,
         "blocks.depthwise": depthwise,
         "blocks.gated_depthwise": gated,
         "blocks.channel_norm": norm,
+        "fused.depthwise": depthwise,
+        "fused.gated_depthwise": gated,
         "vssm.silu_gate": pair("gate"),
         "fusion.kl_divergence": pair("divergence", torch.float32),
+        "ops.fused_triton": products,
     }
     with ExitStack() as stack:
         for name, kernel in kernels.items():
-            stack.enter_context(patch(f"models.{name}", kernel))
-        if one_kernel:
+            stack.enter_context(patch(f"models.{name}", kernel, create=name == "ops.fused_triton"))
+        if blocks == "one kernel":
             stack.enter_context(patch.object(GatedFFN, "forward", feed_forward))
             stack.enter_context(patch.object(S6, "forward", mamba))
         stack.enter_context(on_a_gpu(precision == "bf16"))
         network, image = XYScanNet(dim), torch.empty(1, 3, height, width)
+        if blocks == "fused":
+            network = with_fused_levels(network)
         with counted:
             network(image)
     return dict(counted.by_kind)
@@ -248,8 +277,8 @@ def main() -> None:
     theirs = baseline(dim, height, width)
     print_table("baseline, fp32", theirs, {"fused": whole(theirs, FUSIBLE)}, whole(theirs))
     for precision in ("fp32", "bf16"):
-        by_kind, one_kernel = (ours(dim, height, width, precision, fused) for fused in (False, True))
-        bounds = {"fused": whole(by_kind, FUSIBLE), "one kernel": whole(one_kernel, FUSIBLE)}
+        by_kind, plain, one = (ours(dim, height, width, precision, kind) for kind in ("fused", "plain", "one kernel"))
+        bounds = {"plain": whole(plain), "fused": whole(plain, FUSIBLE), "one kernel": whole(one, FUSIBLE)}
         print_table(f"ours, {precision}", by_kind, bounds, whole(theirs))
 
 

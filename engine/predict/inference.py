@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from datasets.files import checksum
+from models.fused import fused
 from models.images import MULTIPLE, reflect_pad
 from models.streaming import stream, streams_exactly
 
@@ -80,7 +81,10 @@ class Restorer:
         if local_pooling:
             use_local_pooling(self.network, local_pooling)
         self.compiled = compiled
-        self._compiled = torch.compile(self.network, mode="reduce-overhead", dynamic=False) if compiled else None
+        if compiled:  # what restores full images and tiles
+            self._full = torch.compile(self.network, mode="reduce-overhead", dynamic=False)
+        else:
+            self._full = (None if peer else fused(self.network, precision)) or self.network
         if streamed is None:
             streamed = device.type == "cpu" and not compiled and not peer
         self.streamed = streamed and not tile
@@ -191,11 +195,10 @@ class Restorer:
         return restored, time.perf_counter() - started
 
     def _run(self, padded: torch.Tensor) -> torch.Tensor:
-        network = self._compiled or self.network
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if self.tile:
-                return restore_tiled(lambda part: network(part).float(), padded, self.tile, self.overlap)
-            return (stream(self.network, padded) if self.streamed else network(padded)).float()
+                return restore_tiled(lambda part: self._full(part).float(), padded, self.tile, self.overlap)
+            return (stream(self.network, padded) if self.streamed else self._full(padded)).float()
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":

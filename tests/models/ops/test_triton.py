@@ -133,6 +133,35 @@ def test_norm_depthwise_and_pairs_compile_without_spills(dtype):
         assert not re.search(r"(ld|st)\.global\S*\.b16", compiled.ptx)
 
 
+@pytest.mark.slow
+@compiled
+@modern
+@pytest.mark.parametrize("capability, dtype", [(80, "bf16"), (90, "fp32"), (90, "bf16"), (100, "bf16")])
+def test_fused_products_compile_to_tensor_cores_without_spills(capability, dtype):
+    """Vector loads and stores alone, and so little shared memory that a small GPU has it."""
+    from models.ops import fused_triton
+
+    pointers = dict.fromkeys("x values h v gate W W_in W_out made".split(), f"*{dtype}")
+    pointers |= {"norm_weight": "*fp32", "norm_bias": "*fp32", "eps": "fp32"}
+    aligned = (
+        "channels",
+        "outputs",
+        "step",
+        "gate_step",
+        *(f"{a}_{b}" for a in "hv" for b in ("image", "row", "column")),
+    )
+    for kernel, size, flags in (
+        (fused_triton._normed_product, fused_triton.tile(288), {}),
+        (fused_triton._product, fused_triton.tile(144), {"ADD": True}),
+        (fused_triton._gated_projection, fused_triton.tile(144, gated=True), {}),
+    ):
+        constants, options = fused_triton.options(size, tf32=True)
+        found = sass.compile_kernel(kernel, pointers, {**constants, **flags}, capability, options, aligned=aligned)
+        assert found.spilled == 0 and found.registers <= 255 and found.shared <= 99 * 1024
+        assert re.search(r"mma\.sync\.|mma_async|tcgen05\.mma", found.ptx)
+        assert not re.search(r"(ld|st)\.global\S*\.b16", found.ptx)
+
+
 def test_why_missing_names_what_is_missing(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

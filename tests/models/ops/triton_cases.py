@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.blocks import DecoderBlock
+from models.blocks import DecoderBlock, EncoderBlock, Level
+from models.fused import FusedLevel
 from models.ops import causal_conv_triton, triton_runtime
 from models.ops.causal_conv_triton import causal_conv_silu_triton
 from models.ops.channel_norm import channel_norm, channel_norm_ref
@@ -308,3 +309,45 @@ def test_a_decoder_block(monkeypatch):
         assert_near(value, reference, 1e-4)
     for in_bf16 in (ours_in_bf16, plain_in_bf16):
         assert_near(in_bf16 - x, plain[0] - x, 0.03)
+
+
+HALF = torch.float16 if DEVICE == "cpu" else torch.bfloat16  # the interpreter has no matrix products in bf16
+
+
+@pytest.mark.parametrize("shape, dtype, tolerance", [
+    ((2, 5, 19, 24), torch.float32, 1e-5), ((1, 9, 15, 70), torch.float32, 1e-5), ((1, 5, 7, 24), HALF, 1e-2)
+])  # fmt: skip
+def test_products_with_what_stands_around_them(monkeypatch, shape, dtype, tolerance):
+    """Sizes that no block divides; rows of h and columns of v adjacent, as the scans leave them."""
+    from models.ops.fused_triton import gated_projection, normed_product, product
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    batch, height, width, C = shape
+    with torch.no_grad():
+        x, hidden, h, g = (draw(batch, height, width, c, dtype=dtype) for c in (C, 2 * C, C // 2, 2 * C))
+        v = draw(batch, width, height, C // 2, dtype=dtype).transpose(1, 2)
+        W_in, W_out = (draw(n, C, dtype=dtype) / C**0.5 for n in (2 * C, C))
+        weight, bias = draw(C), draw(C)
+        exact_x, exact_v, exact_h, exact_W_in, exact_W_out = (t.float() for t in (x, v, h, W_in, W_out))
+
+        normed = F.layer_norm(exact_x, (C,), weight, bias, 1e-5)
+        assert_near(normed_product(x, weight, bias, 1e-5, W_in).float(), F.linear(normed, exact_W_in), tolerance)
+        half = hidden[..., :C]
+        assert_near(product(half, W_in).float(), F.linear(half.float(), exact_W_in), tolerance)
+        added = exact_x + F.linear(half.float(), exact_W_out)
+        assert_near(product(half, W_out, x).float(), added, tolerance)
+        gate = g[..., C:]
+        mixed = F.silu(gate.float()) * F.linear(torch.cat([exact_h, exact_v], dim=-1), exact_W_out)
+        made = gated_projection(x, h, v, gate, W_out, W_out)
+        assert made.dtype == dtype
+        assert_near(made.float(), exact_x + F.linear(mixed, exact_W_out), tolerance)
+
+
+def test_fused_blocks(monkeypatch):
+    """The blocks of models/fused.py with their kernels, on odd sides."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    blocks = Level([EncoderBlock(4), DecoderBlock(4, IntraVSSM(4), InterVSSM(4))]).to(DEVICE)
+    x = draw(2, 4, 3, 5).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert_near(FusedLevel(blocks)(x), blocks(x), 1e-5)

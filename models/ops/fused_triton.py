@@ -1,0 +1,171 @@
+"""1x1 convolutions in Triton with what stands before and behind them in a block, for inference.
+
+Importing this module needs Triton: call triton_runtime.why_missing() first. The norm is computed where W_in reads its
+input, the gate of Eq. 5 where W_out does, and the residual is added where the sum is written, so that none of these
+takes a pass over memory of its own. Features are (B, H, W, C) with adjacent channels, dense unless said otherwise.
+Products are those of a block of pixels and a block of W; they are accumulated in fp32, and W has the features' dtype.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from .triton_runtime import COMPILE
+
+PIXELS, GATED_PIXELS = 128, 64  # of a program; fewer where it holds two products
+OUTPUTS, GATED_OUTPUTS = 128, 256  # limits on the channels that it computes
+INNER = 32  # channels summed over at a time
+STAGES = 2  # of loads ahead of a product: more would take the shared memory of small GPUs
+
+
+def normed_product(x, norm_weight, norm_bias, eps, W):
+    """W norm(x): W (N, C) -> (B, H, W, N)."""
+    made, pixels = x.new_empty(*x.shape[:3], len(W)), math.prod(x.shape[:3])
+    launch(_normed_product, x, norm_weight, norm_bias, W, made, pixels, x.shape[3], len(W), eps, **tile(len(W)))
+    return made
+
+
+def product(values, W, x=None):
+    """W values, or x + W values: values (B, H, W, N) with pixels evenly apart, W (C, N), x (B, H, W, C)."""
+    made, pixels = values.new_empty(*values.shape[:3], len(W)), math.prod(values.shape[:3])
+    sizes = pixels, values.shape[3], len(W), values.stride(2)
+    launch(_product, values, W, made if x is None else x, made, *sizes, ADD=x is not None, **tile(len(W)))
+    return made
+
+
+def gated_projection(x, h, v, gate, W_in, W_out):
+    """x + W_out (SiLU(gate) W_in [h, v]): h, v (B, H, W, C / 2) of any strides, gate with pixels evenly apart."""
+    made, pixels = torch.empty_like(x), math.prod(x.shape[:3])
+    strides = [stride for part in (h, v) for stride in part.stride()[:3]]
+    sizes = pixels, *x.shape[1:], gate.stride(2), *strides
+    launch(_gated_projection, x, h, v, gate, W_in, W_out, made, *sizes, **tile(len(W_out), gated=True))
+    return made
+
+
+def tile(channels: int, gated: bool = False) -> dict[str, int]:
+    """A program's pixels and output channels, of so many: a power of two, at least 16, as tensor cores need."""
+    pixels, most = (GATED_PIXELS, GATED_OUTPUTS) if gated else (PIXELS, OUTPUTS)
+    return {"PIXELS": pixels, "OUTPUTS": min(most, max(16, triton.next_power_of_2(channels)))}
+
+
+def options(size: dict[str, int], tf32: bool) -> tuple[dict, dict]:
+    """(constants, compile options) of a kernel whose programs have this size."""
+    constants = {**size, "INNER": INNER, "PRECISION": "tf32" if tf32 else "ieee"}
+    return constants, {"num_warps": 8 if math.prod(size.values()) > 64 * 128 else 4, "num_stages": STAGES}
+
+
+def launch(kernel, first, *arguments, PIXELS, OUTPUTS, **flags):
+    made = next(tensor for tensor in reversed(arguments) if isinstance(tensor, torch.Tensor))
+    programs = triton.cdiv(math.prod(made.shape[:3]), PIXELS) * triton.cdiv(made.shape[3], OUTPUTS)
+    # In TF32 where PyTorch's convolutions, which these replace, are.
+    size = {"PIXELS": PIXELS, "OUTPUTS": OUTPUTS}
+    constants, compiled = options(size, torch.backends.cudnn.allow_tf32)
+    if programs:
+        with torch.cuda.device_of(first):
+            kernel[(programs,)](first, *arguments, **flags, **constants, **compiled, **COMPILE)
+
+
+@triton.jit
+def _place(channels, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr):
+    """A program's pixels and output channels; adjacent programs read the same pixels, all but one from the cache."""
+    parts = tl.cdiv(channels, OUTPUTS)
+    pixel = (tl.program_id(0) // parts).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    return pixel, (tl.program_id(0) % parts) * OUTPUTS + tl.arange(0, OUTPUTS)
+
+
+@triton.jit
+def _weights(W, row, rows, column, columns, step):
+    """The block W[row, column] transposed; 0 outside of W (rows, columns), whose rows are step elements apart."""
+    there = (row < rows)[None, :] & (column < columns)[:, None]
+    return tl.load(W + row[None, :] * step + column[:, None], mask=there, other=0.0)
+
+
+@triton.jit
+def _normed_product(
+    x, norm_weight, norm_bias, W, made, pixels, channels, outputs, eps, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr,
+    INNER: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    pixel, output = _place(outputs, PIXELS, OUTPUTS)
+    inner, inside = tl.arange(0, INNER), (pixel < pixels)[:, None]
+    at = x + pixel[:, None] * channels + inner[None, :]
+
+    # The pixels are read three times, twice of which from the cache.
+    total = tl.zeros([PIXELS, INNER], tl.float32)
+    for c in range(0, channels, INNER):
+        total += tl.load(at + c, mask=inside & (c + inner < channels)[None, :], other=0.0).to(tl.float32)
+    mean = (tl.sum(total, axis=1) / channels)[:, None]
+    total = tl.zeros([PIXELS, INNER], tl.float32)
+    for c in range(0, channels, INNER):
+        there = inside & (c + inner < channels)[None, :]
+        centred = tl.where(there, tl.load(at + c, mask=there, other=0.0).to(tl.float32) - mean, 0.0)
+        total += centred * centred
+    scale = tl.rsqrt(tl.sum(total, axis=1) / channels + eps)[:, None]
+
+    total = tl.zeros([PIXELS, OUTPUTS], tl.float32)
+    for c in range(0, channels, INNER):
+        channel = c + inner
+        values = tl.load(at + c, mask=inside & (channel < channels)[None, :], other=0.0).to(tl.float32)
+        weight = tl.load(norm_weight + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
+        bias = tl.load(norm_bias + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
+        normed = ((values - mean) * scale * weight + bias).to(made.dtype.element_ty)
+        weights = _weights(W, output, outputs, channel, channels, channels)
+        total = tl.dot(normed, weights, total, input_precision=PRECISION)
+    at = made + pixel[:, None] * outputs + output[None, :]
+    tl.store(at, total.to(made.dtype.element_ty), mask=inside & (output < outputs)[None, :])
+
+
+@triton.jit
+def _product(
+    values, W, x, made, pixels, channels, outputs, step, ADD: tl.constexpr, PIXELS: tl.constexpr,
+    OUTPUTS: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    pixel, output = _place(outputs, PIXELS, OUTPUTS)
+    inner, inside = tl.arange(0, INNER), (pixel < pixels)[:, None]
+    total = tl.zeros([PIXELS, OUTPUTS], tl.float32)
+    for c in range(0, channels, INNER):
+        channel = c + inner
+        there = inside & (channel < channels)[None, :]
+        block = tl.load(values + pixel[:, None] * step + channel[None, :], mask=there, other=0.0)
+        weights = _weights(W, output, outputs, channel, channels, channels)
+        total = tl.dot(block, weights, total, input_precision=PRECISION)
+    at, kept = pixel[:, None] * outputs + output[None, :], inside & (output < outputs)[None, :]
+    if ADD:
+        total += tl.load(x + at, mask=kept, other=0.0).to(tl.float32)
+    tl.store(made + at, total.to(made.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def _gated_projection(
+    x, h, v, gate, W_in, W_out, made, pixels, height, width, channels, gate_step, h_image, h_row, h_column, v_image,
+    v_row, v_column, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    pixel, output = _place(channels, PIXELS, OUTPUTS)
+    inside, inner, half = (pixel < pixels)[:, None], tl.arange(0, INNER), channels // 2
+    image, row, column = pixel // (height * width), pixel // width % height, pixel % width
+    h += (image * h_image + row * h_row + column * h_column)[:, None]
+    v += (image * v_image + row * v_row + column * v_column)[:, None]
+    gate += pixel[:, None] * gate_step
+
+    total = tl.zeros([PIXELS, OUTPUTS], tl.float32)
+    for m in range(0, channels, INNER):
+        middle = m + inner
+        mixed = tl.zeros([PIXELS, INNER], tl.float32)  # W_in [h, v]
+        for c in range(0, half, INNER):
+            channel = c + inner
+            there = inside & (channel < half)[None, :]
+            weights = _weights(W_in, middle, channels, channel, half, channels)
+            values = tl.load(h + channel[None, :], mask=there, other=0.0)
+            mixed = tl.dot(values, weights, mixed, input_precision=PRECISION)
+            weights = _weights(W_in + half, middle, channels, channel, half, channels)
+            values = tl.load(v + channel[None, :], mask=there, other=0.0)
+            mixed = tl.dot(values, weights, mixed, input_precision=PRECISION)
+        there = inside & (middle < channels)[None, :]
+        y = tl.load(gate + middle[None, :], mask=there, other=0.0).to(tl.float32)
+        mixed = (mixed * y * tl.sigmoid(y)).to(made.dtype.element_ty)
+        weights = _weights(W_out, output, channels, middle, channels, channels)
+        total = tl.dot(mixed, weights, total, input_precision=PRECISION)
+    at, kept = pixel[:, None] * channels + output[None, :], inside & (output < channels)[None, :]
+    total += tl.load(x + at, mask=kept, other=0.0).to(tl.float32)
+    tl.store(made + at, total.to(made.dtype.element_ty), mask=kept)
