@@ -26,7 +26,7 @@ from models.registry import Options
 from models.vssm import InterVSSM, IntraVSSM
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
-CHUNK = Numbers().chunk
+CHUNK = 8 if DEVICE == "cpu" else Numbers().chunk  # the interpreter takes its time over each step
 
 
 def draw(*shape, dtype=torch.float32, seed=[0]):  # noqa: B006 (a running seed)
@@ -66,6 +66,12 @@ def assert_agree(leaves, inputs, tolerance=1e-4, softplus=True):
     for gradient, expected in zip(of_y, of_reference, strict=True):
         assert_near(gradient, expected, tolerance)
     return y
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(triton_kernel, "numbers", lambda device: Numbers(chunk=CHUNK))
 
 
 @pytest.mark.parametrize("length, columns", [(1, False), (2, True), (7, False), (CHUNK, True), (CHUNK + 5, False)])
