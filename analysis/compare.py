@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from analysis.figure import COLOURS, check_name, save_pixels
+from analysis.figure import COLOURS, add_output_flag, check_name, save_pixels
+from analysis.inputs import check_unique, named_path
 from datasets.images import IMAGE_SUFFIXES, read_rgb
 from datasets.layouts import AmbiguityError, Pair, find_pairs
 from engine.evaluate.pairing import find_samples, listed, words
@@ -90,7 +91,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--methods",
         required=True,
         nargs="+",
-        type=_method,
+        type=named_path("FOLDER", "ours=results/J/images"),
         metavar="NAME=FOLDER",
         help="the methods' restored images, in the order of the columns",
     )
@@ -120,27 +121,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="how many to choose where the methods differ most (default %(default)s); for a single "
         "method, where blurred and sharp do",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("comparison.png"),
-        metavar="FILE",
-        help="PNG, PDF or SVG (default %(default)s)",
-    )
+    add_output_flag(parser, "comparison.png")
     arguments = parser.parse_args(argv)
     if arguments.crops < 1:
         parser.error("--crops: at least one")
     labels = [BLURRED, SHARP, *(label for label, _ in arguments.methods)]
-    if twice := {label for label in labels if labels.count(label) > 1}:
-        parser.error(f"--methods: names must be unique, but {' and '.join(sorted(twice))} appears twice")
+    check_unique(parser, "--methods", labels)
     return arguments
-
-
-def _method(text: str) -> tuple[str, Path]:
-    label, _, folder = text.partition("=")
-    if not label or not folder:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, such as ours=results/J/images")
-    return label, Path(folder)
 
 
 # The images

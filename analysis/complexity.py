@@ -144,12 +144,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--size must be a multiple of 4, at least 8, got {arguments.size}")
     if min(arguments.train_size, *arguments.test_size) < 8 or min(arguments.batch, arguments.repeats) < 1:
         parser.error("--train_size and --test_size must be at least 8, --batch and --repeats at least 1")
-    from engine import distributed
+    from engine.console import check_device
 
-    try:
-        arguments.device = distributed.device(arguments.device)
-    except (RuntimeError, ValueError) as error:
-        parser.error(f"--device: {error}")
+    arguments.device = check_device(parser, arguments.device)
     return arguments
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figure import check_name, new_figure, save
+from analysis.figure import add_output_flag, check_name, new_figure, save
 from analysis.inputs import (
     InputError,
     NamedNetwork,
@@ -129,13 +129,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="intra",
         help="the block's first or second state space module (default %(default)s)",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("features.png"),
-        metavar="FILE",
-        help="PNG, PDF or SVG (default %(default)s)",
-    )
+    add_output_flag(parser, "features.png")
     arguments = parser.parse_args(argv)
     check_flags(parser, arguments)
     return arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,12 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def add_output_flag(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--output", type=Path, default=Path(default), metavar="FILE", help="PNG, PDF or SVG (default %(default)s)"
+    )
 
 
 def check_name(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def add_flags(parser: argparse.ArgumentParser, untrained: str, size: int) -> Non
         "--weights",
         nargs="+",
         default=[],
-        type=_named_file,
+        type=named_path("FILE", "ours=results/J/models/best.pth"),
         metavar="NAME=FILE",
         help="trained networks, in the order of the picture. For weights without a description (of the first versions, "
         "or released), scan, slices and kl_gate are read from the recipe beside FILE, or that of the job called NAME. "
@@ -82,21 +83,27 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if arguments.size < MIN_SIZE or arguments.size % MULTIPLE:
         parser.error(f"--size: must be a multiple of {MULTIPLE}, at least {MIN_SIZE}, not {arguments.size}")
     labels = [label for label, _ in arguments.weights]
+    check_unique(parser, "--weights", labels)
+    from engine.console import check_device
+
+    check_device(parser, arguments.device)
+
+
+def check_unique(parser: argparse.ArgumentParser, flag: str, labels: list[str]) -> None:
     if twice := {label for label in labels if labels.count(label) > 1}:
-        parser.error(f"--weights: each network needs its own name, but {' and '.join(sorted(twice))} appears twice")
-    from engine import distributed
-
-    try:
-        distributed.device(arguments.device)
-    except (RuntimeError, ValueError) as error:
-        parser.error(f"--device: {error}")
+        parser.error(f"{flag}: names must be unique, but {' and '.join(sorted(twice))} appears twice")
 
 
-def _named_file(text: str) -> tuple[str, Path]:
-    label, _, file = text.partition("=")
-    if not label or not file:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE, such as ours=results/J/models/best.pth")
-    return label, Path(file)
+def named_path(kind: str, example: str) -> Callable[[str], tuple[str, Path]]:
+    """The type of an argument NAME=``kind``."""
+
+    def parse(text: str) -> tuple[str, Path]:
+        label, _, path = text.partition("=")
+        if not label or not path:
+            raise argparse.ArgumentTypeError(f"{text!r} is not NAME={kind}, such as {example}")
+        return label, Path(path)
+
+    return parse
 
 
 def read_network(label: str, weights: Path) -> NamedNetwork:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figure import check_name, new_figure, save
+from analysis.figure import add_output_flag, check_name, new_figure, save
 from analysis.inputs import (
     InputError,
     NamedNetwork,
@@ -91,13 +91,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="use at most N of the images, evenly spaced (default %(default)s)",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("receptive_field.png"),
-        metavar="FILE",
-        help="PNG, PDF or SVG (default %(default)s)",
-    )
+    add_output_flag(parser, "receptive_field.png")
     arguments = parser.parse_args(argv)
     check_flags(parser, arguments)
     if arguments.count < 1:

@@ -1,11 +1,14 @@
 """Messages of the scripts: log lines on stderr, and one readable line instead of a traceback."""
 
+import argparse
 import contextlib
 import logging
 import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
+
+import torch
 
 from . import distributed
 from .memory import is_out_of_memory
@@ -38,6 +41,14 @@ def readable_errors() -> Iterator[None]:
         # Data loader processes ignore signals: after an error Python would wait for them forever.
         for process in multiprocessing.active_children():
             process.kill()
+
+
+def check_device(parser: argparse.ArgumentParser, name: str | None) -> torch.device:
+    """The device called ``name``; for an impossible one, end with the usage and an error."""
+    try:
+        return distributed.device(name)
+    except (RuntimeError, ValueError) as error:
+        parser.error(f"--device: {error}")
 
 
 def describe(error: BaseException) -> str | None:

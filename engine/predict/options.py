@@ -108,14 +108,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """End with the parser's usage and an error for values and combinations that are impossible."""
-    from .. import distributed  # only here: --help needs no PyTorch, which takes seconds to import
+    from ..console import check_device  # only here: --help needs no PyTorch, which takes seconds to import
     from .local_pooling import COARSEST
     from .tiling import check_tile
 
-    try:
-        distributed.device(arguments.device)
-    except (RuntimeError, ValueError) as error:
-        parser.error(f"--device: {error}")
+    check_device(parser, arguments.device)
     if arguments.stream and arguments.tile is not None:
         parser.error("--stream is for full images and --tile is not; use one of them")
     if arguments.stream and arguments.compile:
