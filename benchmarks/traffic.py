@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -55,6 +54,12 @@ PEAK = {"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12}
 SLOTS = 132 * 4 * 1.83e9 * 32
 OURS = {"scan": {"fp32": 250, "bf16": 284}, "gated": {"fp32": 54, "bf16": 64}, "plain": {"fp32": 24, "bf16": 29}}
 MAMBA_SSM = 642
+REPLACED = [  # operations with a kernel of their own, where they are used
+    *[("mamba", name) for name in ("selective_scan", "causal_conv_silu")],
+    *[("blocks", name) for name in ("depthwise", "gated_depthwise", "channel_norm")],
+    *[("fused", name) for name in ("depthwise", "gated_depthwise")],
+    *[("vssm", "silu_gate"), ("fusion", "kl_divergence")],
+]
 NO_KERNEL = ("device", "promote_types", "empty", "new_empty", "_unsafe_view", "detach", "alias")
 PRODUCTS = ("matrix product", "Mamba block")  # not TF32 by default
 FUSIBLE = ("elementwise", "norm", "copy", "gate", "divergence")
@@ -147,89 +152,78 @@ def on_a_gpu(bf16: bool) -> Iterator[None]:
             torch.set_autocast_dtype("cuda", dtype_before)
 
 
+class Kernels:
+    """Stand-ins for our operations, under their names and with their arguments, that count and do not compute."""
+
+    def __init__(self, counted: Traffic, precision: str):
+        self.counted = counted
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.instructions = {name: by_precision[precision] for name, by_precision in OURS.items()}
+
+    def selective_scan(self, u, delta, A, B, C, D, z, bias, delta_softplus, backend):
+        y = torch.empty_like(u)
+        self.counted.scan([u, delta, B, C, z, y], self.instructions["scan"])
+        return y
+
+    def causal_conv_silu(self, x, weight, bias, backend):
+        return self._made("causal convolution", torch.empty_like(x), x)
+
+    def depthwise(self, x, weight):
+        y = torch.empty_like(x)
+        return self._made("depth-wise convolution", y, x, least=self.instructions["plain"] * y.numel() / SLOTS)
+
+    def gated_depthwise(self, x, weight):
+        y = torch.empty_like(x[:, ::2])
+        return self._made("depth-wise gate", y, x, least=self.instructions["gated"] * y.numel() / SLOTS)
+
+    def channel_norm(self, x, weight, bias, eps):
+        return self._made("norm", torch.empty_like(x, dtype=self.dtype), x)
+
+    def silu_gate(self, a, b):
+        return self._made("gate", torch.empty_like(a), a, b)
+
+    def kl_divergence(self, a, b):
+        return self._made("divergence", torch.empty_like(a, dtype=torch.float32), a, b)
+
+    def normed_product(self, x, norm_weight, norm_bias, eps, W):
+        return self.product(x, W)
+
+    def product(self, values, W, x=None):
+        y = values.new_empty(*values.shape[:3], len(W))
+        read = [values, W] if x is None else [values, W, x]
+        return self._made("fused product", y, *read, flops=2 * y.numel() * W.shape[1])
+
+    def gated_projection(self, x, h, v, gate, W_in, W_out):
+        y = torch.empty_like(x)
+        return self._made("gated projection", y, x, h, v, gate, W_in, W_out, flops=4 * y.numel() * len(W_in))
+
+    def feed_forward(self, module: GatedFFN, x):
+        """A feed-forward network in one kernel."""
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        y = torch.empty_like(x, dtype=self.dtype)
+        return self._made("feed-forward network", y, y, flops=2 * weights * x.numel() / x.shape[1])
+
+    def mamba(self, module: S6, u):
+        """S6 in one kernel."""
+        y, steps = torch.empty_like(u, dtype=self.dtype), len(module.D) * u.numel() / u.shape[-1]
+        return self._made("Mamba block", y, y, least=self.instructions["scan"] * steps / SLOTS)
+
+    def _made(self, kind: str, y: torch.Tensor, *read: torch.Tensor, flops: float = 0, least: float = 0):
+        self.counted.add(kind, [*read, y], flops, least)
+        return y
+
+
 def ours(dim: int, height: int, width: int, precision: str, blocks: str = "fused") -> dict[str, Cost]:
     """The traffic of our network with the Triton kernels, by kind; ``blocks`` are fused, plain or one kernel."""
-    counted, half = Traffic(tf32=blocks == "fused"), torch.bfloat16 if precision == "bf16" else torch.float32
-    scan_instructions = OURS["scan"][precision]
-
-    def feed_forward(module: GatedFFN, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(half)
-        weights = sum(parameter.numel() for parameter in module.parameters())
-        counted.add("feed-forward network", [x, x], 2 * weights * x.numel() / x.shape[1])
-        return x
-
-    def mamba(module: S6, u: torch.Tensor) -> torch.Tensor:
-        u = u.to(half)
-        steps = len(module.D) * u.numel() / u.shape[-1]
-        counted.add("Mamba block", [u, u], least=scan_instructions * steps / SLOTS)
-        return u
-
-    def scan(u, delta, A, B, C, D, z, bias, delta_softplus, backend):
-        y = torch.empty_like(u)
-        counted.scan([u, delta, B, C, z, y], scan_instructions)
-        return y
-
-    def conv(x, weight, bias, backend):
-        y = torch.empty_like(x)
-        counted.add("causal convolution", [x, y])
-        return y
-
-    def depthwise(x, weight):
-        y = torch.empty_like(x)
-        counted.add("depth-wise convolution", [x, y], least=OURS["plain"][precision] * y.numel() / SLOTS)
-        return y
-
-    def gated(x, weight):
-        y = torch.empty_like(x[:, ::2])
-        counted.add("depth-wise gate", [x, y], least=OURS["gated"][precision] * y.numel() / SLOTS)
-        return y
-
-    def norm(x, weight, bias, eps):
-        y = torch.empty_like(x, dtype=half)
-        counted.add("norm", [x, y])
-        return y
-
-    def pair(kind, dtype=None):
-        def work(a, b):
-            y = torch.empty_like(a, dtype=dtype)
-            counted.add(kind, [a, b, y])
-            return y
-
-        return work
-
-    def product(operands, W):
-        y = operands[0].new_empty(*operands[0].shape[:3], len(W))
-        pixels, inner = y.numel() // len(W), W.shape[1]
-        counted.add("fused product", [*operands, W, y], 2 * pixels * inner * len(W))
-        return y
-
-    def gated_projection(x, h, v, gate, W_in, W_out):
-        counted.add("gated projection", [x, h, v, gate, W_in, W_out, x], 4 * x.numel() * len(W_in))
-        return torch.empty_like(x)
-
-    products = SimpleNamespace(
-        normed_product=lambda x, norm_weight, norm_bias, eps, W: product([x], W),
-        product=lambda values, W, x=None: product([values] if x is None else [values, x], W),
-        gated_projection=gated_projection,
-    )
-    kernels = {
-        "mamba.selective_scan": scan,
-        "mamba.causal_conv_silu": conv,
-        "blocks.depthwise": depthwise,
-        "blocks.gated_depthwise": gated,
-        "blocks.channel_norm": norm,
-        "fused.depthwise": depthwise,
-        "fused.gated_depthwise": gated,
-        "vssm.silu_gate": pair("gate"),
-        "fusion.kl_divergence": pair("divergence", torch.float32),
-        "ops.fused_triton": products,
-    }
+    counted = Traffic(tf32=blocks == "fused")
+    kernels = Kernels(counted, precision)
     with ExitStack() as stack:
-        for name, kernel in kernels.items():
-            stack.enter_context(patch(f"models.{name}", kernel, create=name == "ops.fused_triton"))
+        for file, name in REPLACED:
+            stack.enter_context(patch(f"models.{file}.{name}", getattr(kernels, name)))
+        stack.enter_context(patch("models.ops.fused_triton", kernels, create=True))
         if blocks == "one kernel":
-            stack.enter_context(patch.object(GatedFFN, "forward", feed_forward))
-            stack.enter_context(patch.object(S6, "forward", mamba))
+            stack.enter_context(patch.object(GatedFFN, "forward", lambda *given: kernels.feed_forward(*given)))
+            stack.enter_context(patch.object(S6, "forward", lambda *given: kernels.mamba(*given)))
         stack.enter_context(on_a_gpu(precision == "bf16"))
         network, image = XYScanNet(dim), torch.empty(1, 3, height, width)
         if blocks == "fused":
