@@ -17,6 +17,7 @@ from .triton_runtime import COMPILE
 PIXELS, GATED_PIXELS = 128, 64  # of a program; fewer where it holds two products
 OUTPUTS, GATED_OUTPUTS = 128, 256  # limits on the channels that it computes
 INNER = 32  # channels summed over at a time
+SIZES = ["pixels", "height", "width"]  # of images: another one needs no other code
 STAGES = 2  # of loads ahead of a product: more would take the shared memory of small GPUs
 
 
@@ -82,7 +83,7 @@ def _weights(W, row, rows, column, columns, step):
     return tl.load(W + row[None, :] * step + column[:, None], mask=there, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _normed_product(
     x, norm_weight, norm_bias, W, made, pixels, channels, outputs, eps, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr,
     INNER: tl.constexpr, PRECISION: tl.constexpr
@@ -116,7 +117,7 @@ def _normed_product(
     tl.store(at, total.to(made.dtype.element_ty), mask=inside & (output < outputs)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _product(
     values, W, x, made, pixels, channels, outputs, step, ADD: tl.constexpr, PIXELS: tl.constexpr,
     OUTPUTS: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr
@@ -136,7 +137,7 @@ def _product(
     tl.store(made + at, total.to(made.dtype.element_ty), mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _gated_projection(
     x, h, v, gate, W_in, W_out, made, pixels, height, width, channels, gate_step, h_image, h_row, h_column, v_image,
     v_row, v_column, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr
