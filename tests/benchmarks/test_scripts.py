@@ -92,6 +92,17 @@ def test_scan_leaves_out_what_takes_too_long():
     assert all(line.split()[-1] == "-" for line in found)
 
 
+def test_precision_compares_bf16_with_fp32():
+    ((fp32, bf16, change, *_),) = rows(run("precision", "--images", "1", "--size", "64"), "astronaut/000001")
+    assert float(bf16) - float(fp32) == pytest.approx(float(change), abs=2e-3) and abs(float(change)) < 0.1
+
+
+def test_profiler_lists_the_costliest_operations():
+    output = run("profiler", *"--case 256 --dim 8 --num_blocks 1 1 1".split())
+    found = [rows(output, name)[0] for name in ("aten::mm", "aten::add")]
+    assert all(int(calls) > 0 and 0 < float(ms) and 0 < float(share.rstrip("%")) < 100 for calls, ms, share in found)
+
+
 def test_tiling_compares_streamed_and_tiled_images_with_full_ones(tmp_path):
     make_pairs(tmp_path, train=0, test=2, size=(40, 48))
     output = run("tiling", str(tmp_path / "test"), *"--dim 8 --size 40 48 --tile 24:8 --band 8 --repeats 1".split())
