@@ -4,8 +4,8 @@
     python benchmarks/tuning.py --write             save the best in models/ops/tuned.json, by compute capability
 
 Coordinate descent: each parameter in turn gets its fastest value, by the time of the scan (forward, or forward with
-backward), or of another kernel forward and backward, in fp32, at the shapes of XYScanNet-P at 720p and of two training
-crops of 252 px.
+backward), of the products of fused blocks, or of another kernel forward and backward, in fp32, at the shapes of
+XYScanNet-P at 720p and of two training crops of 252 px.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ CANDIDATES = {
     "depthwise_rows": ("gate", (4, 8, 16)),
     "depthwise_warps": ("gate", (2, 4, 8)),
     "norm_elements": ("norm", (1024, 2048, 4096)),
+    "product_pixels": ("products", (64, 128)),
+    "product_outputs": ("products", (64, 128, 256)),
+    "gated_pixels": ("gated products", (32, 64, 128)),
+    "product_inner": ("gated products", (16, 32, 64)),
 }
 SHAPES = {"720p": scan.Shape("", 1, 720, 1280, 288, True), "252": scan.Shape("", 2, 252, 252, 288, False)}
 TINY = {"tiny": scan.Shape("", 1, 3, 5, 8, True)}
@@ -83,14 +87,35 @@ def seconds(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch
 
 def run(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device) -> float:
     """One measurement, in the current process."""
-    from models.ops import causal_conv_triton, channel_norm_triton, depthwise_triton
+    from models.ops import causal_conv_triton, channel_norm_triton, depthwise_triton, fused_triton
     from models.ops.selective_scan import triton_kernel
 
-    for module in (causal_conv_triton, channel_norm_triton, depthwise_triton, triton_kernel):
+    for module in (causal_conv_triton, channel_norm_triton, depthwise_triton, fused_triton, triton_kernel):
         module.numbers = lambda device: numbers  # type: ignore[attr-defined]
     if what in ("forward", "backward"):
         return sum(scan.run(shape, what == "backward", "triton", torch.float32, device, 5).seconds for shape in shapes)
-    return sum(other_kernel(what, shape, device) for shape in shapes)
+    kernel = products if what.endswith("products") else other_kernel
+    return sum(kernel(what, shape, device) for shape in shapes)
+
+
+@torch.no_grad()
+def products(what: str, shape: scan.Shape, device: torch.device) -> float:
+    """Seconds of a feed-forward network's two products, or of the gated one, of features with half the channels."""
+    from models.ops import fused_triton
+
+    C = shape.channels // 2
+    wide, W_in = torch.randn(shape.batch, shape.height, shape.width, 2 * C, device=device), torch.randn(2 * C, C)
+    W_in, norm = W_in.to(device), torch.ones(C, device=device)
+    x, W = wide[..., :C].contiguous(), W_in[:C].contiguous()
+
+    def two() -> None:
+        fused_triton.normed_product(x, norm, norm, 1e-5, W_in)
+        fused_triton.product(wide[..., :C], W, x)
+
+    def gated() -> None:
+        fused_triton.gated_projection(x, x[..., : C // 2], x[..., C // 2 :], wide[..., C:], W, W)
+
+    return measure.measure(gated if what == "gated products" else two, device, 5).seconds
 
 
 def other_kernel(what: str, shape: scan.Shape, device: torch.device) -> float:

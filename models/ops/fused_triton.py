@@ -13,10 +13,9 @@ import triton
 import triton.language as tl
 
 from .triton_runtime import COMPILE
+from .tuning import Numbers, numbers
 
-PIXELS, GATED_PIXELS = 128, 64  # of a program; fewer where it holds two products
-OUTPUTS, GATED_OUTPUTS = 128, 256  # limits on the channels that it computes
-INNER = 32  # channels summed over at a time
+GATED_OUTPUTS = 256  # limit: more programs compute W_in [h, v] more than once
 SIZES = ["pixels", "height", "width"]  # of images: another one needs no other code
 STAGES = 2  # of loads ahead of a product: more would take the shared memory of small GPUs
 
@@ -24,7 +23,7 @@ STAGES = 2  # of loads ahead of a product: more would take the shared memory of 
 def normed_product(x, norm_weight, norm_bias, eps, W):
     """W norm(x): W (N, C) -> (B, H, W, N)."""
     made, pixels = x.new_empty(*x.shape[:3], len(W)), math.prod(x.shape[:3])
-    launch(_normed_product, x, norm_weight, norm_bias, W, made, pixels, x.shape[3], len(W), eps, **tile(len(W)))
+    launch(_normed_product, x, norm_weight, norm_bias, W, made, pixels, x.shape[3], len(W), eps)
     return made
 
 
@@ -32,7 +31,7 @@ def product(values, W, x=None):
     """W values, or x + W values: values (B, H, W, N) with pixels evenly apart, W (C, N), x (B, H, W, C)."""
     made, pixels = values.new_empty(*values.shape[:3], len(W)), math.prod(values.shape[:3])
     sizes = pixels, values.shape[3], len(W), values.stride(2)
-    launch(_product, values, W, made if x is None else x, made, *sizes, ADD=x is not None, **tile(len(W)))
+    launch(_product, values, W, made if x is None else x, made, *sizes, ADD=x is not None)
     return made
 
 
@@ -41,31 +40,30 @@ def gated_projection(x, h, v, gate, W_in, W_out):
     made, pixels = torch.empty_like(x), math.prod(x.shape[:3])
     strides = [stride for part in (h, v) for stride in part.stride()[:3]]
     sizes = pixels, *x.shape[1:], gate.stride(2), *strides
-    launch(_gated_projection, x, h, v, gate, W_in, W_out, made, *sizes, **tile(len(W_out), gated=True))
+    launch(_gated_projection, x, h, v, gate, W_in, W_out, made, *sizes)
     return made
 
 
-def tile(channels: int, gated: bool = False) -> dict[str, int]:
-    """A program's pixels and output channels, of so many: a power of two, at least 16, as tensor cores need."""
-    pixels, most = (GATED_PIXELS, GATED_OUTPUTS) if gated else (PIXELS, OUTPUTS)
-    return {"PIXELS": pixels, "OUTPUTS": min(most, max(16, triton.next_power_of_2(channels)))}
-
-
-def options(size: dict[str, int], tf32: bool) -> tuple[dict, dict]:
-    """(constants, compile options) of a kernel whose programs have this size."""
-    constants = {**size, "INNER": INNER, "PRECISION": "tf32" if tf32 else "ieee"}
-    return constants, {"num_warps": 8 if math.prod(size.values()) > 64 * 128 else 4, "num_stages": STAGES}
-
-
-def launch(kernel, first, *arguments, PIXELS, OUTPUTS, **flags):
+def launch(kernel, first, *arguments, **flags):
+    """Run a kernel whose last tensor is its result."""
     made = next(tensor for tensor in reversed(arguments) if isinstance(tensor, torch.Tensor))
-    programs = triton.cdiv(math.prod(made.shape[:3]), PIXELS) * triton.cdiv(made.shape[3], OUTPUTS)
     # In TF32 where PyTorch's convolutions, which these replace, are.
-    size = {"PIXELS": PIXELS, "OUTPUTS": OUTPUTS}
-    constants, compiled = options(size, torch.backends.cudnn.allow_tf32)
+    constants, compiled = options(kernel, made.shape[3], numbers(made.device), torch.backends.cudnn.allow_tf32)
+    pixels, outputs = math.prod(made.shape[:3]), made.shape[3]
+    programs = triton.cdiv(pixels, constants["PIXELS"]) * triton.cdiv(outputs, constants["OUTPUTS"])
     if programs:
         with torch.cuda.device_of(first):
             kernel[(programs,)](first, *arguments, **flags, **constants, **compiled, **COMPILE)
+
+
+def options(kernel, channels: int, tuned: Numbers, tf32: bool) -> tuple[dict, dict]:
+    """A kernel's (constants, compile options) for so many output channels."""
+    gated = kernel is _gated_projection
+    pixels, most = (tuned.gated_pixels, GATED_OUTPUTS) if gated else (tuned.product_pixels, tuned.product_outputs)
+    outputs = min(most, max(16, triton.next_power_of_2(channels)))  # tensor cores need 16
+    constants = {"PIXELS": pixels, "OUTPUTS": outputs, "INNER": tuned.product_inner}
+    constants["PRECISION"] = "tf32" if tf32 else "ieee"
+    return constants, {"num_warps": 8 if pixels * outputs > 64 * 128 else 4, "num_stages": STAGES}
 
 
 @triton.jit

@@ -21,7 +21,8 @@ class Numbers:
     chunk: steps between two states kept for the backward pass, an even number. backward_programs: limit, which bounds
     the memory of their states and sums. conv_tile, conv_warps: elements and warps per program of the causal
     convolution. depthwise_rows, depthwise_warps: rows and warps per program of the depth-wise convolution.
-    norm_elements: per program of the norm.
+    norm_elements: per program of the norm. product_pixels, product_outputs: per program of the products in fused
+    blocks; with a gate, gated_pixels and all outputs up to 256. product_inner: channels that these sum over at a time.
     """
 
     forward_lanes: int = 128
@@ -33,6 +34,10 @@ class Numbers:
     depthwise_rows: int = 8
     depthwise_warps: int = 4
     norm_elements: int = 2048
+    product_pixels: int = 128
+    product_outputs: int = 128
+    product_inner: int = 32
+    gated_pixels: int = 64
 
 
 def numbers(device: torch.device) -> Numbers:

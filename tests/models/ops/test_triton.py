@@ -150,12 +150,12 @@ def test_fused_products_compile_to_tensor_cores_without_spills(capability, dtype
         "gate_step",
         *(f"{a}_{b}" for a in "hv" for b in ("image", "row", "column")),
     )
-    for kernel, size, flags in (
-        (fused_triton._normed_product, fused_triton.tile(288), {}),
-        (fused_triton._product, fused_triton.tile(144), {"ADD": True}),
-        (fused_triton._gated_projection, fused_triton.tile(144, gated=True), {}),
+    for kernel, channels, flags in (
+        (fused_triton._normed_product, 288, {}),
+        (fused_triton._product, 144, {"ADD": True}),
+        (fused_triton._gated_projection, 144, {}),
     ):
-        constants, options = fused_triton.options(size, tf32=True)
+        constants, options = fused_triton.options(kernel, channels, sass.NUMBERS, tf32=True)
         found = sass.compile_kernel(kernel, pointers, {**constants, **flags}, capability, options, aligned=aligned)
         assert found.spilled == 0 and found.registers <= 255 and found.shared <= 99 * 1024
         assert re.search(r"mma\.sync\.|mma_async|tcgen05\.mma", found.ptx)
