@@ -157,7 +157,9 @@ class TrainConfig:
     seed: int = 666
 
     def check(self) -> None:
-        require((self.epochs is None) != (self.iterations is None), "epochs", "give either epochs or iterations")
+        one = f"must be null beside iterations: {self.iterations} (set either to null)"
+        require(self.epochs is None or self.iterations is None, "epochs", one)
+        require(self.epochs is not None or self.iterations is not None, "epochs", "must be given, or iterations")
         for name in ("epochs", "iterations", "accumulate", "validate_every", "save_every", "snapshot_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1")

@@ -60,7 +60,7 @@ def test_text_that_is_a_number_is_a_number(place):
         ("loss", "weights", [1], "loss.weights: must be a mapping of names to numbers, not [1]"),
         ("optim", "lr", 1e-9, "optim.lr: needs 0 <= min_lr <= lr"),
         ("optim", "lr", -1.0, "optim.lr: needs 0 <= min_lr <= lr"),
-        ("train", "iterations", 5, "train.epochs: give either epochs or iterations"),
+        ("train", "iterations", 5, "train.epochs: must be null beside iterations: 5"),
         ("train", "ema_decay", 1.0, "train.ema_decay: must be in [0, 1)"),
         ("sheduler", "x", 1, "sheduler: unknown key"),
     ],
