@@ -10,8 +10,8 @@ Memory is the peak above weights and image. `x baseline` is the speed-up over th
 `roofline ms` is the time that these take at the rate of a measured matrix product, or the layers' bytes at that of a
 measured copy if that is longer, see benchmarks/roofline.py. A training step is forward, loss without the VGG19 term,
 backward and Adam; `ours checkpointed` sets train.checkpoint_activations. On a CPU, `ours streamed` is what the predict
-scripts run there. On a GPU, `ours compiled` is their --compile, and `ours plain` has PyTorch's norm, depth-wise
-convolution, gate and divergence in the place of Triton's.
+scripts run there. On a GPU they run `ours fused`, or `ours compiled` with --compile, and `ours plain` has PyTorch's
+norm, depth-wise convolution, gate and divergence in the place of Triton's.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from .fused import fused
 from .images import images_to_tensor, reflect_pad, tensor_to_images
 from .streaming import stream, streams_exactly
 from .weights import WeightsError, load_network
@@ -26,7 +25,6 @@ WEIGHTS_SUFFIXES = (".pth", ".pt", ".ckpt")
 
 AnyImage = TypeVar("AnyImage", np.ndarray, "Image.Image")
 _streams: weakref.WeakKeyDictionary[XYScanNet, bool] = weakref.WeakKeyDictionary()
-_fused: weakref.WeakKeyDictionary[XYScanNet, XYScanNet | None] = weakref.WeakKeyDictionary()
 
 
 def load(source: str | Path = "xyscannet_t", device: str | torch.device | None = None, **options: object) -> XYScanNet:
@@ -118,10 +116,8 @@ def _deblur_pil(image: Image.Image, network: XYScanNet) -> Image.Image:
 def _run(network: XYScanNet, images: torch.Tensor) -> torch.Tensor:
     if images.device.type == "cpu" and _can_stream(network):
         return stream(network, images)
-    if network not in _fused:
-        _fused[network] = fused(network)
     try:
-        return (_fused[network] or network)(images)
+        return network(images)
     except torch.cuda.OutOfMemoryError:
         if not _can_stream(network):
             raise

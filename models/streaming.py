@@ -18,8 +18,9 @@ This file repeats what the classes named above compute. `streams_exactly` theref
 on a small image when weights are loaded; a network that was edited and does not agree is not streamed.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -101,9 +102,23 @@ def streams_exactly(network: XYScanNet) -> bool:
 
     They do not where a class was edited, or patched at run time, in a way that this file does not follow.
     """
-    # TF32, cuDNN's default, rounds more coarsely than the tolerance, and for some shapes only.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with _without_tf32():
         return agrees(network, partial(stream, network, band=8), TOLERANCE)
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """TF32, cuDNN's default, rounds more coarsely than the tolerance, and for some shapes only."""
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    if conv is None:  # before PyTorch 2.9
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+        return
+    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
 
 
 @torch.inference_mode()
@@ -121,7 +136,7 @@ def agrees(network: XYScanNet, other: Callable[[torch.Tensor], torch.Tensor], to
     except MemoryError:
         raise
     except Exception as error:  # of a module without the parts that are expected, or of a kernel that cannot run
-        logger.debug("not the same network: %s", error)
+        logger.info("%s: %s", type(error).__name__, error)
         return False
     return bool((expected - found).abs().max() <= tolerance * (expected - image).abs().max())
 
@@ -157,7 +172,7 @@ def _join(
     for rows in _bands(out.shape[2], band):
         joined = torch.cat([_seeing(up, below, rows, ratio=0.5), fused(rows)], dim=1)
         _rows(out, rows).copy_(reduce_chan(joined))
-        _report(joined)
+        report(joined)
     return out
 
 
@@ -172,7 +187,7 @@ def _feed_forward(norm: nn.Module, ffn: nn.Module, x: torch.Tensor, band: int) -
 
     if _agrees_in_c((ffn, norm), x, in_c, plain, residual=True):
         in_c(x)
-        _report(x)
+        report(x)
     else:
         _update(x, lambda rows: _seeing(plain, x, rows), band)
 
@@ -377,7 +392,7 @@ def _agrees_in_c(
         residual: whether x is added to the output, so that only the difference from x tells.
     """
     modules = [module for part in parts for module in part.modules()]
-    if not runs_in_c(x) or any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+    if not runs_in_c(x) or hooked(modules):
         return False
     code = tuple(getattr(module.forward, "__func__", module.forward) for module in modules)
     before, same = _compared.get(parts[0], (None, False))
@@ -414,7 +429,12 @@ def _rows(x: torch.Tensor, rows: Band, ratio: float = 1) -> torch.Tensor:
     return x[:, :, int(rows.start * ratio) : int(rows.stop * ratio)]
 
 
-def _report(done: torch.Tensor) -> None:
+def hooked(modules: Iterable[nn.Module]) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def report(done: torch.Tensor) -> None:
+    """Tell the listeners that this part of a feature map is done."""
     for listener in listeners:
         listener(done.numel() * done.shape[1])
 
@@ -454,7 +474,7 @@ def _assemble(function: Callable[[Band], torch.Tensor], size: int, band: int, di
             shape = [*result.shape[:dim], size, *result.shape[dim + 1 :]]
             full = torch.empty(shape, dtype=result.dtype, device=result.device, memory_format=torch.channels_last)
         full.narrow(dim, part.start, len(part)).copy_(result)
-        _report(result)
+        report(result)
     return full
 
 
@@ -463,7 +483,7 @@ def _update(x: torch.Tensor, function: Callable[[Band], torch.Tensor], band: int
     waiting: list[tuple[Band, torch.Tensor]] = []
     for rows in _bands(x.shape[2], band):
         waiting.append((rows, function(rows)))
-        _report(waiting[-1][1])
+        report(waiting[-1][1])
         if len(waiting) > 1:
             before, result = waiting.pop(0)
             _rows(x, before).copy_(result)

@@ -81,13 +81,14 @@ class Restorer:
         if local_pooling:
             use_local_pooling(self.network, local_pooling)
         self.compiled = compiled
-        if compiled:  # what restores full images and tiles
-            self._full = torch.compile(self.network, mode="reduce-overhead", dynamic=False)
-        else:
-            self._full = (None if peer else fused(self.network, precision)) or self.network
         if streamed is None:
             streamed = device.type == "cpu" and not compiled and not peer
         self.streamed = streamed and not tile
+        made = None if peer or compiled or self.streamed else fused(self.network, precision)
+        self.fused = made is not None
+        self._full = made or self.network  # restores what is not streamed
+        if compiled:
+            self._full = torch.compile(self.network, mode="reduce-overhead", dynamic=False)
         if self.streamed and not streams_exactly(self.network):
             logger.warning(
                 "%s: streaming does not reproduce this network's output, so images are restored without streaming",
@@ -239,10 +240,11 @@ class Restorer:
 
     def _measure(self, streamed: bool) -> float | None:
         """Bytes a pixel, measured once on a small image."""
+        plain = self.network if self.compiled else self._full  # a size of its own would be compiled
         if streamed not in self._bytes_per_pixel:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 self._bytes_per_pixel[streamed] = bytes_per_pixel(
-                    (lambda image: stream(self.network, image, PROBE_BAND)) if streamed else self.network, self.device
+                    (lambda image: stream(self.network, image, PROBE_BAND)) if streamed else plain, self.device
                 )
         return self._bytes_per_pixel[streamed]
 

@@ -21,13 +21,13 @@ FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
 
 
 class Work:
-    """Counts what a network has done: parts of its feature maps when streaming, else its convolutions' outputs."""
+    """Counts what a network has done: parts of feature maps where it reports them, else its convolutions' outputs."""
 
-    def __init__(self, network: nn.Module, streamed: bool):
+    def __init__(self, network: nn.Module, reports: bool):
         self.done = 0
         self.bar: tqdm | None = None
         self._hooks = []
-        if streamed:
+        if reports:
             streaming.listeners.append(self._count)
             return
         for module in network.modules():
@@ -55,7 +55,7 @@ def show_progress(restorer: Restorer, height: int, width: int, name: str) -> Ite
     if not sys.stderr.isatty() or height * width < SMALL or restorer.compiled:
         yield
         return
-    work = Work(restorer.network, restorer.streamed)
+    work = Work(restorer.network, restorer.streamed or restorer.fused)
     try:
         side = min(PROBE, restorer.tile or PROBE)
         restorer.restore(torch.zeros(1, 3, side, side), name)

@@ -8,6 +8,11 @@ def at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def channels_last(features: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B, H, W, C), dense; copied only where it is not."""
+    return features.movedim(1, -1).contiguous()
+
+
 def to_pixels(features: torch.Tensor) -> torch.Tensor:
     """(B, C, …) -> (pixels, C) with adjacent channels, copied only where they are not; a vector -> (1, C)."""
     pixels = features.movedim(1, -1).reshape(-1, features.shape[1]) if features.dim() > 1 else features.reshape(1, -1)

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from . import channels_last
 from .triton_runtime import COMPILE
 from .tuning import numbers
 
@@ -25,7 +26,7 @@ class TritonDepthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, gated):
-        x, taps = _channels_last(x), _taps(weight)
+        x, taps = channels_last(x), _taps(weight)
         ctx.gated = gated
         ctx.save_for_backward(x, weight)
         y = x.new_empty(*x.shape[:3], x.shape[3] // 2 if gated else x.shape[3])
@@ -36,7 +37,7 @@ class TritonDepthwise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
-        taps, d = _taps(weight), _channels_last(dy)
+        taps, d = _taps(weight), channels_last(dy)
         if ctx.gated:
             dy, d = d, torch.empty_like(x)  # d: the gradient of the convolution, before the gate
             _launch(_forward, math.prod(_tiles(dy)), x, taps, dy, d, GATED=True, BACKWARD=True)
@@ -45,11 +46,6 @@ class TritonDepthwise(torch.autograd.Function):
         sums = x.new_empty(workers, 9, *x.shape[2:], dtype=torch.float32)
         _launch(_backward, workers * across, x, taps, d, dx, sums)
         return dx.movedim(-1, 1), sums.sum((0, 2)).t().reshape(weight.shape).to(weight.dtype), None
-
-
-def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) -> (B, H, W, C), dense; a copy only where it is not."""
-    return tensor.movedim(1, -1).contiguous()
 
 
 def _taps(weight: torch.Tensor) -> torch.Tensor:

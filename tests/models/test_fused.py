@@ -1,6 +1,8 @@
 """Fused blocks compute what the network computes, edited or not; their kernels are in ops/test_triton.py."""
 
+import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -8,11 +10,14 @@ import torch.nn.functional as F
 
 import models.api
 import models.fused
+from engine.predict import progress
+from engine.predict.inference import Restorer
 from engine.predict.local_pooling import use_local_pooling
 from models import XYScanNet
 from models.blocks import EncoderBlock, GatedFFN
 from models.fused import FusedLevel, fused
 from models.vssm import IntraVSSM
+from models.weights import described_state
 
 
 def normed_product(x, norm_weight, norm_bias, eps, W):
@@ -32,7 +37,8 @@ def kernels(monkeypatch):
     """PyTorch's operations in place of the kernels, which take any device then."""
     stand_ins = SimpleNamespace(normed_product=normed_product, product=product, gated_projection=gated_projection)
     monkeypatch.setattr("models.ops.fused_triton", stand_ins, raising=False)
-    monkeypatch.setattr(models.fused, "triton_runtime", SimpleNamespace(runs=lambda *_: True))
+    runtime = SimpleNamespace(runs=lambda *_: True, autocast_dtype=lambda x, _: x.dtype)
+    monkeypatch.setattr(models.fused, "triton_runtime", runtime)
 
 
 def network_of(**options) -> XYScanNet:
@@ -68,6 +74,62 @@ def test_weights_are_shared_and_the_network_is_left_as_it_was(kernels):
     assert difference(network, made) < 1e-6
 
 
+def test_the_forward_methods_are_those_that_are_followed():
+    """Whoever edits one of them, and models/fused.py with it, writes the new checksum there."""
+    assert models.fused.source() == models.fused.SOURCE
+
+
+def test_hooks_are_called(kernels):
+    network, seen = network_of(), []
+    made = fused(network)
+    network.decoder_level1[0].ffn1.project_out.register_forward_hook(lambda *given: seen.append(given[2]))
+    assert difference(network, made) < 1e-6 and len(seen) == 2
+
+
+def test_other_dtypes_run_unfused(kernels, monkeypatch):
+    """Changed after fusing, or within autocast by a module of one's own."""
+    network = network_of()
+    made = fused(network)
+    monkeypatch.setattr(models.fused.triton_runtime, "runs", lambda x: x.dtype != torch.float64)
+    with torch.no_grad():
+        images = (torch.rand(1, 3, 16, 24) - 0.5).double()
+        assert torch.equal(network.double()(images), made(images))
+        monkeypatch.setattr(models.fused.triton_runtime, "autocast_dtype", lambda *_: torch.bfloat16)
+        assert difference(network.float(), made) == 0
+    assert fused(network.bfloat16()) is None
+
+
+def test_where_tf32_is_switched_off_nothing_is_fused(kernels, monkeypatch):
+    monkeypatch.setattr(models.fused, "_convolutions_in_tf32", lambda: False)
+    assert fused(network_of()) is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_prediction_restores_with_fused_blocks(kernels, tmp_path, precision):
+    torch.save(described_state(network_of()), tmp_path / "weights.pth")
+    restorer = Restorer(tmp_path / "weights.pth", "a_job", torch.device("cpu"), precision, streamed=False)
+    plain = Restorer(tmp_path / "weights.pth", "a_job", torch.device("cpu"), precision, streamed=False, compiled=True)
+    assert restorer.fused and not plain.fused
+    plain._full, images = plain.network, torch.rand(1, 3, 24, 36) - 0.5
+    with mock.patch.object(FusedLevel, "forward", autospec=True, side_effect=FusedLevel.forward) as forward:
+        difference = (restorer.restore(images)[0] - plain.restore(images)[0]).abs().max()
+    assert difference < (1e-6 if precision == "fp32" else 0.02) and forward.call_count == 6
+
+
+def test_progress_is_reported_by_fused_blocks(kernels, tmp_path, monkeypatch):
+    torch.save(described_state(network_of()), tmp_path / "weights.pth")
+    restorer = Restorer(tmp_path / "weights.pth", "a_job", torch.device("cpu"), streamed=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "SMALL", 0)
+    with (
+        mock.patch.object(progress.Work, "_count", autospec=True) as count,
+        progress.show_progress(restorer, 64, 64, "x"),
+    ):
+        count.reset_mock()
+        restorer.restore(torch.zeros(1, 3, 64, 64))
+    assert count.call_count == 3 * 2 + 3 * 4  # parts of three encoder and three decoder blocks
+
+
 def test_classes_of_ones_own_run_unchanged(kernels):
     """A module, a block, and windows to average over."""
 
@@ -92,10 +154,16 @@ def test_an_edited_scanner_is_followed(kernels, monkeypatch):
     assert difference(network, fused(network)) < 1e-6
 
 
-def test_an_edited_network_is_not_fused(kernels, monkeypatch):
+def test_an_edited_network_is_not_fused_even_where_it_gives_the_same(kernels, monkeypatch):
+    """As it may on a small image, or without autocast."""
     network, forward = network_of(), GatedFFN.forward
-    monkeypatch.setattr(GatedFFN, "forward", lambda self, x: 2 * forward(self, x))
+    monkeypatch.setattr(GatedFFN, "forward", lambda self, x: forward(self, x))
     assert fused(network) is None
+
+
+def test_kernels_that_compute_something_else_are_not_used(kernels, monkeypatch):
+    monkeypatch.setattr("models.ops.fused_triton.product", lambda values, W, x=None: 1.2 * product(values, W, x))
+    assert fused(network_of()) is None
 
 
 def test_kernels_that_fail_are_not_used(kernels, monkeypatch):

@@ -18,6 +18,9 @@ def restored(image: torch.Tensor, device: str = "cuda", **options) -> torch.Tens
     return restorer.restore(image)[0].cpu()
 
 
+ROUNDED = 1e-3  # by which two ways of rounding to TF32 may differ
+
+
 @pytest.fixture(scope="module")
 def photograph() -> torch.Tensor:
     return images_to_tensor([read_rgb(ROOT / "datasets" / "samples_blurred" / "text.jpg")[:200, :304]])
@@ -28,7 +31,7 @@ def test_the_cpus_image_to_one_level(photograph):
 
 
 def test_streamed_equals_full(photograph):
-    assert (restored(photograph, streamed=True) - restored(photograph)).abs().max() <= 1e-4
+    assert (restored(photograph, streamed=True) - restored(photograph)).abs().max() <= ROUNDED
 
 
 def test_cuda_graphs_follow_each_image_and_size(photograph):
@@ -39,7 +42,7 @@ def test_cuda_graphs_follow_each_image_and_size(photograph):
     )
     for image in (photograph, photograph.flip(-1), photograph[..., :96, :128], photograph):
         kept = compiled.restore(image)[0].clone()
-        assert (kept - plain.restore(image)[0]).abs().max() <= 1e-4
+        assert (kept - plain.restore(image)[0]).abs().max() <= ROUNDED
 
 
 def test_bf16_stays_above_45_db_of_fp32(photograph):

@@ -143,23 +143,14 @@ def test_fused_products_compile_to_tensor_cores_without_spills(capability, dtype
 
     pointers = dict.fromkeys("x values h v gate W W_in W_out made".split(), f"*{dtype}")
     pointers |= {"norm_weight": "*fp32", "norm_bias": "*fp32", "eps": "fp32"}
-    aligned = (
-        "channels",
-        "outputs",
-        "step",
-        "gate_step",
-        *(f"{a}_{b}" for a in "hv" for b in ("image", "row", "column")),
-    )
-    for kernel, channels, flags in (
-        (fused_triton._normed_product, 288, {}),
-        (fused_triton._product, 144, {"ADD": True}),
-        (fused_triton._gated_projection, 144, {}),
-    ):
-        constants, options = fused_triton.options(kernel, channels, sass.NUMBERS, tf32=True)
-        found = sass.compile_kernel(kernel, pointers, {**constants, **flags}, capability, options, aligned=aligned)
+    kernels = fused_triton._normed_product, fused_triton._product, fused_triton._gated_projection
+    for kernel, outputs, unit in zip(kernels, (288, 144, 144), (16, 16, 8), strict=True):  # XYScanNet-P, level 1
+        constants, options = fused_triton.options(kernel, outputs, sass.NUMBERS, unit)
+        flags = {"ADD": True} if kernel is fused_triton._product else {}
+        found = sass.compile_kernel(kernel, pointers, {**constants, **flags}, capability, options)
         assert found.spilled == 0 and found.registers <= 255 and found.shared <= 99 * 1024
         assert re.search(r"mma\.sync\.|mma_async|tcgen05\.mma", found.ptx)
-        assert not re.search(r"(ld|st)\.global\S*\.b16", found.ptx)
+        assert not re.search(r"(ld|st)\.global\.b(16|32)", found.ptx)
 
 
 def test_why_missing_names_what_is_missing(monkeypatch):

@@ -317,17 +317,17 @@ def test_a_decoder_block(monkeypatch):
         assert_near(in_bf16 - x, plain[0] - x, 0.03)
 
 
+TF32 = 1e-5 if DEVICE == "cpu" else 2e-3  # which the interpreter does not round to
 HALF = torch.float16 if DEVICE == "cpu" else torch.bfloat16  # the interpreter has no matrix products in bf16
 
 
 @pytest.mark.parametrize("shape, dtype, tolerance", [
-    ((2, 5, 19, 24), torch.float32, 1e-5), ((1, 9, 15, 70), torch.float32, 1e-5), ((1, 5, 7, 24), HALF, 1e-2)
+    ((2, 5, 19, 24), torch.float32, TF32), ((1, 9, 15, 70), torch.float32, TF32), ((1, 5, 7, 24), HALF, 1e-2)
 ])  # fmt: skip
-def test_products_with_what_stands_around_them(monkeypatch, shape, dtype, tolerance):
+def test_products_with_what_stands_around_them(shape, dtype, tolerance):
     """Sizes that no block divides; rows of h and columns of v adjacent, as the scans leave them."""
     from models.ops.fused_triton import gated_projection, normed_product, product
 
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     batch, height, width, C = shape
     with torch.no_grad():
         x, hidden, h, g = (draw(batch, height, width, c, dtype=dtype) for c in (C, 2 * C, C // 2, 2 * C))
@@ -349,11 +349,10 @@ def test_products_with_what_stands_around_them(monkeypatch, shape, dtype, tolera
         assert_near(made.float(), exact_x + F.linear(mixed, exact_W_out), tolerance)
 
 
-def test_fused_blocks(monkeypatch):
+def test_fused_blocks():
     """The blocks of models/fused.py with their kernels, on odd sides."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     blocks = Level([EncoderBlock(4), DecoderBlock(4, IntraVSSM(4), InterVSSM(4))]).to(DEVICE)
     x = draw(2, 4, 3, 5).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        assert_near(FusedLevel(blocks)(x), blocks(x), 1e-5)
+        assert_near(FusedLevel(blocks)(x), blocks(x), TF32)
