@@ -57,7 +57,7 @@ def source() -> str:
     """SHA-256 of the forward methods that this file repeats, as they are now; empty where their source is missing."""
     try:
         text = "".join(inspect.getsource(module.forward) for module in FOLLOWED)
-    except OSError:
+    except (OSError, TypeError):  # not in a file, or not Python
         return ""
     return hashlib.sha256(text.encode()).hexdigest()
 
