@@ -36,6 +36,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def add_output_flag(parser: argparse.ArgumentParser, default: str) -> None:
+    """--output, the name of the figure's file, ``default`` if it is not given."""
     parser.add_argument(
         "--output", type=Path, default=Path(default), metavar="FILE", help="PNG, PDF or SVG (default %(default)s)"
     )

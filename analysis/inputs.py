@@ -1,4 +1,4 @@
-"""What features and receptive_field look at: networks, trained or not, and patches of images."""
+"""What the figures look at, and the flags that name it: networks, trained or not, folders, patches of images."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def check_unique(parser: argparse.ArgumentParser, flag: str, labels: list[str]) -> None:
+    """End with the usage and an error if a label appears twice."""
     if twice := {label for label in labels if labels.count(label) > 1}:
         parser.error(f"{flag}: names must be unique, but {' and '.join(sorted(twice))} appears twice")
 

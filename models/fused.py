@@ -19,6 +19,7 @@ from torch import nn
 from .blocks import ChannelNorm, Conv1x1, DecoderBlock, Depthwise3x3, EncoderBlock, GatedFFN, Level
 from .ops import channels_last, triton_runtime
 from .ops.depthwise import depthwise, gated_depthwise
+from .ops.tf32 import convolutions_in_tf32
 from .streaming import agrees, hooked, report
 from .vssm import VSSM
 from .xyscannet import XYScanNet
@@ -91,12 +92,7 @@ class FusedLevel(nn.Module):
 
 def _runs(x: torch.Tensor) -> bool:
     """Whether the kernels take features like x, and round as PyTorch would."""
-    return triton_runtime.runs(x) and (x.dtype != torch.float32 or _convolutions_in_tf32())
-
-
-def _convolutions_in_tf32() -> bool:
-    conv = getattr(torch.backends.cudnn, "conv", None)
-    return torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32"  # since PyTorch 2.9
+    return triton_runtime.runs(x) and (x.dtype != torch.float32 or convolutions_in_tf32())
 
 
 def _parts(block: nn.Module) -> list[tuple[nn.Module | None, nn.Module]]:

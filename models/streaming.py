@@ -18,7 +18,6 @@ This file repeats what the classes named above compute. `streams_exactly` theref
 on a small image when weights are loaded; a network that was edited and does not agree is not streamed.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -34,6 +33,7 @@ from .ops.fused import HiddenWeights, branches, feed_forward, gated_projection, 
 from .ops.kl_divergence import kl_divergence
 from .ops.s6 import s6
 from .ops.silu_gate import silu_gate
+from .ops.tf32 import without_tf32
 from .vssm import VSSM, InterVSSM, IntraVSSM
 from .xyscannet import GRID, XYScanNet, pad
 
@@ -102,23 +102,8 @@ def streams_exactly(network: XYScanNet) -> bool:
 
     They do not where a class was edited, or patched at run time, in a way that this file does not follow.
     """
-    with _without_tf32():
+    with without_tf32():  # which rounds more coarsely than the tolerance, and for some shapes only
         return agrees(network, partial(stream, network, band=8), TOLERANCE)
-
-
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    """TF32, cuDNN's default, rounds more coarsely than the tolerance, and for some shapes only."""
-    conv = getattr(torch.backends.cudnn, "conv", None)
-    if conv is None:  # before PyTorch 2.9
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-        return
-    before, conv.fp32_precision = conv.fp32_precision, "ieee"
-    try:
-        yield
-    finally:
-        conv.fp32_precision = before
 
 
 @torch.inference_mode()
@@ -430,6 +415,7 @@ def _rows(x: torch.Tensor, rows: Band, ratio: float = 1) -> torch.Tensor:
 
 
 def hooked(modules: Iterable[nn.Module]) -> bool:
+    """Whether any has a forward hook, which only the module's own call runs."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 

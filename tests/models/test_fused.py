@@ -76,8 +76,8 @@ def test_weights_are_shared_and_the_network_is_left_as_it_was(kernels):
 
 
 def test_the_forward_methods_are_those_that_are_followed():
-    """Whoever edits one of them, and models/fused.py with it, writes the new checksum there."""
-    assert models.fused.source() == models.fused.SOURCE
+    found = models.fused.source()
+    assert found == models.fused.SOURCE, f"edit models/fused.py as well, which repeats them; then its SOURCE is {found}"
 
 
 def test_hooks_are_called(kernels):
@@ -101,7 +101,7 @@ def test_other_dtypes_run_unfused(kernels, monkeypatch):
 
 
 def test_where_tf32_is_switched_off_nothing_is_fused(kernels, monkeypatch):
-    monkeypatch.setattr(models.fused, "_convolutions_in_tf32", lambda: False)
+    monkeypatch.setattr(models.fused, "convolutions_in_tf32", lambda: False)
     assert fused(network_of()) is None
 
 
@@ -182,7 +182,7 @@ def test_without_triton_nothing_is_fused():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision, least", [("fp32", 60), ("bf16", 40)])
+@pytest.mark.parametrize("precision, least", [("fp32", 70), ("bf16", 40)])
 def test_restores_the_same_on_a_gpu(precision, least):
     """Of the shipped weights on a random image, as a PSNR in dB."""
     network = models.api.load("xyscannet_t", "cuda")
