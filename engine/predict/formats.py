@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo
 
 from models.images import MULTIPLE, reflect_pad
 from models.weights import read_weights
@@ -27,6 +28,10 @@ RELEASED = {
     "kl_gate": ("image", "batch"),
     "unshuffle": (1,),
 }
+
+
+# PyTorch's cache of shapes doubles the time of tracing where sizes are symbols.
+faster_tracing = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
 
 
 class ExportError(RuntimeError):
@@ -57,7 +62,9 @@ def write_onnx(network: XYScanNet, path: Path, half: bool = False, **facts: obje
     print("translating the network, which takes from half a minute to some minutes", flush=True)
     program, facts = export_program(network), {"network": json.dumps(network.description), **facts}
     try:
-        onnx.save(onnx_graph.to_onnx(program, half, **facts), path)
+        with faster_tracing:
+            model = onnx_graph.to_onnx(program, half, **facts)
+        onnx.save(model, path)
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"PyTorch cannot translate this network to ONNX: {_cause(error)}") from error
 
@@ -149,6 +156,7 @@ class Unpadded(torch.nn.Module):
         return images + self.network.residual(images)
 
 
+@faster_tracing
 def export_program(network: XYScanNet) -> torch.export.ExportedProgram:
     """`Unpadded` as PyTorch's export records it, batch, height and width free; sides are multiples of 8 from 16.
 
