@@ -8,7 +8,7 @@ METRICS = ["lpips==0.1.4", "stlpips-pytorch==0.0.2", "clean-fid==0.1.35", "scipy
 
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 HUB = ["huggingface_hub>=0.25", "safetensors>=0.4.3"]
-VIDEO = ["av>=13"]
+VIDEO = ["av>=14.1"]
 PEERS = ["spandrel>=0.4", "spandrel-extra-arches>=0.2"]
 TEST = [
     "pytest>=8",

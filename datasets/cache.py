@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .files import atomic, write_atomic
+from .folder import cores
 from .images import ImageError, read_rgb, read_size
 from .layouts import Pair
 
@@ -35,7 +36,7 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
-DECODING_THREADS = min(8, os.cpu_count() or 1)
+DECODING_THREADS = min(8, cores())
 SPARE_BYTES = 64 << 20
 
 Layout = dict[str, tuple[int, tuple[int, int, int]]]  # path -> offset in bytes, shape

@@ -31,13 +31,18 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def thread_pool(count: int | None) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool of threads, by default one per core.
 
     After an error or Ctrl-C, calls that have started are finished and the others cancelled.
     """
-    pool = ThreadPoolExecutor(count or os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(count or cores())
     try:
         yield pool
     finally:

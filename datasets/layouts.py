@@ -284,10 +284,17 @@ def list_images(folder: Path) -> list[str]:
     """Relative paths of all images below a folder, sorted, with forward slashes. Hidden files are skipped.
 
     Raises:
+        LayoutError: a name that is not UTF-8, which records could not hold.
         OSError: a folder cannot be read.
     """
     relative = [path.relative_to(folder) for path in walk(folder)]
-    return sorted(path.as_posix() for path in relative if _is_image(path.name) and all(map(_is_visible, path.parts)))
+    paths = sorted(path.as_posix() for path in relative if _is_image(path.name) and all(map(_is_visible, path.parts)))
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise LayoutError(f"{folder}: the file name {os.fsencode(path)!r} is not UTF-8; rename it") from error
+    return paths
 
 
 def image_names(paths: list[str]) -> list[str]:

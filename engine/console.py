@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import logging
 import multiprocessing
 import os
@@ -23,7 +24,10 @@ def readable_errors() -> Iterator[None]:
 
     The exit status is 2 for errors that `describe` has a line for, 130 for Ctrl-C. Other errors are bugs: a traceback.
     """
-    logging.basicConfig(level=logging.INFO if distributed.is_main() else logging.WARNING, format="%(message)s")
+    main = os.environ.get("RANK", "0") == "0"  # torchrun's; the processes have not joined their group yet
+    logging.basicConfig(level=logging.INFO if main else logging.WARNING, format="%(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be in any encoding
     logging.captureWarnings(True)
     try:
         yield

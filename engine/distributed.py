@@ -64,6 +64,10 @@ def device(name: str | None = None) -> torch.device:
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError(f"device {name!r} was requested, but PyTorch finds no CUDA device; use --device cpu")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise DeviceError(
+                f"device {name!r} was requested, but PyTorch finds {torch.cuda.device_count()} CUDA devices, from cuda:0"
+            )
         if chosen.index is None:
             chosen = torch.device("cuda", local_rank() % torch.cuda.device_count())
     return chosen

@@ -11,6 +11,7 @@ import torch
 
 from datasets.catalogue import DATA_SETS
 from datasets.layouts import LayoutError, find_pairs
+from losses.contrast import find_vgg19
 from models.ops.selective_scan import BACKENDS, NATIVE, choose, why_not
 
 from .config import CONFIGS, PRETRAINED, RESULTS
@@ -71,7 +72,7 @@ def _data_sets() -> list[str]:
         for split in data_set.pairs:
             try:
                 found.append(f"{split} {len(find_pairs(folder, split, variant=data_set.variant))}")
-            except LayoutError as error:
+            except (LayoutError, OSError) as error:
                 found.append(f"{split}: {str(error).splitlines()[0]}")
         lines.append(f"{data_set.title:<12}{'; '.join(found)} (python -m datasets.check {folder} gives details)")
     return lines
@@ -80,11 +81,10 @@ def _data_sets() -> list[str]:
 def _weights() -> list[str]:
     files = [*sorted(PRETRAINED.glob("*.pth")), *sorted(RESULTS.rglob("models/*_XYScanNet_stage*.pth"))]
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
-    vgg = Path("models") / "vgg19-dcbb9e9d.pth"
     jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir())) or f"{CONFIGS}/ is not here"
     return [
         *(lines or [f"none in {PRETRAINED} and {RESULTS}/JOB/models (jobs: {jobs})"]),
-        f"VGG19 for the contrast loss: {vgg if vgg.is_file() else 'not in models/; torchvision downloads it'}",
+        f"VGG19 for the contrast loss: {find_vgg19() or 'not here, 548 MB that the first training downloads'}",
     ]
 
 

@@ -18,6 +18,7 @@ except ImportError:  # Windows has none; there the CPU's peak memory and its lim
 
 PROBE = 128  # side in pixels of the image whose memory is measured
 GIB = 2**30
+OWN_GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux control groups, version 2
 KEPT, LARGEST_KEPT = 2**31 - 1, 2**25  # bytes in all, and of one allocation: the most that glibc takes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -110,10 +111,22 @@ def _available() -> int | None:
 
 
 def _left_in_cgroup() -> int | None:
-    """What the limit of a container or batch job leaves; its file cache, which the kernel can drop, counts as free."""
+    """What the limits of a container or batch job leave, the tightest of the group's own and those above it.
+
+    Their file cache, which the kernel can drop, counts as free.
+    """
     try:
-        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").split("::")[-1].strip()
-        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+        group = OWN_GROUP.read_text(encoding="utf-8").split("::")[-1].strip()
+    except OSError:
+        return None
+    folder = GROUPS / group.lstrip("/")
+    known = [_left_in(path) for path in (folder, *folder.parents) if path.is_relative_to(GROUPS)]
+    return min((left for left in known if left is not None), default=None)
+
+
+def _left_in(folder: Path) -> int | None:
+    """Bytes that one control group's limit leaves; None without a limit."""
+    try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
         used = int((folder / "memory.current").read_text(encoding="ascii")) - int(statistics["file"])

@@ -107,14 +107,20 @@ def streams_exactly(network: XYScanNet) -> bool:
 
 
 @torch.inference_mode()
-def agrees(network: XYScanNet, other: Callable[[torch.Tensor], torch.Tensor], tolerance: float) -> bool:
+def agrees(
+    network: XYScanNet,
+    other: Callable[[torch.Tensor], torch.Tensor],
+    tolerance: float,
+    size: tuple[int, int] = PROBE,
+) -> bool:
     """Whether ``other`` computes what the network does on a small random image; not where it cannot run.
 
     Args:
         tolerance: the largest difference, as a share of the largest residual.
+        size: height and width of the image.
     """
     weight = next(network.parameters())
-    image = torch.rand(1, 3, *PROBE, generator=torch.Generator().manual_seed(0), device="cpu") - 0.5
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0), device="cpu") - 0.5
     image = image.to(weight.device, weight.dtype)
     try:
         expected, found = network(image), other(image)

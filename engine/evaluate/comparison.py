@@ -116,6 +116,14 @@ def run_line(label: str, record: dict) -> Line:
     return Line(label, figures, competes=not differences(record))
 
 
+# Ways of restoring that are not the paper's, by their key in a record's ``made_by``.
+OTHER_WAYS = {
+    "tile": "restored by tiles, which score differently from full images",
+    "local_pooling": "restored with local pooling, which the paper does not use",
+    "self_ensemble": "the mean over eight flips and rotations, which the paper does not use",
+}
+
+
 def differences(record: dict) -> list[str]:
     """Why a run's figures cannot be compared with the paper's."""
     scored, count = record["images"]["scored"], data_set(record["dataset"]).count
@@ -124,9 +132,8 @@ def differences(record: dict) -> list[str]:
         reasons.append(f"over {scored} images, the test set has {count}")
     elif scored < record["images"]["data_set"]:
         reasons.append(f"over {scored} of {record['images']['data_set']} images")
-    if (record.get("made_by") or {}).get("tile"):
-        reasons.append("restored by tiles, which score differently from full images")
-    return reasons
+    made_by = record.get("made_by") or {}
+    return reasons + [reason for key, reason in OTHER_WAYS.items() if made_by.get(key)]
 
 
 def notes(names: set[str], profile: str, records: dict[str, dict], papers: bool) -> list[str]:

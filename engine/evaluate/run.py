@@ -9,7 +9,6 @@ Scores that an earlier run made of the same files stay in scores.json beside the
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.folder import cores
 from metrics.catalogue import METRICS, SET, SINGLE, column_names
 from metrics.downloads import DownloadError
 from metrics.fid import inception
@@ -218,8 +218,3 @@ def image_means(images: ImageScores, columns: list[str]) -> dict[str, dict]:
 
 def progress_bar(steps: int) -> tqdm:
     return tqdm(total=steps, desc="scoring", unit="image", mininterval=0.1 if sys.stderr.isatty() else 30)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

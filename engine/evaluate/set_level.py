@@ -91,8 +91,10 @@ class SetScores:
         }
         if not METRICS[name].over_blurred:
             return score
-        if not blurred:
+        if blurred is None:
             return {"not_measured": NO_BLURRED}
+        if not blurred:
+            return {"not_measured": "the blurred inputs' own score is 0: they are the sharp images"}
         return score | {"value": values["restored"] / blurred}
 
     def _features(self, kind: str, bar: tqdm) -> np.ndarray:

@@ -5,8 +5,13 @@ statistics in a larger image; averaging over a window around each pixel keeps th
 covers the image nothing changes. Chu et al. 2022, https://arxiv.org/abs/2112.04491.
 
 As in NAFNet's local variants (NAFNetLocal, with AvgPool2d in place of the global pooling), the classes here replace
-those of a trained network: `use_local_pooling` changes the modules' classes and leaves their parameters alone.
+those of a trained network: `use_local_pooling` changes the modules' classes and leaves their parameters alone. A network
+whose own means were edited is refused, since they would be lost.
 """
+
+import logging
+from collections import Counter
+from copy import deepcopy
 
 import torch
 from einops import rearrange
@@ -14,9 +19,18 @@ from torch import nn
 
 from models.fusion import KLFF
 from models.ops.kl_divergence import kl_divergence
+from models.ops.tf32 import without_tf32
+from models.streaming import TOLERANCE, agrees
 from models.vssm import InterVSSM
 
+logger = logging.getLogger(__name__)
+
 COARSEST = 8  # pixels of the image to one position of level 3, at most
+PROBE = 48  # side in pixels of the image on which the network must stay the same, at most the window's
+
+
+class LocalPoolingError(ValueError):
+    """An impossible window, or a network whose means cannot be replaced."""
 
 
 class LocalInterVSSM(InterVSSM):
@@ -55,21 +69,34 @@ LOCAL = {InterVSSM: LocalInterVSSM, KLFF: LocalKLFF}
 def use_local_pooling(network: nn.Module, window: int) -> None:
     """Make an XYScanNet average over windows of ``window`` x ``window`` image pixels, in place.
 
-    Modules of other classes than InterVSSM and KLFF stay as they are.
+    Modules of other classes than InterVSSM and KLFF stay as they are; a line says which were found.
 
     Raises:
-        ValueError: the window is not a positive multiple of 8, or kl_gate is batch.
+        LocalPoolingError: the window is not a positive multiple of 8; kl_gate is batch; or the network has none of
+            these modules, or edited ones, so that a window over the entire image changes its result.
     """
     if window < COARSEST or window % COARSEST:
-        raise ValueError(f"local pooling needs a window of a multiple of {COARSEST} pixels, got {window}")
+        raise LocalPoolingError(f"local pooling needs a window of a multiple of {COARSEST} pixels, got {window}")
     if network.kl_gate == "batch":
-        raise ValueError("local pooling is for single images: kl_gate batch averages over several")
+        raise LocalPoolingError("local pooling is for single images: kl_gate batch averages over several")
+    ordinary, found = deepcopy(network), Counter()
     for name, level in network.named_children():
         factor = network.unshuffle * 2 ** (int(name[-1]) - 1) if name[-1].isdigit() else 1
         for module in level.modules():
             if type(module) in LOCAL:
+                found[type(module).__name__] += 1
                 module.__class__ = LOCAL[type(module)]
                 module.window = window // factor
+    if not found:
+        raise LocalPoolingError("local pooling replaces the means of InterVSSM and KLFF, and this network has neither")
+    with without_tf32():
+        same = agrees(ordinary, network, TOLERANCE, (min(window, PROBE),) * 2)
+    if not same:
+        raise LocalPoolingError(
+            "local pooling replaces InterVSSM.dual_scanner and KLFF.gate, which were edited; without it, or with the "
+            "same edit in engine/predict/local_pooling.py, the network restores as it was trained"
+        )
+    logger.info("averages over %d pixels in %s", window, ", ".join(f"{n} {name}" for name, n in found.items()))
 
 
 def local_mean(x: torch.Tensor, window: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:

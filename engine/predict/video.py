@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import statistics
 from collections.abc import Callable, Iterator
@@ -99,6 +100,8 @@ def restore_video(
             if not statistics_.seconds:
                 raise VideoError(f"{source}: has no frames {frames.start or 0} to {frames.stop}; see --frames")
     except av.error.FFmpegError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise VideoError(f"{target}: {error.strerror}") from error
         done = len(statistics_.seconds)
         ways = f"; --frames {frames.start or 0}:{(frames.start or 0) + done} restores what comes before" if done else ""
         raise VideoError(f"{source}: cannot be read as a video, or is damaged ({error.strerror}){ways}") from error

@@ -9,12 +9,15 @@ import torch
 
 from datasets.cache import decoded_bytes
 from datasets.check import check
+from datasets.images import ImageError
+from datasets.layouts import LayoutError
 from losses import DeblurLoss
 from losses.contrast import find_vgg19
 
 from ..config import start_weights
 from ..distributed import describe
 from ..memory import GIB, PROBE, OutOfMemory, free_memory, peak_allocation
+from .checkpoint import CheckpointError, load_state
 from .failures import ADVICE, explain_failures
 from .run import TrainingRun
 
@@ -31,7 +34,7 @@ def preview(run: TrainingRun) -> int:
         return 0
     print(run.describe())
     _check_data(run)
-    problems = [*_check_weights(run), *_check_cache(run), *_check_step(run)]
+    problems = [*_check_headers(run), *_check_state(run), *_check_cache(run), *_check_step(run)]
     problems += _check_disk(run)  # last: the optimiser's state is known after a step
     for problem in problems:
         print(f"PROBLEM {problem}")
@@ -49,10 +52,27 @@ def _check_data(run: TrainingRun) -> None:
             check(folders, split, data.variant, SAMPLES)
 
 
-def _check_weights(run: TrainingRun) -> Iterator[str]:
-    last, start = run.path("last"), start_weights(run.config)
-    if last.exists():
-        print(f"start: resumes from {last}")
+def _check_headers(run: TrainingRun) -> Iterator[str]:
+    try:
+        run.data.check()
+    except (ImageError, LayoutError) as error:
+        yield str(error)
+
+
+def _check_state(run: TrainingRun) -> Iterator[str]:
+    """The state or the weights that the run begins with, and VGG19's."""
+    start = start_weights(run.config)
+    try:
+        state = load_state(run.path("last"))
+        if state is not None:
+            run.restore(state)
+    except CheckpointError as error:
+        yield str(error)
+        return
+    if state is not None:
+        print(f"start: resumes from {run.path('last')} at step {run.iteration} of {run.data.iterations}")
+        for change in run.new_changes:
+            print(f"changed {change}")
     elif start is not None and not start.is_file():
         yield f"{start}: these initial weights are missing; run stage 1 first, or set train.start_from=FILE"
     else:

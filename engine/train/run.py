@@ -136,10 +136,11 @@ class TrainingRun:
         with distributed.fail_together():
             state = load_state(self.path("last"))
             if state is not None:
-                self._restore(state)
+                self.restore(state)
         return state is not None
 
-    def _restore(self, state: dict) -> None:
+    def restore(self, state: dict) -> None:
+        """Take over a training state, see `resume`; on this process alone."""
         path = self.path("last")
         forbidden, allowed = recipe.differences(recipe.recipe_in(state), self.recipe)
         if forbidden:

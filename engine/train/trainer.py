@@ -94,12 +94,12 @@ class Trainer:
             if epoch_ended or run.iteration % LOG_EVERY == 0:
                 self._stop_if_nonfinite()
                 self._log(epoch_ended)
+            if train.snapshot_every and run.due(train.snapshot_every):
+                self._stop_if_nonfinite()
+                run.release(f"epoch{run.epoch}")  # before the state, after which it would not be due again
             if run.validation_due or run.due(train.save_every) or run.finished or stop:
                 self._stop_if_nonfinite()
                 run.save()  # before the validation, which takes long and may meet a damaged image
-            if train.snapshot_every and run.due(train.snapshot_every):
-                self._stop_if_nonfinite()
-                run.release(f"epoch{run.epoch}")
             if stop and not run.finished:
                 return
             if run.validation_due:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from engine import distributed
 from tests.workplace import ROOT, rank_environments
 
 LEAVE = """
@@ -31,3 +33,20 @@ def test_no_thread_of_the_group_outlives_it():
     command = [sys.executable, "-c", LEAVE]
     threads = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert "python" in threads and "gloo" not in threads
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert distributed.device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(distributed.DeviceError, match="'cuda:2' was requested, but PyTorch finds 2"):
+        distributed.device("cuda:2")
+
+
+@pytest.mark.parametrize("rank", [None, "0", "1"])
+def test_only_the_first_process_logs_its_messages(rank):
+    code = "import logging\nfrom engine.console import readable_errors\nwith readable_errors(): logging.info('here')"
+    environment = os.environ | ({} if rank is None else {"RANK": rank})
+    command = [sys.executable, "-c", code]
+    logged = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stderr
+    assert ("here" in logged) == (rank != "1")

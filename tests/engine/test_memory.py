@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from engine import memory
 from engine.memory import bytes_per_pixel, free_memory, is_out_of_memory, peak_memory
 from tests.workplace import ROOT
 
@@ -44,6 +45,22 @@ def test_memory_of_this_process():
     block = torch.ones(32 * 2**20)
     assert peak_memory(CPU) >= before and peak_memory(CPU) > block.nbytes
     assert 0 < free_memory(CPU) < 2**50
+
+
+def test_the_tightest_limit_of_a_batch_job_counts(tmp_path, monkeypatch):
+    """Slurm limits the job and the step; the group of the task itself has none."""
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    (tmp_path / "cgroup").write_text("0::/job/step/task\n")
+    (tmp_path / "groups/job/step/task").mkdir(parents=True)
+    for group, limit, used in (("job", "1000000", 300), ("job/step", "800000", 200), ("job/step/task", "max", 100)):
+        folder = tmp_path / "groups" / group
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used * 1000}\n")
+        (folder / "memory.stat").write_text("anon 1000\nfile 50000\n")
+    assert memory._left_in_cgroup() == 800000 - 150000 == free_memory(CPU)
+    (tmp_path / "groups/job/step/memory.max").write_text("max\n")
+    assert memory._left_in_cgroup() == 1000000 - 250000
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo"), reason="not glibc")

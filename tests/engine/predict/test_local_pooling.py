@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from engine.predict.local_pooling import LocalInterVSSM, local_mean, use_local_pooling
+from engine.predict.local_pooling import LocalInterVSSM, LocalPoolingError, local_mean, use_local_pooling
 from models import XYScanNet
+from models.fusion import KLFF
+from models.vssm import InterVSSM
 
 
 def network(**options) -> XYScanNet:
@@ -89,7 +91,28 @@ def test_windows_are_those_of_the_levels_pixels():
 
 @pytest.mark.parametrize("window", [0, 4, 30, -8])
 def test_windows_that_cannot_be_are_refused(window):
-    with pytest.raises(ValueError, match="a multiple of 8 pixels, got"):
+    with pytest.raises(LocalPoolingError, match=f"a multiple of 8 pixels, got {window}"):
         use_local_pooling(network(), window)
-    with pytest.raises(ValueError, match="kl_gate batch averages over several"):
-        use_local_pooling(network(kl_gate="batch"), 64)
+
+
+@pytest.mark.parametrize(
+    "options, reason", [({"kl_gate": "batch"}, "kl_gate batch"), ({"slices": "intra", "fusion": "none"}, "has neither")]
+)
+def test_networks_without_means_over_one_image_are_refused(options, reason):
+    with pytest.raises(LocalPoolingError, match=reason):
+        use_local_pooling(network(**options), 64)
+
+
+@pytest.mark.parametrize("edited", ["InterVSSM.dual_scanner", "KLFF.gate"])
+@pytest.mark.parametrize("window", [8, 320])
+def test_an_edited_mean_is_not_lost(edited, window, monkeypatch):
+    owner, name = {"InterVSSM": InterVSSM, "KLFF": KLFF}[edited.split(".")[0]], edited.split(".")[1]
+    original = getattr(owner, name)
+
+    def changed(self, a, b):
+        result = original(self, a, b)
+        return tuple(0.9 * part for part in result) if name == "dual_scanner" else 0.9 * result
+
+    monkeypatch.setattr(owner, name, changed)
+    with pytest.raises(LocalPoolingError, match="edited"):
+        use_local_pooling(network(), window)

@@ -1,5 +1,6 @@
 """Videos: frames, times, sound, rotation and colours go through; what is damaged gets a line and leaves nothing."""
 
+import errno
 import struct
 
 import numpy as np
@@ -132,6 +133,16 @@ def test_a_container_without_an_index_is_restored_to_its_end_and_says_so(tmp_pat
     whole = restore_video(unchanged, tmp_path / "clip.mkv", tmp_path / "whole.mkv")
     short = restore_video(unchanged, tmp_path / "cut.mkv", tmp_path / "short.mkv")
     assert whole.missing < 1 < short.missing and "cut short" in str(short) and len(short.seconds) < 100
+
+
+def test_a_full_disk_is_not_the_videos_fault(tmp_path):
+    make_video(tmp_path / "clip.mp4")
+
+    def full(image):
+        raise av.error.FFmpegError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(VideoError, match="out.mp4: No space left on device"):
+        restore_video(full, tmp_path / "clip.mp4", tmp_path / "out.mp4")
 
 
 def test_an_error_half_way_leaves_what_was_there(tmp_path):

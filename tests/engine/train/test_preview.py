@@ -41,10 +41,18 @@ def test_missing_weights_of_stage_1(place):
 
 
 def test_a_run_that_resumes_needs_no_initial_weights(place):
-    train(place, "--job_name", "tiny", "train.epochs=1")
-    models = place / "results" / "tiny" / "models"
-    (models / "final_XYScanNet_stage1.pth").rename(models / "last_XYScanNet_stage2.pth")
+    for stage in (1, 2):
+        train(place, "--job_name", "tiny", "train.epochs=1", stage=stage)
+    (place / "results" / "tiny" / "models" / "final_XYScanNet_stage1.pth").unlink()
     assert "start: resumes from results/tiny" in train(place, "--job_name", "tiny", "--dry_run", stage=2)
+
+
+def test_what_would_stop_the_run_at_its_start(place):
+    (small,) = problems(train(place, "--job_name", "tiny", "--dry_run", "data.patch_size=200", code=1))
+    assert "200" in small
+    train(place, "--job_name", "tiny", "train.epochs=1")
+    (forbidden,) = problems(train(place, "--job_name", "tiny", "--dry_run", "optim.name=muon", code=1))
+    assert "optim.name adam, this run has muon" in forbidden
 
 
 def test_a_cache_or_states_that_do_not_fit(place, monkeypatch):

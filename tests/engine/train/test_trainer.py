@@ -95,6 +95,19 @@ def test_the_logged_learning_rate_is_the_steps_own(place, monkeypatch):
     assert [point.value for point in logged] == pytest.approx([cosine(k, 4, 1e-3, 0) for k in range(4)])
 
 
+def test_a_run_killed_at_a_snapshot_still_leaves_it(place, monkeypatch):
+    """The state is written after it: once the state of its step is there, the snapshot is not due again."""
+    monkeypatch.chdir(place)
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer("train.iterations=4", "train.snapshot_every=1").fit()
+    assert [path.name for path in Path("results/tiny/models").iterdir()] == ["epoch1_XYScanNet_stage1.pth"]
+
+
 @pytest.fixture
 def fused_adam(monkeypatch):
     """Adam as on a GPU: it skips a step by itself. PyTorch has a fused one for the CPU, too."""
