@@ -12,6 +12,7 @@ repository is enough.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from engine import distributed, provenance
 from engine.console import readable_errors
 
 ROOT = Path(__file__).parents[1]
+CASES = "tests/models/ops/triton_cases.py"
 README = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
 OUTPUT_CHARACTERS = 20_000  # kept of a section: of longer ones the beginning and the end
@@ -98,10 +100,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def gpu_sections() -> list[Section]:
     """For a CUDA device: correctness, then the main figures, then profiles and other sizes."""
-    pytest = "-m pytest -q -ra -p no:cacheprovider -m gpu tests".split()
+    others = "-m pytest -q -ra -p no:cacheprovider -m gpu --deselect"
+    others += " tests/models/ops/test_triton.py::test_cases_on_a_gpu tests"
     s, p = "--dim 48", "--dim 144"
     return [
-        Section("Tests that need a GPU", tuple(pytest), 210),
+        kernel_cases("Triton kernels against the reference", CASES, "0"),
+        Section("Other tests that need a GPU", tuple(others.split()), 210),
         benchmark("Scan, fp32", "scan.py --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5", 90),
         benchmark("Scan, bf16", "scan.py --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5 --precision bf16", 60),
         benchmark("XYScanNet-S, 720p", f"network.py --case 720p {s} --repeats 5", 90),
@@ -127,7 +131,7 @@ def gpu_sections() -> list[Section]:
 def cpu_sections() -> list[Section]:
     """For a CPU: the scans in Triton's interpreter, and the figures of benchmarks/README.md."""
     return [
-        interpreter("tests/models/ops/triton_cases.py"),
+        kernel_cases("Triton kernels through the interpreter", CASES, "1"),
         Section("What the Triton kernels compile to", ("-m", "benchmarks.sass"), 120),  # these two need no device
         Section("Traffic on a GPU, by shapes alone", ("-m", "benchmarks.traffic"), 120),
         benchmark("Scan, fp32", "scan.py --repeats 3", 300),
@@ -144,7 +148,7 @@ def tiny_sections() -> list[Section]:
     """Every script once, at sizes that take seconds."""
     small = "--dim 8 --num_blocks 1 1 1 --size 16 --repeats 1"
     return [
-        interpreter("tests/models/ops/triton_cases.py::test_without_softplus"),
+        kernel_cases("Triton kernels through the interpreter", f"{CASES}::test_without_softplus", "1"),
         benchmark("Scan", "scan.py --sizes 252 --dims 2 --levels 3 --repeats 1 --backends torch", 60),
         benchmark("Network", f"network.py {small} --backend torch --baseline_backend torch", 60),
         benchmark("bf16 beside fp32 on real images", "precision.py --images 1 --size 64", 60),
@@ -158,9 +162,11 @@ def benchmark(title: str, line: str, limit: float) -> Section:
     return Section(title, (f"benchmarks/{script}", *arguments), limit)
 
 
-def interpreter(tests: str) -> Section:
-    command = ("-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "-m", "gpu or not gpu", tests)
-    return Section("Triton kernels through the interpreter", command, 240, (("TRITON_INTERPRET", "1"),))
+def kernel_cases(title: str, tests: str, interpret: str) -> Section:
+    """By several processes where pytest-xdist is there: on a GPU nearly all of the time goes into compiling."""
+    several = ("-n", "8") if interpret == "0" and importlib.util.find_spec("xdist") else ()
+    command = ("-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", *several, "-m", "gpu or not gpu", tests)
+    return Section(title, command, 240, (("TRITON_INTERPRET", interpret),))
 
 
 def run(section: Section, limit: float, device: torch.device) -> Result:

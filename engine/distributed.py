@@ -38,7 +38,6 @@ def process_group(device_name: str | None = None) -> Iterator[None]:
         return
     chosen, backend = device(device_name), "gloo"
     if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
         gpus = 1 if ":" in (device_name or "") else torch.cuda.device_count()
         if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus:  # NCCL needs a GPU for each process
             backend = "cpu:gloo,cuda:nccl"
@@ -52,7 +51,10 @@ def process_group(device_name: str | None = None) -> Iterator[None]:
 
 
 def device(name: str | None = None) -> torch.device:
-    """The device called ``name``; by default this process's own GPU, or the CPU where there is none."""
+    """The device called ``name``; by default this process's own GPU, or the CPU where there is none.
+
+    A GPU becomes PyTorch's current one, so that nothing is allocated on another.
+    """
     if name is None or name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -64,12 +66,12 @@ def device(name: str | None = None) -> torch.device:
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError(f"device {name!r} was requested, but PyTorch finds no CUDA device; use --device cpu")
-        if (chosen.index or 0) >= torch.cuda.device_count():
-            raise DeviceError(
-                f"device {name!r} was requested, but PyTorch finds {torch.cuda.device_count()} CUDA devices, from cuda:0"
-            )
+        found = torch.cuda.device_count()
+        if (chosen.index or 0) >= found:
+            raise DeviceError(f"device {name!r} was requested, but PyTorch finds {found} CUDA devices, from cuda:0 on")
         if chosen.index is None:
-            chosen = torch.device("cuda", local_rank() % torch.cuda.device_count())
+            chosen = torch.device("cuda", local_rank() % found)
+        torch.cuda.set_device(chosen)
     return chosen
 
 

@@ -118,10 +118,11 @@ def _run(network: XYScanNet, images: torch.Tensor) -> torch.Tensor:
         return stream(network, images)
     try:
         return network(images)
-    except torch.cuda.OutOfMemoryError:
-        if not _can_stream(network):
-            raise
+    except torch.cuda.OutOfMemoryError as error:
+        too_large = error.with_traceback(None)
     torch.cuda.empty_cache()  # only here, after the exception, is the memory of its frames free
+    if not _can_stream(network):
+        raise too_large
     return stream(network, images)
 
 

@@ -4,8 +4,8 @@ A block computes x + f(norm(x)) two or four times. Here the norm, the 1x1 convol
 are two or three kernels (ops/fused_triton.py). Depth-wise convolutions and scans are as in the network; modules of
 other classes run unchanged, and so do blocks with hooks.
 
-This file repeats what the forward methods of FOLLOWED compute. Where one of them is edited, the network's own blocks
-run; and `fused` compares its result with the network's.
+This file repeats what the classes of FOLLOWED compute. Where one of them is edited, or a module replaced, the network's
+own blocks run; and `fused` compares its result with the network's.
 """
 
 import copy
@@ -16,9 +16,9 @@ import logging
 import torch
 from torch import nn
 
-from .blocks import ChannelNorm, Conv1x1, DecoderBlock, Depthwise3x3, EncoderBlock, GatedFFN, Level
+from .blocks import ChannelNorm, Conv1x1, DecoderBlock, Depthwise3x3, EncoderBlock, GatedFFN, Level, gated
 from .ops import channels_last, triton_runtime
-from .ops.depthwise import depthwise, gated_depthwise
+from .ops.depthwise import computes, depthwise, gated_depthwise
 from .ops.tf32 import convolutions_in_tf32
 from .streaming import agrees, hooked, report
 from .vssm import VSSM
@@ -27,7 +27,7 @@ from .xyscannet import XYScanNet
 logger = logging.getLogger(__name__)
 
 FOLLOWED = ChannelNorm, Conv1x1, Depthwise3x3, GatedFFN, VSSM, EncoderBlock, DecoderBlock, Level
-SOURCE = "837ccf2c1d233a52e41a688893b5605cc6af37684245db89f196f9344078977d"  # SHA-256 of their forward methods
+SOURCE = "42d75b13d4529c9eaf17213aed7a68c385487f2cb9dfb27426df9c6078dd3738"  # SHA-256 of their methods
 # The largest difference from the network's result, as a share of the largest residual: of two ways of rounding to TF32
 # or to bf16.
 TOLERANCE = {"fp32": 0.01, "bf16": 0.1}
@@ -55,9 +55,10 @@ def fused(network: XYScanNet, precision: str = "fp32") -> XYScanNet | None:
 
 
 def source() -> str:
-    """SHA-256 of the forward methods that this file repeats, as they are now; empty where their source is missing."""
+    """SHA-256 of the methods that this file repeats, as they are now; empty where their source is missing."""
+    methods = [method for module in FOLLOWED for method in (module.__init__, module.forward)]
     try:
-        text = "".join(inspect.getsource(module.forward) for module in FOLLOWED)
+        text = "".join(map(inspect.getsource, [*methods, gated]))
     except (OSError, TypeError):  # not in a file, or not Python
         return ""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -109,18 +110,25 @@ def _residual(x: torch.Tensor, norm: nn.Module | None, module: nn.Module) -> tor
     if norm is None:
         return module(x)
     known = type(norm) is ChannelNorm and triton_runtime.autocast_dtype(x, x.dtype) == x.dtype
-    if known and type(module) is GatedFFN:
+    if known and type(module) is GatedFFN and _plain(module.dwconv, module.project_in, module.project_out):
         return _feed_forward(x, norm, module)
     if known and isinstance(module, VSSM) and type(module).forward is VSSM.forward:
-        return _scan(x, norm, module)
+        if _plain(module.dwconv, module.proj_in, module.conv_input, module.fuse_out, module.proj_out):
+            return _scan(x, norm, module)
     return x + module(norm(x))
+
+
+def _plain(dwconv: nn.Module, *products: nn.Module) -> bool:
+    """Whether a block's convolutions are the network's own, without biases."""
+    of_pixels = all(type(conv) is Conv1x1 and conv.bias is None for conv in products)
+    return of_pixels and type(dwconv) is Depthwise3x3 and computes(dwconv)
 
 
 def _feed_forward(x: torch.Tensor, norm: ChannelNorm, ffn: GatedFFN) -> torch.Tensor:
     from .ops import fused_triton as ops  # imported here: not every machine has Triton
 
-    gated = gated_depthwise(_normed_product(x, norm, ffn.project_in), ffn.dwconv.weight)
-    return _channels_first(ops.product(channels_last(gated), _matrix(ffn.project_out, x), channels_last(x)))
+    hidden = gated_depthwise(_normed_product(x, norm, ffn.project_in), ffn.dwconv.weight)
+    return _channels_first(ops.product(channels_last(hidden), _matrix(ffn.project_out, x), channels_last(x)))
 
 
 def _scan(x: torch.Tensor, norm: ChannelNorm, vssm: VSSM) -> torch.Tensor:

@@ -108,10 +108,7 @@ def streams_exactly(network: XYScanNet) -> bool:
 
 @torch.inference_mode()
 def agrees(
-    network: XYScanNet,
-    other: Callable[[torch.Tensor], torch.Tensor],
-    tolerance: float,
-    size: tuple[int, int] = PROBE,
+    network: XYScanNet, other: Callable[[torch.Tensor], torch.Tensor], tolerance: float, size: tuple[int, int] = PROBE
 ) -> bool:
     """Whether ``other`` computes what the network does on a small random image; not where it cannot run.
 
@@ -124,9 +121,11 @@ def agrees(
     image = image.to(weight.device, weight.dtype)
     try:
         expected, found = network(image), other(image)
-    except MemoryError:
+    except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # of a module without the parts that are expected, or of a kernel that cannot run
+        if "allocate memory" in str(error):  # PyTorch's, on a CPU
+            raise
         logger.info("%s: %s", type(error).__name__, error)
         return False
     return bool((expected - found).abs().max() <= tolerance * (expected - image).abs().max())
@@ -308,7 +307,7 @@ def _scan_rows(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
     def plain(features: torch.Tensor) -> torch.Tensor:
         return rearrange(mamba(rearrange(features, "b c h w -> b h w c")), "b h w c -> b c h w")
 
-    wanted = getattr(mamba, "scan_backend", None) in ("auto", "cpu")
+    wanted = getattr(mamba, "scan_backend", None) in ("auto", "cpu") and not mamba.bidirectional
     same = wanted and _agrees_in_c([mamba], features, in_c, plain, residual=False)
     return (in_c if same else plain)(features)
 

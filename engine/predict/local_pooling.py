@@ -5,8 +5,8 @@ statistics in a larger image; averaging over a window around each pixel keeps th
 covers the image nothing changes. Chu et al. 2022, https://arxiv.org/abs/2112.04491.
 
 As in NAFNet's local variants (NAFNetLocal, with AvgPool2d in place of the global pooling), the classes here replace
-those of a trained network: `use_local_pooling` changes the modules' classes and leaves their parameters alone. A network
-whose own means were edited is refused, since they would be lost.
+those of a trained network: `use_local_pooling` changes the modules' classes and leaves their parameters alone. A
+network whose own means were edited is refused, since they would be lost.
 """
 
 import logging

@@ -100,7 +100,7 @@ def _at(tensor, t, length, stride):
     return tl.load(tensor + t.to(tl.int64) * stride, mask=(t >= 0) & (t < length), other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["inner", "length"])
 def _forward(
     x, weight, bias, y, channels, inner, length, x_outer, x_inner, x_time, y_outer, y_inner, y_time, TIME: tl.constexpr,
     CHANNELS: tl.constexpr
@@ -122,7 +122,7 @@ def _dsum(dy_at, t, length, dy_time, w0, w1, w2, w3, shift, x0, x1, x2, x3):
     return _at(dy_at, t, length, dy_time) * gate * (1.0 + total * (1.0 - gate))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["inner", "length"])
 def _backward(
     x, weight, bias, dy, dx, sums, channels, inner, length, x_outer, x_inner, x_time, dy_outer, dy_inner, dy_time,
     dx_outer, dx_inner, dx_time, TIME: tl.constexpr, CHANNELS: tl.constexpr

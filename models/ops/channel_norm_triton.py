@@ -69,7 +69,7 @@ def _normalised(x, row, channel, rows, channels, step, eps):
     return centred * scale, scale
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(x, weight, bias, y, rows, channels, step, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     channel = tl.arange(0, BLOCK)[None, :]
@@ -80,7 +80,7 @@ def _forward(x, weight, bias, y, rows, channels, step, eps, ROWS: tl.constexpr, 
     tl.store(at, (normalised * w + shift).to(y.dtype.element_ty), mask=(row < rows) & (channel < channels))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward(x, weight, dy, dx, sums, rows, channels, step, dy_step, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """dx, and sums (programs, 2, channels), the gradients of weight and bias to be added up."""
     channel = tl.arange(0, BLOCK)[None, :]

@@ -93,7 +93,7 @@ def _three_taps(taps, first, channels, channel):
     return tl.load(at), tl.load(at + channels), tl.load(at + 2 * channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "height", "width"])
 def _forward(
     x, taps, y, d, batch, height, width, channels, GATED: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr,
     SPAN: tl.constexpr
@@ -142,7 +142,7 @@ def _forward(
             b_done, b = b, b_begun
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "height", "width"])
 def _backward(x, taps, d, dx, sums, batch, height, width, channels, ROWS: tl.constexpr, SPAN: tl.constexpr):
     """dx, and sums (workers, 9, width, channels), the gradient of the weight to be added up.
 

@@ -16,7 +16,8 @@ from .triton_runtime import COMPILE
 from .tuning import Numbers, numbers
 
 GATED_OUTPUTS = 256  # of a program; above this, several programs share their pixels, and each computes W_in [h, v]
-SIZES = ["pixels", "height", "width"]  # not specialised: a new size of image compiles nothing
+# Not specialised: a new size of image compiles nothing.
+SIZES = ["pixels", "height", "width", "h_image", "h_row", "h_column", "v_image", "v_row", "v_column"]
 STAGES = 2  # of loads ahead of a product: more would take the shared memory of small GPUs
 
 
@@ -84,7 +85,7 @@ def _weights(W, row, rows, column, columns, step):
     return tl.load(W + row[None, :] * step + column[:, None], mask=there, other=0.0)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=SIZES[:1])
 def _normed_product(
     x, norm_weight, norm_bias, W, made, pixels, eps, channels, outputs, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr,
     INNER: tl.constexpr, UNIT: tl.constexpr
@@ -119,7 +120,7 @@ def _normed_product(
     tl.store(at, total.to(made.dtype.element_ty), mask=inside & (output < outputs)[None, :])
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=SIZES[:1])
 def _product(
     values, W, x, made, pixels, channels, outputs, step, ADD: tl.constexpr, PIXELS: tl.constexpr,
     OUTPUTS: tl.constexpr, INNER: tl.constexpr, UNIT: tl.constexpr

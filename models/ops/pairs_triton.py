@@ -70,7 +70,7 @@ def _softplus(x):
     return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(a, b, y, rows, channels, a_step, b_step, y_step, KL: tl.constexpr, ELEMENTS: tl.constexpr):
     first, row, channel, there = _place(rows, channels, ELEMENTS)
     p = tl.load(a + first * a_step + row * a_step + channel, mask=there, other=0.0).to(tl.float32)
@@ -82,7 +82,7 @@ def _forward(a, b, y, rows, channels, a_step, b_step, y_step, KL: tl.constexpr, 
     tl.store(y + first * y_step + row * y_step + channel, out.to(y.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward(
     a, b, grad, grad_a, grad_b, rows, channels, a_step, b_step, grad_step, grad_a_step, grad_b_step, KL: tl.constexpr,
     ELEMENTS: tl.constexpr

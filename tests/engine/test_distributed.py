@@ -38,7 +38,9 @@ def test_no_thread_of_the_group_outlives_it():
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert distributed.device("cuda:1") == torch.device("cuda", 1)
+    current = []
+    monkeypatch.setattr("torch.cuda.set_device", current.append)
+    assert distributed.device("cuda:1") == torch.device("cuda", 1) == current[-1]
     with pytest.raises(distributed.DeviceError, match="'cuda:2' was requested, but PyTorch finds 2"):
         distributed.device("cuda:2")
 

@@ -101,6 +101,16 @@ def test_out_of_memory_streams(small, monkeypatch):
         assert torch.allclose(api._run(small, images), expected, atol=1e-6)
 
 
+def test_out_of_memory_where_streaming_differs_is_raised(small, monkeypatch):
+    def whole(images):
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(small, "forward", whole)
+    monkeypatch.setattr(api, "streams_exactly", lambda network: False)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="no memory"):
+        api._run(small, torch.zeros(1, 3, 16, 16))
+
+
 def test_loads_shipped_weights_files_and_says_what_there_is(small, tmp_path, monkeypatch):
     shipped = load()
     assert not shipped.training and shipped.description == xyscannet_t().description

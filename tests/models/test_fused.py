@@ -157,10 +157,24 @@ def test_an_edited_scanner_is_followed(kernels, monkeypatch):
 
 def test_an_edited_network_is_not_fused_even_where_it_gives_the_same(kernels, monkeypatch):
     """As it may on a small image, or without autocast."""
-    network, forward = network_of(), GatedFFN.forward
+    network, forward, made = network_of(), GatedFFN.forward, GatedFFN.__init__
     for edited in (lambda self, x: forward(self, x), partialmethod(forward)):
         monkeypatch.setattr(GatedFFN, "forward", edited)
         assert fused(network) is None
+    monkeypatch.setattr(GatedFFN, "forward", forward)
+    assert fused(network) is not None
+    monkeypatch.setattr(GatedFFN, "__init__", lambda self, dim: made(self, dim))
+    assert fused(network) is None
+
+
+def test_convolutions_that_were_replaced_run_unfused(kernels):
+    """A bias is small enough to pass for rounding to bf16."""
+    network = network_of()
+    network.encoder_level1[0].ffn1.project_in = torch.nn.Conv2d(8, 16, 1)
+    network.encoder_level1[0].ffn2.dwconv = torch.nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=16)
+    block = network.decoder_level1[0].intra
+    block.dwconv.bias = torch.nn.Parameter(torch.ones(16))
+    assert difference(network, fused(network, "bf16")) < 1e-6
 
 
 def test_kernels_that_compute_something_else_are_not_used(kernels, monkeypatch):

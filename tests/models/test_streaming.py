@@ -113,6 +113,29 @@ def test_an_edited_network_without_an_effect_yet_is_not_mistaken(monkeypatch):
             assert torch.allclose(streaming._scan_rows(network.decoder_level1[0].intra, features), whole, rtol=1e-4)
 
 
+@needs_compiler
+def test_another_direction_given_later_is_followed():
+    network, images = network_of().float(), images_of(1, 3, 24, 24).float()
+    stream(network, images)  # S6 in C is compared with the module once
+    for module in network.modules():
+        if isinstance(module, S6):
+            module.bidirectional = True
+    with torch.inference_mode():
+        assert (stream(network, images) - network(images)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError(""), RuntimeError("can't allocate memory"), MemoryError()], ids=type
+)
+def test_a_lack_of_memory_is_not_taken_for_an_edit(error, monkeypatch):
+    def too_large(*_, **__):
+        raise error
+
+    monkeypatch.setattr(streaming, "stream", too_large)
+    with pytest.raises(type(error)):
+        streams_exactly(network_of())
+
+
 def test_the_images_and_the_weights_stay_as_they_are():
     network, images = network_of(), images_of(1, 3, 24, 32)
     before = images.clone(), [weight.clone() for weight in network.parameters()]

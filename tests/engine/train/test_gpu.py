@@ -1,5 +1,6 @@
 """Training on a GPU: as on the CPU, over NCCL, by two processes on one device, in bfloat16."""
 
+import os
 import subprocess
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tests.workplace import make_config, make_pairs, start, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
+FULL_FP32 = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"}  # TF32 turns the signs of small gradients, Adam's first steps
 STEPS = ("train.epochs=null", "train.iterations=6", "data.val=null")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -24,7 +26,7 @@ def trained(tmp_path_factory):
     def train(device: str, *overrides: str, processes: int = 0) -> dict[str, torch.Tensor]:
         job = f"tiny@{next(count)}"
         arguments = ("--job_name", job, "--device", device, *STEPS, *overrides)
-        process = start(place, STAGE1, *arguments, torchrun=processes, output=subprocess.PIPE)
+        process = start(place, STAGE1, *arguments, torchrun=processes, output=subprocess.PIPE, env=FULL_FP32)
         printed = process.stderr.read()
         assert process.wait(240) == 0, printed
         return weights(place, job)

@@ -12,6 +12,7 @@ import torch
 from benchmarks import sass
 from models.ops import triton_runtime
 from models.ops.selective_scan import triton_kernel
+from models.ops.tf32 import without_tf32
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -210,8 +211,9 @@ def test_features_of_real_shapes_on_a_gpu(shape, dtype, tolerance):
     for op, ref in OPERATIONS.values():
         results = []
         for function, features in ((op, x), (op, x), (ref, exact)):
-            y = function(features, weight)
-            results.append([y, *torch.autograd.grad(weighted(y), [features, weight], allow_unused=True)])
+            with without_tf32():
+                y = function(features, weight)
+                results.append([y, *torch.autograd.grad(weighted(y), [features, weight], allow_unused=True)])
         for first, second, reference in zip(*results, strict=True):
             if first is not None:
                 assert torch.equal(first, second)

@@ -21,6 +21,7 @@ from models.ops.selective_scan import triton_kernel
 from models.ops.selective_scan.reference import selective_scan_ref
 from models.ops.selective_scan.triton_kernel import selective_scan_triton
 from models.ops.silu_gate import silu_gate, silu_gate_ref
+from models.ops.tf32 import without_tf32
 from models.ops.tuning import Numbers
 from models.registry import Options
 from models.vssm import InterVSSM, IntraVSSM
@@ -283,7 +284,8 @@ def test_operations_on_features(operation, shape, dtype, tolerance):
     leaves = [x] if "_gate" in operation or operation == "kl_divergence" else [x, weight]
     assert triton_runtime.runs(x)
     exact = [leaf.detach().float().requires_grad_() for leaf in (x, weight)]
-    y, reference = op(x, weight), ref(*exact)
+    with without_tf32():
+        y, reference = op(x, weight), ref(*exact)
     assert_near(y, reference.to(y.dtype), tolerance)
     if y.numel():
         assert y.is_contiguous(memory_format=torch.channels_last)
@@ -305,12 +307,14 @@ def test_a_decoder_block(monkeypatch):
         with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
             return [y, *gradients], block(x)
 
-    ours, ours_in_bf16 = run()
+    with without_tf32():
+        ours, ours_in_bf16 = run()
     monkeypatch.setattr(triton_runtime, "runs", lambda *_: False)
     for module in block.modules():
         if hasattr(module, "scan_backend"):
             module.scan_backend = "torch"
-    plain, plain_in_bf16 = run()
+    with without_tf32():
+        plain, plain_in_bf16 = run()
     for value, reference in zip(ours, plain, strict=True):
         assert_near(value, reference, 1e-4)
     for in_bf16 in (ours_in_bf16, plain_in_bf16):
