@@ -325,5 +325,5 @@ def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         os.close(os.open(os.fsencode(tmp_path) + b"/blur/na\xefve.png", os.O_CREAT))
     except OSError:
         pytest.skip("the file system takes no such names")
-    with pytest.raises(LayoutError, match=r"caf\\xe9.png' is not UTF-8; rename it"):
+    with pytest.raises(LayoutError, match=r"xefve.png' is not UTF-8; rename it"):
         find_pairs(tmp_path)
