@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.predict.formats import faster_tracing
 from models import XYScanNet, xyscannet, xyscannet_s, xyscannet_t, xyscannetp
 from models.ops.selective_scan import cpu
 from tests.parity import fill, image
@@ -186,7 +187,7 @@ def test_checkpointed_activations_give_the_same_numbers_and_keep_less():
 def test_compiles_to_one_graph():
     """Nothing in the network breaks torch.compile's graph; the scan is one opaque operation in it."""
     network, x = XYScanNet(8, (1, 1, 1)), torch.rand(1, 3, 16, 12) - 0.5
-    with torch.inference_mode():
+    with torch.inference_mode(), faster_tracing:
         expected = network(x)
         torch.testing.assert_close(torch.compile(network, backend="aot_eager", fullgraph=True)(x), expected)
 
