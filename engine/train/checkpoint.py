@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import random
@@ -72,16 +73,12 @@ def _write(content: object, temporary: Path, path: Path) -> None:
     Raises:
         NoRoomError: it does not fit on the disk.
     """
+    serialised = io.BytesIO()  # first into memory: torch.save hides the cause of a write that fails
+    torch.save(content, serialised)
     try:
-        with open(temporary, "wb", buffering=0) as file:
-            recorder = _Recorder(file)
-            try:
-                torch.save(content, recorder)
-            except RuntimeError as error:  # PyTorch's own, which hides the cause
-                cause = recorder.error or error.__context__
-                if cause is None:
-                    raise
-                raise cause from None
+        with open(temporary, "wb") as file:
+            file.write(serialised.getbuffer())
+            file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         if error.errno not in NO_ROOM:
@@ -89,40 +86,11 @@ def _write(content: object, temporary: Path, path: Path) -> None:
         temporary.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         kept = f"the previous {path.name} is kept" if path.exists() else "there is no previous one"
-        needed = max(_size(content), path.stat().st_size if path.exists() else 0)
+        needed = max(len(serialised.getbuffer()), path.stat().st_size if path.exists() else 0)
         raise NoRoomError(
             f"{path}: {NO_ROOM[error.errno]}: about {needed / 1e6:,.1f} MB are needed and "
             f"{free / 1e6:,.1f} MB are free; {kept}. Make room and repeat the same command"
         ) from None
-
-
-class _Recorder:
-    """A file that remembers the error of a write: torch.save only says that it failed."""
-
-    def __init__(self, file):
-        self.file, self.error = file, None
-
-    def write(self, data) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            done = 0
-            while done < len(view):  # an unbuffered write may write only a part
-                done += self.file.write(view[done:])
-        except Exception as error:  # the disk's, or the death of a data loader process
-            self.error = error
-            raise
-        return done
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _size(content: object) -> int:
-    """Bytes of all tensors in nested dictionaries and lists."""
-    if isinstance(content, torch.Tensor):
-        return content.nbytes
-    items = content.values() if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else ()
-    return sum(_size(item) for item in items)
 
 
 def load_state(path: Path) -> dict | None:
