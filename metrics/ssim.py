@@ -23,25 +23,9 @@ RADIUS = 5
 C1 = (0.01 * 255.0) ** 2
 C2 = (0.03 * 255.0) ** 2
 BAND = 64  # rows computed at a time: they stay in the processor's cache, and memory does not grow with the image
-
-
-def _gaussian() -> np.ndarray:
-    """The 11 taps of the Gaussian window along one axis, summing to 1."""
-    taps = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / 1.5) ** 2)
-    return taps / taps.sum()
-
-
-def _colour_matrix() -> np.ndarray:
-    """The same window along the axis of three colours with replicated borders: a 3 x 3 matrix (out, in)."""
-    matrix = np.zeros((3, 3))
-    for out in range(3):
-        for offset, tap in zip(range(-RADIUS, RADIUS + 1), _gaussian(), strict=True):
-            matrix[out, min(max(out + offset, 0), 2)] += tap
-    return matrix
-
-
-TAPS = _gaussian()
-ACROSS_COLOURS = _colour_matrix()
+TAPS = cv2.getGaussianKernel(2 * RADIUS + 1, 1.5).ravel()  # of the window along one axis, summing to 1
+# The same window along the axis of three colours: a 3 x 3 matrix (out, in).
+ACROSS_COLOURS = cv2.sepFilter2D(np.eye(3), cv2.CV_64F, np.ones(1), TAPS, borderType=cv2.BORDER_REPLICATE)
 
 
 def ssim_matlab_rgb(restored: np.ndarray, sharp: np.ndarray) -> float:
@@ -69,7 +53,8 @@ def ssim_both(restored: np.ndarray, sharp: np.ndarray) -> tuple[float, float]:
         first, last = max(top - RADIUS, 0), min(top + BAND + RADIUS, height)
         x, y = (np.ascontiguousarray(image[first:last], np.float64) for image in (restored, sharp))
         means = [means[top - first : top - first + BAND] for means in _local_means(x, y)]
-        totals += [_similarity(*map(_across_colours, means)).sum(), _similarity(*means).sum()]
+        volumes = [cv2.transform(mean, ACROSS_COLOURS) for mean in means]
+        totals += [_similarity(*volumes).sum(), _similarity(*means).sum()]
     volume, per_channel = totals / restored.size
     return float(volume), float(per_channel)
 
@@ -85,10 +70,6 @@ def _local_means(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
         cv2.sepFilter2D(values, cv2.CV_64F, TAPS, TAPS, borderType=cv2.BORDER_REPLICATE)
         for values in (x, y, x * x + y * y, x * y)
     ]
-
-
-def _across_colours(means: np.ndarray) -> np.ndarray:
-    return cv2.transform(means, ACROSS_COLOURS)
 
 
 def _similarity(mean_x: Values, mean_y: Values, mean_square: Values, mean_product: Values) -> Values:
