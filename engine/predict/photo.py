@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pillow_heif
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
@@ -23,7 +24,7 @@ from datasets.files import write_atomic
 from datasets.images import EXIF_ORIENTATION, ImageError, check_file, kind_of_file, read_file
 
 from ..memory import GIB, OutOfMemory, free_memory
-from .png import encode_png, read_text
+from .png import encode_png
 
 BITS_PER_SAMPLE = 258  # TIFF's tag
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # where these bytes lie in every PNG file
@@ -39,6 +40,8 @@ XMP = (
 )
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef")
 DECODING = 8  # bytes per pixel, at least: the decoded photograph and an upright copy
+
+pillow_heif.register_heif_opener()  # makes Pillow read HEIC; it reads AVIF itself, from version 11.3
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,6 @@ def decode_photograph(path: Path, data: bytes) -> Photograph:
     if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would read the preview in them
         raise ImageError(f"{path}: a camera's raw file; develop it to a TIFF or PNG of 16 bits first")
     check_file(path, data)
-    heif = data[4:8] == b"ftyp" and _register_heif()
     try:
         with Image.open(io.BytesIO(data)) as image:
             _expect_to_fit(path, *image.size)
@@ -82,9 +84,9 @@ def decode_photograph(path: Path, data: bytes) -> Photograph:
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
-        if heif and "HEIC" in kind_of_file(data):
-            raise ImageError(f"{path}: a damaged HEIC image; copy or download it again") from error
-        raise ImageError(f"{path}: cannot be read; {kind_of_file(data) if data else 'the file is empty'}") from error
+        kind = kind_of_file(data)
+        reason = "a damaged HEIC image; copy or download it again" if "HEIC" in kind else f"cannot be read; {kind}"
+        raise ImageError(f"{path}: {reason}") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(f"{path}: cannot be read ({error or type(error).__name__})") from error
 
@@ -139,23 +141,20 @@ def write_photograph(path: Path, photograph: Photograph, made_by: str | None = N
         raise ImageError(f"{path}: a {form} has at most {LONGEST_SIDE[form]} pixels a side; use --format png")
     if pixels.dtype == np.uint16:
         pixels = (pixels / 257).round().astype(np.uint8)
-    options = _jpeg_options(photograph, made_by) if form == "JPEG" else _webp_options(photograph, made_by)
+    options: dict[str, object]
+    exif = photograph.exif or b""
+    if form == "JPEG":
+        options = {
+            "subsampling": 0,  # full colour resolution: it was just restored
+            "exif": b"Exif\0\0" + exif if 0 < len(exif) <= LARGEST_EXIF else b"",
+            "comment": f"{MAKER} {made_by}".encode() if made_by else b"",
+        }
+    else:
+        options = {"exif": exif, "xmp": XMP.format(html.escape(made_by)).encode() if made_by else b""}
     encoded = io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.save(encoded, form, quality=quality, icc_profile=photograph.icc, **options)
     write_atomic(path, encoded.getvalue())
-
-
-def _jpeg_options(photograph: Photograph, made_by: str | None) -> dict[str, object]:
-    options: dict[str, object] = {"subsampling": 0}  # full colour resolution: it was just restored
-    if photograph.exif and len(photograph.exif) <= LARGEST_EXIF:
-        options["exif"] = b"Exif\0\0" + photograph.exif
-    return options | ({"comment": f"{MAKER} {made_by}".encode()} if made_by else {})
-
-
-def _webp_options(photograph: Photograph, made_by: str | None) -> dict[str, object]:
-    options: dict[str, object] = {"exif": photograph.exif} if photograph.exif else {}
-    return options | ({"xmp": XMP.format(html.escape(made_by)).encode()} if made_by else {})
 
 
 def read_maker(path: Path) -> dict[str, object] | None:
@@ -164,15 +163,14 @@ def read_maker(path: Path) -> dict[str, object] | None:
         data = read_file(path)
         check_file(path, data)
         with Image.open(io.BytesIO(data)) as image:
-            form, comment, xmp = image.format, image.info.get("comment", b""), image.info.get("xmp", b"")
+            form, info = image.format, image.info
         if form == "JPEG":
-            text = comment.decode().removeprefix(f"{MAKER} ") if comment.startswith(MAKER.encode()) else ""
+            text = re.fullmatch(f"{MAKER} (.*)", info["comment"].decode())[1]
         elif form == "WEBP":
-            made_by = re.search('xyscannet:made_by="([^"]*)"', xmp.decode())
-            text = html.unescape(made_by[1]) if made_by else ""
+            text = html.unescape(re.search('xyscannet:made_by="([^"]*)"', info["xmp"].decode())[1])
         else:
-            text = read_text(path, MAKER)
-        return dict(json.loads(text or ""))
+            text = info[MAKER]
+        return dict(json.loads(text))
     except Exception:  # another program's file, or a damaged one, for which Pillow raises many kinds
         return None
 
@@ -186,20 +184,8 @@ def _is_sixteen_bit(image: Image.Image, data: bytes) -> bool:
     return False
 
 
-def _register_heif() -> bool:
-    """Make Pillow read HEIC, if pillow-heif is there; it reads AVIF itself, from version 11.3."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()  # again changes nothing
-    return True
-
-
 def _deep_heif(data: bytes) -> Photograph:
     """An HEIC of 10 or 12 bits, as 16 bits."""
-    import pillow_heif
-
     file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
     pixels = np.asarray(file)
     pixels = pixels.reshape(*pixels.shape[:2], -1)

@@ -1,4 +1,4 @@
-"""Write PNG files of 8 or 16 bits with a colour profile, EXIF and text, and read the text.
+"""Write PNG files of 8 or 16 bits with a colour profile, EXIF and text.
 
 Pillow writes no 16-bit RGB, OpenCV no grey with alpha and no profiles. Specification: https://www.w3.org/TR/png-3
 """
@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from datasets.images import PNG_SIGNATURE
 
-END = b"\0\0\0\0IEND\xaeB`\x82"
 TEXT_HEADER = b"\0\0\0\0\0"  # after the keyword: not compressed, in no language, not translated
 
 
@@ -50,20 +48,3 @@ def encode_png(
     return PNG_SIGNATURE + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
-
-
-def read_text(path: Path, keyword: str) -> str | None:
-    """The text that `encode_png` stored under a keyword; None where there is none, or the PNG is damaged."""
-    data = path.read_bytes()
-    if not (data.startswith(PNG_SIGNATURE) and data.endswith(END)):
-        return None
-    start, found = len(PNG_SIGNATURE), None
-    while start + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, start)
-        body = data[start + 8 : start + 8 + length]
-        if data[start + 8 + length : start + 12 + length] != struct.pack(">I", zlib.crc32(kind + body)):
-            return None
-        if kind == b"iTXt" and body.startswith(keyword.encode("latin-1") + TEXT_HEADER):
-            found = body[len(keyword) + len(TEXT_HEADER) :].decode(errors="replace")
-        start += 12 + length
-    return found
