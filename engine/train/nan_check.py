@@ -34,9 +34,13 @@ def first_nonfinite(
     found: list[str] = []
     hooks = []
     for name, module in network.named_modules():
-        what = f"{name or 'network'} ({type(module).__name__})"
-        hooks.append(module.register_forward_hook(_forward_hook(what, found)))
-        hooks.append(module.register_full_backward_hook(_backward_hook(what, found)))
+
+        def check(tensors, what=f"{name or 'network'} ({type(module).__name__})"):
+            if not found and not all(_finite(tensor) for tensor in tensors if torch.is_tensor(tensor)):
+                found.append(what)
+
+        hooks.append(module.register_forward_hook(lambda module, inputs, output, check=check: check([output])))
+        hooks.append(module.register_full_backward_hook(lambda module, inputs, outputs, check=check: check(inputs)))
     try:
         network.zero_grad(set_to_none=True)
         total, terms = losses()
@@ -55,22 +59,6 @@ def first_nonfinite(
         if parameter.grad is not None and not _finite(parameter.grad):
             found.append(f"parameter {name}")
     return f"the gradient of {found[0]}" if found else None
-
-
-def _forward_hook(what: str, found: list[str]):
-    def hook(module, inputs, output):
-        if not found and torch.is_tensor(output) and not _finite(output):
-            found.append(what)
-
-    return hook
-
-
-def _backward_hook(what: str, found: list[str]):
-    def hook(module, grad_inputs, grad_outputs):
-        if not found and any(gradient is not None and not _finite(gradient) for gradient in grad_inputs):
-            found.append(what)
-
-    return hook
 
 
 def _finite(tensor: torch.Tensor) -> bool:
