@@ -6,6 +6,7 @@ spandrel_extra_arches.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from pathlib import Path
@@ -51,16 +52,15 @@ def load_peer(path: Path) -> Peer:
     """The network that the weights in ``path`` are of, on the CPU.
 
     Raises:
-        PeerWeightsError: spandrel is missing, no architecture fits, or it changes the size or the number of channels.
+        PeerWeightsError: no architecture fits, or it changes the size or the number of channels.
     """
-    if not has_spandrel():
-        raise PeerWeightsError(
-            f"{path} does not hold XYScanNet weights; other networks need spandrel: pip install -e .[peers]"
-        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it imports
         import spandrel
-    _add_extra_architectures()
+    with contextlib.suppress(ImportError):  # not installed
+        import spandrel_extra_arches
+
+        spandrel_extra_arches.install(ignore_duplicates=True)
     try:
         descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
     except spandrel.UnsupportedModelError as error:
@@ -76,12 +76,3 @@ def load_peer(path: Path) -> Peer:
             f"{descriptor.scale}; only networks that restore RGB images at their own size can be used"
         )
     return Peer(descriptor).eval()
-
-
-def _add_extra_architectures() -> None:
-    """Those of spandrel_extra_arches, where it is installed; calling it again changes nothing."""
-    try:
-        import spandrel_extra_arches
-    except ImportError:
-        return
-    spandrel_extra_arches.install(ignore_duplicates=True)

@@ -22,13 +22,7 @@ class MissingWeights(FileNotFoundError):
 
 
 def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
-    """Find the file to load: ``weights`` if given, else the job's own stage-2 weights, else those shipped with it.
-
-    Args:
-        weights: the file given with --weights.
-        job_name: a job, whose own weights lie in results/JOB_NAME/models and shipped ones in
-            models/pretrained/JOB_NAME.pth.
-        which: best or final.
+    """The file to load: ``weights`` if given, else the job's own ``which`` (best or final), else those shipped with it.
 
     Raises:
         MissingWeights: names the missing file, what lies in its folder instead, and how to get it.
@@ -57,15 +51,9 @@ def find_weights(weights: Path | None, job_name: str, which: str) -> Path:
 
 
 def load_any_network(weights: Path, job_name: str, device: torch.device) -> XYScanNet | Peer:
-    """Load the network that a file's weights are of, XYScanNet or another that spandrel knows, on the CPU.
+    """The network that a file's weights are of, XYScanNet or another that spandrel knows, for evaluation, on the CPU.
 
-    Args:
-        weights: the file.
-        job_name: the job whose recipe says what released weights do not.
-        device: where the network will run.
-
-    Returns:
-        The network, in evaluation mode.
+    What released weights do not say comes from the job's recipe, as far as ``device``, where it will run, can run it.
 
     Raises:
         WeightsError: the file is damaged, or of an XYScanNet that cannot be built, or spandrel is missing.
