@@ -34,8 +34,9 @@ def first_nonfinite(
     found: list[str] = []
     hooks = []
     for name, module in network.named_modules():
+        what = f"{name or 'network'} ({type(module).__name__})"
 
-        def check(tensors, what=f"{name or 'network'} ({type(module).__name__})"):
+        def check(tensors, what=what):
             if not found and not all(_finite(tensor) for tensor in tensors if torch.is_tensor(tensor)):
                 found.append(what)
 
