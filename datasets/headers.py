@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -34,16 +35,25 @@ def check_headers(pairs: Sequence[Pair], patch_size: int | None = None, progress
 
 def _header_problem(pair: Pair, patch_size: int | None) -> ValueError | None:
     try:
-        size = read_size(pair.blurred)
-        if pair.sharp is not None and (sharp_size := read_size(pair.sharp)) != size:
-            return LayoutError(
-                f"{pair.blurred}: {_times(size)} pixels, but its sharp image {pair.sharp} has {_times(sharp_size)}"
-            )
-    except ImageError as error:
+        size = common_size(pair.blurred, pair.sharp)
+    except (ImageError, LayoutError) as error:
         return error
     if patch_size is not None and min(size) < patch_size:
         return LayoutError(f"{pair.blurred}: {_times(size)} pixels, smaller than the patch of {patch_size}")
     return None
+
+
+def common_size(image: Path, sharp: Path | None) -> tuple[int, int]:
+    """(height, width) of an image and its sharp one, if there is one, from their headers.
+
+    Raises:
+        ImageError: an image is missing or truncated.
+        LayoutError: their sizes differ.
+    """
+    size = read_size(image)
+    if sharp is not None and (other := read_size(sharp)) != size:
+        raise LayoutError(f"{image}: {_times(size)} pixels, but its sharp image {sharp} has {_times(other)}")
+    return size
 
 
 def _times(size: tuple[int, int]) -> str:

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.images import ImageError, read_size
+from datasets.headers import common_size
+from datasets.images import ImageError
 from datasets.layouts import LayoutError, find_pairs, list_images
 
 KINDS = {"blur", "blurred", "blurry", "sharp", "gt", "traina", "trainb", "testa", "testb"}
@@ -164,9 +165,7 @@ def _check_sizes(pairing: Pairing) -> Pairing:
 
 def _what_is_wrong(sample: Sample) -> str | None:
     try:
-        sizes = {path: read_size(path) for path in (sample.restored, sample.sharp) if path is not None}
-    except ImageError as error:
+        common_size(sample.restored, sample.sharp)
+    except (ImageError, LayoutError) as error:
         return str(error)
-    if len(set(sizes.values())) > 1:
-        return " but ".join(f"{path} is {width} x {height}" for path, (height, width) in sizes.items())
     return None

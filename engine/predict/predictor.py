@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from datasets.catalogue import DataSet
 from datasets.folder import thread_pool
-from datasets.images import read_rgb, read_size, write_png
+from datasets.headers import common_size
+from datasets.images import read_rgb, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics.catalogue import METRICS, SINGLE, column_names
 from metrics.paper import paper_row
@@ -42,23 +43,6 @@ from .weights import find_weights
 
 READERS, WRITERS = 2, 4  # threads; decoding and encoding release Python's lock
 ALWAYS = ("psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")  # flags, where there are sharp images
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A pair and its blurred image, uint8 RGB (H, W, 3)."""
-
-    pair: Pair
-    blurred: np.ndarray
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A restored image, uint8 RGB (H, W, 3), and the seconds that it took."""
-
-    pair: Pair
-    image: np.ndarray
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -190,7 +174,7 @@ def restore_all(
     # After an error, or Ctrl-C, the writers still save what is restored.
     with bar, thread_pool(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
         read = prefetch(readers, read_pair, pairs, depth=max(READERS, batch_size))
-        equal = batches(read, batch_size, kind=lambda image: image.blurred.shape)
+        equal = batches(read, batch_size, kind=lambda loaded: loaded[1].shape)
         restored = (image for batch in equal for image in restore_batch(restorer, batch))
         for taken in prefetch(writers, functools.partial(save, predictions), restored, depth=2 * WRITERS):
             seconds.append(taken)
@@ -198,32 +182,26 @@ def restore_all(
     return seconds
 
 
-def read_pair(pair: Pair) -> Loaded:
-    """Raises ImageError for a damaged image, LayoutError where its sharp image has another size."""
-    blurred = read_rgb(pair.blurred)
-    if pair.sharp is not None and (size := read_size(pair.sharp)) != blurred.shape[:2]:
-        sizes = " and ".join(
-            f"{path} is {width} x {height}"
-            for path, (height, width) in ((pair.blurred, blurred.shape[:2]), (pair.sharp, size))
-        )
-        raise LayoutError(f"a blurred image and its sharp one differ in size: {sizes}")
-    return Loaded(pair, blurred)
+def read_pair(pair: Pair) -> tuple[Pair, np.ndarray]:
+    """The pair and its blurred image. Raises ImageError for a damaged image, LayoutError where the sizes differ."""
+    common_size(pair.blurred, pair.sharp)
+    return pair, read_rgb(pair.blurred)
 
 
-def restore_batch(restorer: Restorer, batch: list[Loaded]) -> Iterator[Restored]:
-    """Raises what Restorer.restore raises."""
-    restored, seconds = restorer.restore(
-        images_to_tensor([image.blurred for image in batch]), *(str(image.pair.blurred) for image in batch)
-    )
-    for image, pixels in zip(batch, tensor_to_images(restored), strict=True):
-        yield Restored(image.pair, pixels, seconds / len(batch))
+def restore_batch(restorer: Restorer, batch: list[tuple[Pair, np.ndarray]]) -> Iterator[tuple[Pair, np.ndarray, float]]:
+    """Each pair, its restored image and the seconds that it took. Raises what Restorer.restore raises."""
+    pairs, blurred = zip(*batch, strict=True)
+    restored, seconds = restorer.restore(images_to_tensor(blurred), *(str(pair.blurred) for pair in pairs))
+    for pair, image in zip(pairs, tensor_to_images(restored), strict=True):
+        yield pair, image, seconds / len(batch)
 
 
-def save(predictions: Predictions, restored: Restored) -> float:
+def save(predictions: Predictions, restored: tuple[Pair, np.ndarray, float]) -> float:
     """Saves the image and then counts it as finished; returns its seconds."""
-    write_png(predictions.image(restored.pair.name), restored.image)
-    predictions.add(restored.pair.name, restored.seconds)
-    return restored.seconds
+    pair, image, seconds = restored
+    write_png(predictions.image(pair.name), image)
+    predictions.add(pair.name, seconds)
+    return seconds
 
 
 def summarise(images: int, batch_size: int, measured: list[tuple[list[float], int | None]]) -> dict[str, object]:

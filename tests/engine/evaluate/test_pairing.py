@@ -118,7 +118,7 @@ def test_missing_extra_wrong_shape_and_damaged_images_are_named(tmp_path, truth)
     pairing = find_samples(tmp_path / "out", [truth], None, sharp_needed=True)
     assert pairing.samples == [] and pairing.missing == ["GOPR0384_11_00/000001"]
     assert pairing.extra == [str(tmp_path / "out" / "GOPR0384_11_00" / "000009.png")]
-    assert "000002.png is 9 x 6 but" in pairing.wrong_shape[0] and "000001.png: truncated" in pairing.wrong_shape[1]
+    assert "000002.png: 9x6 pixels, but" in pairing.wrong_shape[0] and "000001.png: truncated" in pairing.wrong_shape[1]
     assert all(name in pairing.complaints() for name in (pairing.missing[0], pairing.extra[0], pairing.wrong_shape[0]))
 
 

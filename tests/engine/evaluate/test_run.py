@@ -105,7 +105,7 @@ def test_missing_extra_wrong_shape_and_damaged_images_stop_everything_or_are_lef
     (place / "out" / "002.png").write_bytes((place / "out" / "002.png").read_bytes()[:-20])
     refused(*FAST, "psnr")
     error = capsys.readouterr().err
-    for said in ("1 have no restored image:\n    000", "out/900.png", "out/001.png is 9 x 9 but", "002.png: truncated"):
+    for said in ("1 have no restored image:\n    000", "out/900.png", "out/001.png: 9x9 pixels", "002.png: truncated"):
         assert said in error
     assert not (place / "out_scores").exists()
     main([*FAST, "psnr", "--partial"])

@@ -289,7 +289,7 @@ def test_sizes_that_differ_name_both_files_and_lose_nothing(place, capsys):
     cv2.imwrite("datasets/GoPro/test/sharp/001.png", np.zeros((20, 30, 3), np.uint8))
     refused()
     error = capsys.readouterr().err
-    assert "test/blur/001.png is 30 x 21" in error and "test/sharp/001.png is 30 x 20" in error
+    assert "blur/001.png: 30x21 pixels, but its sharp" in error and "test/sharp/001.png has 30x20" in error
     shutil.copy("datasets/GoPro/test/blur/001.png", "datasets/GoPro/test/sharp/001.png")
     before = (place / "results/tiny/images/000.png").stat().st_mtime_ns
     predict(argv=list(JOB))
