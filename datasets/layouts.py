@@ -7,7 +7,7 @@
     RealBlur   RealBlur_{J,R}_{train,test}_list.txt, each line: sharp path, blurred path, relative to the list's folder;
                without a list: <scene>/{blur/blur_N,gt/gt_N}
     blurred    a folder of images without sharp ones, such as RWBI
-    any two folders
+    any other  two folders, blurred and sharp
 
 Images are paired by name, never by sort order: by relative path without suffix and without the prefixes blur_ and gt_.
 """
@@ -29,15 +29,7 @@ LIST_NAME = re.compile(r"RealBlur_([JR])_(train|test)_list\.txt")
 VARIANT_NAME = re.compile(r"RealBlur[-_]?([JR])(?![A-Za-z])")
 # Names of folders of sharp images in unknown layouts: these images must not be taken for blurred ones.
 SHARP_NAMES = {"sharp", "gt", "groundtruth", "ground_truth", "target", "targets", "clean", "hr", "trainb", "testb"}
-KNOWN_LAYOUTS = """known layouts:
-  {train,test}/<scene>/{blur,sharp}                      GoPro as downloaded
-  {train,test}/{blur,sharp}                              sorted by kind
-  {train,test}/{trainA,trainB | testA,testB}             A/B
-  test/{test-close-ups,test-long-shot} with GT           HIDE
-  RealBlur_{J,R}_{train,test}_list.txt                   RealBlur with its lists
-  <scene>/{blur,gt}                                      RealBlur without its lists
-  a folder of images                                     blurred images only
-Any other layout can be given as two folders, blurred and sharp."""
+KNOWN_LAYOUTS = __doc__.split("\n\n")[1]
 
 
 class LayoutError(ValueError):
@@ -89,7 +81,7 @@ def find_pairs(
     if pairs is None:
         pairs = _blurred_only(root)
     if not pairs:
-        raise LayoutError(f"{root}: no images in a known layout\n{KNOWN_LAYOUTS}\nfound:\n{_contents(root)}")
+        raise LayoutError(f"{root}: no images in a known layout:\n{KNOWN_LAYOUTS}\nfound:\n{_contents(root)}")
     return sorted(pairs, key=lambda pair: pair.name)
 
 
