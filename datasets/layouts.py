@@ -54,7 +54,11 @@ class Pair:
 
 
 def find_pairs(
-    source: str | os.PathLike | Iterable[str | os.PathLike], split: str | None = None, *, variant: str | None = None
+    source: str | os.PathLike | Iterable[str | os.PathLike],
+    split: str | None = None,
+    *,
+    variant: str | None = None,
+    need_sharp: bool = False,
 ) -> list[Pair]:
     """Find the pairs of a data set.
 
@@ -62,17 +66,17 @@ def find_pairs(
         source: the root of a data set, the folder of a split, any folder of images, or two folders [blurred, sharp].
         split: "train" or "test"; None if the folder is a split or has only one.
         variant: "J" or "R", if one folder contains both of RealBlur's data sets.
+        need_sharp: refuse blurred images without sharp ones.
     Returns:
         The pairs, sorted by name.
     Raises:
-        LayoutError: unknown layout, or images without a partner.
+        LayoutError: unknown layout, no images, or images without a partner.
         AmbiguityError: split or variant must be given.
     """
     if split not in (None, *SPLITS) or variant not in (None, "J", "R"):
         raise ValueError(f"split is 'train', 'test' or None, variant 'J', 'R' or None, not {split!r} and {variant!r}")
     if not isinstance(source, (str, os.PathLike)):
-        blurred, sharp = _two_folders(source)
-        return _match(f"{blurred} and {sharp}", _named(blurred), _named(sharp))
+        return _two_folders(source)
     root = _folder(source)
     pairs = _known_layout(root, split, variant)
     children = _subfolders(root)
@@ -82,6 +86,9 @@ def find_pairs(
         pairs = _blurred_only(root)
     if not pairs:
         raise LayoutError(f"{root}: no images in a known layout:\n{KNOWN_LAYOUTS}\nfound:\n{_contents(root)}")
+    alone = [pair.blurred for pair in pairs if pair.sharp is None]
+    if need_sharp and alone:
+        raise LayoutError(f"{root}: {len(alone)} blurred images have no sharp image, the first is {alone[0]}")
     return sorted(pairs, key=lambda pair: pair.name)
 
 
@@ -120,11 +127,15 @@ def _choose(root: Path, what: str, wanted: str | None, choices: list[str]) -> st
     return choices[0]
 
 
-def _two_folders(source: Iterable[str | os.PathLike]) -> list[Path]:
+def _two_folders(source: Iterable[str | os.PathLike]) -> list[Pair]:
     folders = [_folder(folder) for folder in source]
     if len(folders) != 2:
         raise LayoutError(f"{len(folders)} folders given; expected one, or two as [blurred, sharp]")
-    return folders
+    blurred, sharp = folders
+    pairs = _match(f"{blurred} and {sharp}", _named(blurred), _named(sharp))
+    if not pairs:
+        raise LayoutError(f"{blurred} and {sharp}: no images found")
+    return pairs
 
 
 def _folder(path: str | os.PathLike) -> Path:

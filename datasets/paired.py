@@ -30,8 +30,6 @@ class PairedCrops(Dataset):
         read: path -> uint8 (H, W, 3) RGB, such as ``cache.CachedReader``.
         degradation: computes the blurred crop from the augmented sharp one; the pairs' blurred images are not read.
         rotate: probability of a rotation, see ``augmentation.augment``.
-    Raises:
-        ValueError: a pair has no sharp image.
     """
 
     def __init__(
@@ -43,9 +41,6 @@ class PairedCrops(Dataset):
         degradation: Degradation | None = None,
         rotate: float = 1.0,
     ) -> None:
-        alone = next((pair for pair in pairs if pair.sharp is None), None)
-        if alone is not None:
-            raise ValueError(f"{alone.blurred}: no sharp image; training needs pairs")
         self.pairs, self.patch_size, self.seed, self.read = pairs, patch_size, seed, read
         self.degradation, self.rotate = degradation, rotate
 
@@ -62,7 +57,7 @@ class PairedCrops(Dataset):
         pair = self.pairs[index]
         rng = np.random.default_rng([self.seed, epoch, index])
         try:
-            sharp = self.read(pair.sharp)  # type: ignore[arg-type]  # checked in __init__
+            sharp = self.read(pair.sharp)  # type: ignore[arg-type]
             blurred = sharp if self.degradation else self.read(pair.blurred)
             blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng, self.rotate)
             if self.degradation:

@@ -25,7 +25,7 @@ from .files import walk, write_atomic
 from .folder import new_folder, thread_pool
 from .headers import check_headers
 from .images import read_rgb, write_png
-from .layouts import LayoutError, Pair, find_pairs
+from .layouts import Pair, find_pairs
 
 LEVEL_SIGMA = 40  # pixels: larger than the blur, which does not change means over so large an area
 
@@ -65,10 +65,7 @@ def cut_tiles(
     """
     if size < 8 or reduce < 1 or (keep is not None and keep < 1) or (quality is not None and not 1 <= quality <= 100):
         raise ValueError("expected size >= 8, reduce >= 1, keep >= 1 and quality between 1 and 100")
-    pairs = find_pairs(source, split)
-    alone = next((pair for pair in pairs if pair.sharp is None), None)
-    if alone is not None:
-        raise LayoutError(f"{alone.blurred}: no sharp image; tiles are cut from pairs")
+    pairs = find_pairs(source, split, need_sharp=True)
     check_headers(pairs, size * reduce, progress)
     with new_folder(Path(out)) as folder, thread_pool(workers) as pool:
         made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce, level), pairs)

@@ -49,15 +49,11 @@ class TrainingData:
         try:
             if self.degradation:
                 return sharp_pairs(source)
-            pairs = find_pairs(source, split, variant=self.config.data.variant)
+            return find_pairs(source, split, variant=self.config.data.variant, need_sharp=True)
         except LayoutError as error:
             raise LayoutError(
                 f"data.{key}: {error}. Unpack the data set there, or name its folder: data.{key}=FOLDER"
             ) from error
-        alone = [pair.blurred for pair in pairs if pair.sharp is None]
-        if alone:
-            raise LayoutError(f"data.{key}: {len(alone)} blurred images have no sharp image, the first is {alone[0]}")
-        return pairs
 
     def check(self) -> None:
         """Read every image's header; ImageError or LayoutError for one that is damaged or too small."""

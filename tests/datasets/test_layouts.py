@@ -182,6 +182,16 @@ def test_two_folders(tmp_path: Path) -> None:
         assert relative(find_pairs(source), tmp_path) == [("x/1", "input/x/1.png", "target/x/1.jpg")]
     with pytest.raises(LayoutError, match="3 folders"):
         find_pairs([tmp_path, tmp_path, tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LayoutError, match="empty: no images found"):
+        find_pairs([tmp_path / "empty", tmp_path / "empty"])
+
+
+def test_blurred_images_alone_where_sharp_ones_are_needed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/blur/1.png", "b/blur/2.png")
+    assert len(find_pairs(tmp_path)) == 2
+    with pytest.raises(LayoutError, match="2 blurred images have no sharp image, the first is .*a/blur/1.png"):
+        find_pairs(tmp_path, need_sharp=True)
 
 
 def test_pairs_by_name_and_not_by_order(tmp_path: Path) -> None:
@@ -325,5 +335,5 @@ def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         os.close(os.open(os.fsencode(tmp_path) + b"/blur/na\xefve.png", os.O_CREAT))
     except OSError:
         pytest.skip("the file system takes no such names")
-    with pytest.raises(LayoutError, match=r"xefve.png' is not UTF-8; rename it"):
+    with pytest.raises(LayoutError, match=r"na\\xefve.png' is not UTF-8; rename it"):
         find_pairs(tmp_path)

@@ -85,11 +85,6 @@ def _threads_after_worker_init() -> int:
     return cv2.getNumThreads()
 
 
-def test_pairs_without_sharp_image_cannot_train(pairs: list[Pair]) -> None:
-    with pytest.raises(ValueError, match="3.png: no sharp image"):
-        PairedCrops([*pairs[:3], Pair("3", pairs[3].blurred, None)], 8, seed=1)
-
-
 def test_errors_while_training_name_the_file(pairs: list[Pair]) -> None:
     with pytest.raises(ImageError, match="blur/2.png: cannot crop 21x21 pixels"):
         PairedCrops(pairs, 21, seed=1)[0, 2]
