@@ -87,10 +87,10 @@ class WholeBatches(Dataset):
 
 
 class WholePairs(Dataset):
-    """Full images, for validation and prediction. Sizes may vary: load them with batch_size=None.
+    """Full images, for validation. Sizes may vary: load them with batch_size=None.
 
     Args:
-        pairs: image pairs; sharp images may be missing.
+        pairs: image pairs, each with a sharp image.
         read: path -> uint8 (H, W, 3) RGB.
         degradation: computes the blurred image from the sharp one, reproducibly.
     """
@@ -101,19 +101,19 @@ class WholePairs(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor | None, str]:
-        """-> (blurred uint8 (3, H, W), sharp uint8 (3, H, W) or None, name of the pair).
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> (blurred, sharp), contiguous uint8 (3, H, W).
 
         Raises:
             ImageError: an image cannot be read.
         """
         pair = self.pairs[index]
-        sharp = self.read(pair.sharp) if pair.sharp else None
-        if self.degradation and sharp is not None:
+        sharp = self.read(pair.sharp)  # type: ignore[arg-type]
+        if self.degradation:
             blurred, sharp = self.degradation.whole(sharp, index)
         else:
             blurred = self.read(pair.blurred)
-        return _to_tensor(blurred), None if sharp is None else _to_tensor(sharp), pair.name
+        return _to_tensor(blurred), _to_tensor(sharp)
 
 
 def worker_init(worker_id: int) -> None:

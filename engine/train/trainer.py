@@ -22,7 +22,7 @@ from .nan_check import NonFiniteError, first_nonfinite
 from .optimizers import skips_steps
 from .run import TrainingRun
 from .signals import StopRequest, stop_requests
-from .validation import Validation
+from .validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Trainer:
         with distributed.main_first():  # may download VGG19's weights
             self.loss = DeblurLoss(config.loss.terms).to(self.device, run.dtype)
         self.batches = run.data.batches(run.iteration)  # forks processes now, before other threads hold locks
-        self.validation = Validation(run.data.validation_images(), self.device) if run.data.val_pairs else None
+        self.validation_images = run.data.validation_images() if run.data.val_pairs else None
         # Strides of dimensions of size 1 may differ between gradients and DDP's buckets, which costs nothing.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         gpus = [self.device.index] if self.device.type == "cuda" else None
@@ -89,7 +89,7 @@ class Trainer:
             run.iteration += 1
 
             stop = distributed.any_rank(request.reason is not None)
-            run.validation_due = self.validation is not None and (run.due(train.validate_every) or run.finished)
+            run.validation_due = self.validation_images is not None and (run.due(train.validate_every) or run.finished)
             epoch_ended = run.due(1) or run.finished
             if epoch_ended or run.iteration % LOG_EVERY == 0:
                 self._stop_if_nonfinite()
@@ -174,9 +174,9 @@ class Trainer:
     def _validate(self) -> None:
         """Score full images, keep the best weights so far, and save that this has been done."""
         run = self.run
-        if self.validation is not None:
+        if self.validation_images is not None:
             try:
-                scores, pictures = self.validation(run.released, self._autocast)
+                scores, pictures = validate(self.validation_images, run.released, self.device, self._autocast)
             except ImageError as error:
                 raise ImageError(
                     f"validation: {error}. The state of step {run.iteration} is saved; the same command resumes with "

@@ -1,6 +1,6 @@
 """Scores on full validation images, shared out over the ranks, each image scored once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -19,33 +19,25 @@ PICTURES = 3  # shown in TensorBoard
 PICTURE_WIDTH = 1536  # pixels at most, three images side by side
 
 
-class Validation:
+@torch.inference_mode()
+def validate(
+    images: WholePairs, network: torch.nn.Module, device: torch.device, autocast: Callable
+) -> tuple[dict[str, float], list[torch.Tensor]]:
     """PSNR in dB and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks.
 
     Images are padded as in prediction, so that both give the same scores.
+
+    Returns:
+        The mean scores, and this rank's first few comparisons (3, H, W) in [0, 1].
     """
-
-    def __init__(self, images: WholePairs, device: torch.device):
-        self.images, self.device = images, device
-
-    @torch.inference_mode()
-    def __call__(self, network: torch.nn.Module, autocast) -> tuple[dict[str, float], list[torch.Tensor]]:
-        """(mean scores over all ranks, this rank's first few comparisons (3, H, W) in [0, 1])."""
-        network.eval()
-        mine = range(distributed.rank(), len(self.images), distributed.world_size())
-        with distributed.fail_together(), ThreadPoolExecutor(READERS) as readers:
-            totals, pictures = self._score(network, autocast, prefetch(readers, self.images.__getitem__, mine, READERS))
-        network.train()
-        psnr, ssim, count = distributed.sum_over_ranks(totals).tolist()
-        return {"psnr": psnr / count, "ssim_matlab_rgb": ssim / count}, pictures
-
-    def _score(self, network, autocast, images) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(sums of PSNR and SSIM and the number of images, the first few comparisons)."""
-        totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # PSNR, SSIM, images
-        pictures: list[torch.Tensor] = []
-        dtype = next(network.parameters()).dtype
-        for blurred, sharp, _ in images:
-            blurred, sharp = (t.to(self.device, dtype)[None] / 255 for t in (blurred, sharp))
+    network.eval()
+    mine = range(distributed.rank(), len(images), distributed.world_size())
+    totals = torch.zeros(3, dtype=torch.float64, device=device)  # PSNR, SSIM, images
+    pictures: list[torch.Tensor] = []
+    dtype = next(network.parameters()).dtype
+    with distributed.fail_together(), ThreadPoolExecutor(READERS) as readers:
+        for pair in prefetch(readers, images.__getitem__, mine, READERS):
+            blurred, sharp = (image.to(device, dtype)[None] / 255 for image in pair)
             height, width = blurred.shape[-2:]
             with autocast():
                 restored = network(reflect_pad(blurred - 0.5))[..., :height, :width].to(dtype) + 0.5
@@ -54,7 +46,9 @@ class Validation:
             totals += torch.stack([*scores, torch.ones_like(scores[0])]).double()
             if len(pictures) < PICTURES:
                 pictures.append(_side_by_side((blurred, restored, sharp)))
-        return totals, pictures
+    network.train()
+    psnr, ssim, count = distributed.sum_over_ranks(totals).tolist()
+    return {"psnr": psnr / count, "ssim_matlab_rgb": ssim / count}, pictures
 
 
 def _side_by_side(images: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -244,7 +244,7 @@ def test_the_command_writes_what_validation_sees(photos: Path, tmp_path: Path, r
         written = find_pairs(tmp_path / workers, "test")
         whole = WholePairs(sharp_pairs(photos), degradation=parse_degradation(text))
         assert [pair.name for pair in written] == [pair.name for pair in whole.pairs]
-        for pair, (degraded, sharp, _) in zip(written, (whole[index] for index in range(5)), strict=True):
+        for pair, (degraded, sharp) in zip(written, (whole[index] for index in range(5)), strict=True):
             for path, image in ((pair.blurred, degraded), (pair.sharp, sharp)):
                 assert path.suffix == ".png" and np.array_equal(read_rgb(path), image.numpy().transpose(1, 2, 0))
 

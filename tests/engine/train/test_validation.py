@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.predict.inference import Restorer
-from engine.train.validation import Validation
+from engine.train.validation import validate
 from metrics.psnr import psnr_torch
 from models.images import images_to_tensor, tensor_to_images
 
@@ -16,9 +16,7 @@ def test_scores_what_prediction_writes(weights, height, width):
     restorer = Restorer(weights, "none", torch.device("cpu"))
     torch.manual_seed(0)
     images = [tuple(torch.randint(256, (3, height, width), dtype=torch.uint8) for _ in range(2)) for _ in range(3)]
-    scores, pictures = Validation([(*pair, "name") for pair in images], torch.device("cpu"))(
-        restorer.network, contextlib.nullcontext
-    )
+    scores, pictures = validate(images, restorer.network, torch.device("cpu"), contextlib.nullcontext)
     expected = []
     for blurred, sharp in images:
         restored, _ = restorer.restore(images_to_tensor([blurred.permute(1, 2, 0).numpy()]))
