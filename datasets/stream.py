@@ -22,15 +22,9 @@ class BatchStream:
 
     Args:
         num_images: images in an epoch.
-        batch_size: global, over all ranks and micro-batches.
+        batch_size: global, over all ranks and micro-batches; a multiple of world_size * accumulate.
         seed: of the permutations.
-        start_iteration: the first iteration.
-        stop_iteration: one past the last iteration.
-        rank: of this process.
-        world_size: number of processes.
         accumulate: micro-batches in an iteration.
-    Raises:
-        ValueError: the batch size cannot be split evenly, or a number is out of range.
     """
 
     def __init__(
@@ -44,23 +38,10 @@ class BatchStream:
         world_size: int = 1,
         accumulate: int = 1,
     ) -> None:
-        share = world_size * accumulate
-        if num_images < 1 or batch_size < 1 or accumulate < 1 or not 0 <= rank < world_size:
-            raise ValueError(
-                f"impossible sampler: {num_images} images, batch size {batch_size}, "
-                f"rank {rank} of {world_size}, accumulation {accumulate}"
-            )
-        if batch_size % share:
-            below = batch_size // share * share
-            fitting = f"{below} or {below + share}" if below else str(share)
-            raise ValueError(
-                f"batch size {batch_size} does not split over {world_size} processes x {accumulate} "
-                f"micro-batches; {fitting} does"
-            )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.start_iteration, self.stop_iteration = start_iteration, stop_iteration
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
-        self.micro_batch_size = batch_size // share
+        self.micro_batch_size = batch_size // (world_size * accumulate)
 
     def __len__(self) -> int:
         return max(0, self.stop_iteration - self.start_iteration) * self.accumulate

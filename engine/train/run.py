@@ -45,10 +45,13 @@ class TrainingRun:
             torch.backends.cudnn.benchmark = True
 
         self.data = TrainingData(config, pin_memory=self.device.type == "cuda")
-        if config.data.batch_size % (self.world_size * config.train.accumulate):
+        share = self.world_size * config.train.accumulate
+        if config.data.batch_size % share:
+            below = config.data.batch_size // share * share
+            fitting = f"{below} or {below + share}" if below else share
             raise ConfigError(
-                f"data.batch_size: {config.data.batch_size} images cannot be shared equally by "
-                f"{self.world_size} processes x {config.train.accumulate} micro-batches (train.accumulate)"
+                f"data.batch_size: {config.data.batch_size} images cannot be shared equally by {self.world_size} "
+                f"processes x {config.train.accumulate} micro-batches (train.accumulate); use {fitting}"
             )
 
         self.dtype = torch.float64 if config.train.precision == "fp64" else torch.float32

@@ -48,18 +48,6 @@ def test_a_batch_may_hold_several_epochs() -> None:
     assert Counter(keys) == Counter((epoch, index) for epoch in range(8) for index in range(3))
 
 
-@pytest.mark.parametrize("batch_size,fitting", [(10, "9 or 12"), (2, "3")])
-def test_a_batch_that_does_not_split_says_what_would(batch_size: int, fitting: str) -> None:
-    with pytest.raises(ValueError, match=f"batch size {batch_size}.*3 processes x 1.*; {fitting} does"):
-        stream(batch_size=batch_size, world_size=3)
-
-
-@pytest.mark.parametrize("changes", [{"num_images": 0}, {"batch_size": 0}, {"rank": 1}, {"accumulate": 0}])
-def test_impossible_numbers_are_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="impossible"):
-        stream(**changes)
-
-
 def test_epochs_and_iterations_agree_with_the_stream() -> None:
     for num_images, batch_size in ((10, 4), (7, 7), (3, 8), (2103, 16)):
         batches = stream(num_images=num_images, batch_size=batch_size, stop_iteration=300)

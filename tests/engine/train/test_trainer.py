@@ -338,6 +338,8 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(place):
     [
         (["data.patchsize=32"], "command line: data.patchsize: unknown key; did you mean patch_size?"),
         (["data.batch_size=3", "train.accumulate=2"], "data.batch_size: 3 images cannot be shared equally"),
+        (["data.batch_size=7", "train.accumulate=3"], "1 processes x 3 micro-batches (train.accumulate); use 6 or 9"),
+        (["data.batch_size=2", "train.accumulate=3"], "use 3\n"),
         (["data.train=nowhere"], "nowhere"),
         (["model.scan_backend=mamba_ssm"], "scan backend mamba_ssm cannot run"),
         (["data.patch_size=64"], "smaller than the patch of 64"),
