@@ -9,6 +9,7 @@ The pose in the middle of the exposure is the identity and also the mean: the sh
 the blur, and a network need not learn to shift images.
 """
 
+import cv2
 import numpy as np
 
 # Share of each degree of freedom in the motion. Pitch and yaw dominate for distant scenes; roll and z act only
@@ -85,21 +86,10 @@ def _resampled(poses: np.ndarray, count: int) -> np.ndarray:
 
 def _homographies(poses: np.ndarray, focal: float, centre: tuple[float, float]) -> np.ndarray:
     """K (R + t n^T) K^-1 for each pose, n the plane's normal (0, 0, 1): (N, 6) -> (N, 3, 3)."""
-    matrices = _rotations(poses[:, :3])
+    matrices = np.stack([cv2.Rodrigues(vector)[0] for vector in poses[:, :3]])
     matrices[:, :, 2] += poses[:, 3:]
     camera = np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
     return camera @ matrices @ np.linalg.inv(camera)
-
-
-def _rotations(vectors: np.ndarray) -> np.ndarray:
-    """Rodrigues' formula: rotation vectors (N, 3) -> matrices (N, 3, 3)."""
-    cross = np.zeros((len(vectors), 3, 3))
-    x, y, z = vectors.T
-    cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -z, y, -x
-    cross -= cross.transpose(0, 2, 1)
-    angle = np.linalg.norm(vectors, axis=1)[:, None, None]
-    # sinc(a / pi) = sin(a) / a, and is 1 at 0.
-    return np.eye(3) + np.sinc(angle / np.pi) * cross + np.sinc(angle / (2 * np.pi)) ** 2 / 2 * (cross @ cross)
 
 
 def _mean_path_length(homographies: np.ndarray, points: np.ndarray) -> float:

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
-from datasets.trajectory import _homographies, _rotations, displaced, random_shake
+from datasets.trajectory import _homographies, displaced, random_shake
 
 CENTRE = (319.5, 239.5)
 CORNERS = np.array([[200, 100], [455, 100], [200, 355], [455, 355]], float)
@@ -56,12 +55,6 @@ def test_directions_are_not_preferred() -> None:
 def test_same_seed_same_shake() -> None:
     assert np.array_equal(shake(3, 9.0), shake(3, 9.0))
     assert not np.array_equal(shake(3, 9.0), shake(4, 9.0))
-
-
-def test_rotations_are_scipys(rng: np.random.Generator) -> None:
-    vectors = rng.standard_normal((20, 3))
-    vectors[0] = 0
-    assert np.allclose(_rotations(vectors), Rotation.from_rotvec(vectors).as_matrix(), atol=1e-12)
 
 
 def test_simple_poses_move_points_as_a_camera_does() -> None:
