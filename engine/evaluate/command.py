@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,8 @@ class Request:
 
     restored: Path
     data_set: DataSet = OWN
-    truth: tuple[Path, ...] = ()
-    metrics: tuple[str, ...] = ()
+    truth: Sequence[Path] = ()
+    metrics: Sequence[str] = ()
     profile: str = "paper"
     niqe_model: str = "live"
     output: Path | None = None
@@ -59,14 +60,33 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse_request(argv: list[str] | None) -> Request:
     """Ends the program with the parser's usage if the arguments are invalid."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    given.data_set = data_set(given.data_set)
+    request = Request(**vars(given))
+    if request.workers is not None and request.workers < 1:
+        parser.error(f"--workers must be at least 1, got {request.workers}")
+    if len(request.truth) > 2:
+        parser.error(f"--gt takes one folder or two, got {len(request.truth)}")
+    columns = column_names(request.metrics or request.data_set.metrics, request.profile, request.niqe_model)
+    if not request.truth and request.data_set.has_sharp and any(METRICS[name].kind != SINGLE for name in columns):
+        parser.error("--gt is needed: the data set, or its sharp images")
+    return request
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Its arguments are Request's fields."""
     parser = argparse.ArgumentParser(
         description="Score a folder of restored images, and print the means beside the paper's. The same command again "
         "continues where it was stopped.",
         epilog=f"Results go to PRED_scores/scores.csv and scores.json. Metrics: {', '.join(FLAGS)}.",
     )
-    parser.add_argument("--pred", required=True, type=Path, metavar="FOLDER", help="the restored images")
+    parser.add_argument(
+        "--pred", dest="restored", required=True, type=Path, metavar="FOLDER", help="the restored images"
+    )
     parser.add_argument(
         "--gt",
+        dest="truth",
         type=Path,
         nargs="+",
         default=[],
@@ -74,7 +94,9 @@ def parse_request(argv: list[str] | None) -> Request:
         help="a data set's root or test split, a folder of sharp images, or two folders, blurred and "
         "sharp; images are paired by name. NIQE, and so a data set without sharp images, needs none",
     )
-    parser.add_argument("--dataset", choices=DATA_SETS, help="also print the paper's rows for this test set")
+    parser.add_argument(
+        "--dataset", dest="data_set", choices=DATA_SETS, help="also print the paper's rows for this test set"
+    )
     parser.add_argument(
         "--metrics",
         nargs="+",
@@ -96,7 +118,7 @@ def parse_request(argv: list[str] | None) -> Request:
         help="the LIVE release's model, or the file exported from MATLAB, which the paper uses (default %(default)s)",
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the results (default: PRED_scores)")
-    parser.add_argument("--format", default="text", choices=FORMATS, help="format of the printed table")
+    parser.add_argument("--format", dest="form", default="text", choices=FORMATS, help="format of the printed table")
     parser.add_argument("--device", help="for the networks: cpu, cuda, cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads on the CPU (default: one per core)")
     parser.add_argument(
@@ -104,25 +126,4 @@ def parse_request(argv: list[str] | None) -> Request:
         action="store_true",
         help="leave out, and name, images that are missing, extra or of a wrong shape, instead of stopping",
     )
-    given = parser.parse_args(argv)
-    scored_on = data_set(given.dataset)
-    if given.workers is not None and given.workers < 1:
-        parser.error(f"--workers must be at least 1, got {given.workers}")
-    if len(given.gt) > 2:
-        parser.error(f"--gt takes one folder or two, got {len(given.gt)}")
-    columns = column_names(given.metrics or scored_on.metrics, given.profile, given.niqe_model)
-    if not given.gt and scored_on.has_sharp and any(METRICS[name].kind != SINGLE for name in columns):
-        parser.error("--gt is needed: the data set, or its sharp images")
-    return Request(
-        given.pred,
-        scored_on,
-        tuple(given.gt),
-        tuple(given.metrics),
-        given.profile,
-        given.niqe_model,
-        given.output,
-        given.format,
-        given.device,
-        given.workers,
-        given.partial,
-    )
+    return parser
