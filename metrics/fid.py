@@ -60,10 +60,7 @@ class Inception:
         return self._network(images)
 
 
-@cache
-def inception(device: str) -> Inception:
-    """The one network of a device, for FID and KID to share."""
-    return Inception(device)
+inception = cache(Inception)  # the one network of a device, for FID and KID to share
 
 
 def _cleanfid(module: str) -> ModuleType:
@@ -79,6 +76,7 @@ def inception_features(
     device: str | torch.device = "cpu",
     extractor: Extractor | None = None,
     cut: Callable[[np.ndarray], list[np.ndarray]] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> np.ndarray:
     """Features of image files in their order: (N, 2048) float32, or as many columns as the extractor gives.
 
@@ -87,6 +85,7 @@ def inception_features(
         device: where the extractor runs.
         extractor: Inception-v3, unless another is given.
         cut: makes several images of each, as `patches` does; their features follow each other.
+        progress: called after each batch, with its number of files.
 
     Raises:
         ValueError: an unreadable image, or one that cannot be cut; names the file.
@@ -97,11 +96,12 @@ def inception_features(
     parts = []
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(paths), BATCH):
-            groups = pool.map(
-                lambda path: [to_input(image) for image in _read(path, cut)], paths[first : first + BATCH]
-            )
+            files = paths[first : first + BATCH]
+            groups = pool.map(lambda path: [to_input(image) for image in _read(path, cut)], files)
             inputs = [image for group in groups for image in group]
             parts += [_extract(inputs[k : k + BATCH], device, extractor) for k in range(0, len(inputs), BATCH)]
+            if progress:
+                progress(len(files))
     return np.concatenate(parts)
 
 

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 SEED = 0  # kernel_distance's own, of KID's subsets
 KINDS = ("restored", "sharp", "blurred")
-CHUNK = 32  # images between two steps of the progress bar
 NO_BLURRED = "the blurred inputs are unknown; give --gt the whole data set, not only its sharp images"
 
 
@@ -106,19 +105,11 @@ class SetScores:
         if (kept := read_features(file, key)) is not None:
             bar.update(len(paths))
             return kept
-        parts = []
-        for first in range(0, len(paths), CHUNK):
-            parts.append(image_features(paths[first : first + CHUNK], self._device, self._of_patches))
-            bar.update(len(paths[first : first + CHUNK]))
-        features = np.concatenate(parts)
+        cut = patches if self._of_patches else None
+        features = inception_features(paths, self._device, cut=cut, progress=bar.update)
         with atomic(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, features=features, key=key)
         return features
-
-
-def image_features(paths: list[Path], device: torch.device, of_patches: bool) -> np.ndarray:
-    """(N, 2048); of patches (15 N, 2048)."""
-    return inception_features(paths, device, cut=patches if of_patches else None)
 
 
 def read_features(file: Path, key: str) -> np.ndarray | None:

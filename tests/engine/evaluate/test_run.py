@@ -281,13 +281,13 @@ def features(monkeypatch):
     """Colours of a coarse grid in place of Inception's features; returns how many images were asked for."""
     asked = []
 
-    def coarse(paths, *_):
+    def coarse(paths, *_, **__):
         asked.extend(paths)
         return np.stack(
             [cv2.resize(read_rgb(path), (4, 4), interpolation=cv2.INTER_AREA).ravel() for path in paths]
         ).astype(np.float64)
 
-    monkeypatch.setattr(set_level, "image_features", coarse)
+    monkeypatch.setattr(set_level, "inception_features", coarse)
     monkeypatch.setattr(run, "features_facts", lambda *_: {"backbone": "a coarse grid"})
     return asked, coarse
 
