@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from .catalogue import DATA_SETS, DataSet
 from .headers import check_headers
-from .images import ImageError, read_rgb
+from .images import ImageError, read_rgb, reduced
 from .layouts import VARIANT_NAME, AmbiguityError, LayoutError, Pair, find_pairs
 
 # Exponent with which frames were averaged: 1 for GoPro's `blur`, 2.2 for its `blur_gamma`. Measured on eight pairs at a
@@ -226,7 +225,7 @@ def _excess_sums(blurred: np.ndarray, sharp: np.ndarray) -> tuple[float, float]:
     """Sums over tiles and channels of excess * expected and of expected^2; their ratio is the slope p - 1."""
     short = min(sharp.shape[:2])
     tile = min(short, max(8, short // TILES_ACROSS))
-    mean_b, mean_s, square_b, square_s = (_tile_means(x, tile) for x in (blurred, sharp, blurred**2, sharp**2))
+    mean_b, mean_s, square_b, square_s = (reduced(x, tile) for x in (blurred, sharp, blurred**2, sharp**2))
     variance = square_s - mean_s**2 - (square_b - mean_b**2)
     expected = variance / (2 * np.maximum(mean_s, 0.05))
     excess = mean_b - mean_s
@@ -242,11 +241,6 @@ def _average_exponent(sums: np.ndarray) -> tuple[float, float]:
     left_out = (total[0] - sums[:, 0]) / (total[1] - sums[:, 1])
     error = math.sqrt((len(sums) - 1) / len(sums) * np.sum((left_out - left_out.mean()) ** 2))
     return 1 + total[0] / total[1], error
-
-
-def _tile_means(image: np.ndarray, tile: int) -> np.ndarray:
-    rows, columns = image.shape[0] // tile, image.shape[1] // tile
-    return cv2.resize(image[: rows * tile, : columns * tile], (columns, rows), interpolation=cv2.INTER_AREA)
 
 
 def _gradient_energy(image: np.ndarray) -> float:

@@ -202,6 +202,12 @@ def write_png(path: str | os.PathLike, rgb: np.ndarray) -> None:
     write_atomic(path, cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
+def reduced(image: np.ndarray, by: int) -> np.ndarray:
+    """Average blocks of ``by`` x ``by`` pixels: (H, W, 3) -> (H // by, W // by, 3)."""
+    height, width = (side // by for side in image.shape[:2])
+    return cv2.resize(image[: height * by, : width * by], (width, height), interpolation=cv2.INTER_AREA)
+
+
 def _check_whole(path: str | os.PathLike, head: bytes, tail: bytes, size: int) -> None:
     """Raise ImageError for an empty file and for a PNG, JPEG, WebP or BMP whose end is missing."""
     reason = None

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .files import walk, write_atomic
 from .folder import new_folder, thread_pool
 from .headers import check_headers
-from .images import read_rgb, write_png
+from .images import read_rgb, reduced, write_png
 from .layouts import Pair, find_pairs
 
 LEVEL_SIGMA = 40  # pixels: larger than the blur, which does not change means over so large an area
@@ -87,12 +87,6 @@ def _cut(pair: Pair, folder: Path, size: int, keep: int | None, quality: int | N
     for (name, window), (kind, image) in product(windows[:keep], images.items()):
         _write(folder / kind / name, image[window], quality)
     return len(windows[:keep])
-
-
-def reduced(image: np.ndarray, by: int) -> np.ndarray:
-    """Average blocks of by x by pixels: (H, W, 3) -> (H // by, W // by, 3)."""
-    height, width = (side // by for side in image.shape[:2])
-    return cv2.resize(image[: height * by, : width * by], (width, height), interpolation=cv2.INTER_AREA)
 
 
 def levelled(blurred: np.ndarray, sharp: np.ndarray) -> np.ndarray:

@@ -32,14 +32,9 @@ class Example:
 
 def save_comparison(examples: Sequence[Example], path: Path) -> None:
     """A row for each example, saved as PNG."""
-    rows = [_row(example) for example in examples]
-    canvas = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        canvas.paste(row, (0, top))
-        top += row.height
+    rows = np.vstack([_row(example) for example in examples])
     with atomic(path) as temporary:
-        canvas.save(temporary, format="PNG")
+        Image.fromarray(rows).save(temporary, format="PNG")
 
 
 def _row(example: Example) -> Image.Image:

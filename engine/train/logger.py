@@ -27,7 +27,7 @@ class RunLogger:
     def __init__(self, folder: Path, stage: int, total: int, start: int, active: bool):
         self.active, self.total, self.start = active, total, start
         self.began = time.perf_counter()
-        self.last_score: str = ""
+        self.last_score = ""
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,13 +74,8 @@ class RunLogger:
                 self._draw("scalar", f"validation/{name}", value, step)
             for k, picture in enumerate(pictures):
                 self._draw("image", f"blurred, restored, sharp/{k}", picture, step)
-            logger.info(
-                "epoch %d: validation PSNR %.3f dB, ssim_matlab_rgb %.4f (%d images)",
-                epoch,
-                scores["psnr"],
-                scores["ssim_matlab_rgb"],
-                images,
-            )
+            psnr, ssim = scores["psnr"], scores["ssim_matlab_rgb"]
+            logger.info(f"epoch {epoch}: validation PSNR {psnr:.3f} dB, ssim_matlab_rgb {ssim:.4f} ({images} images)")
 
     def close(self) -> None:
         if self.active:
@@ -114,11 +109,11 @@ class Meter:
     """Means of the loss's terms and images per second since they were last asked for, without waiting for a GPU."""
 
     def __init__(self):
-        self.sums: dict[str, torch.Tensor] = {}
-        self.steps, self.images, self.began = 0, 0, time.perf_counter()
+        self.reset()
 
     def reset(self) -> None:
-        self.sums, self.steps, self.images, self.began = {}, 0, 0, time.perf_counter()
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps, self.images, self.began = 0, 0, time.perf_counter()
 
     def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
         for name, term in terms.items():
