@@ -67,16 +67,10 @@ def shaken_pair(
     count = frame_count(max([length, *lengths]))
     centre = ((width - 1) / 2, (height - 1) / 2)
     frames = random_shake(rng, length, FOCAL_RATIO * max(height, width), centre, corners, count)
-    reach = displaced(frames, corners).reshape(-1, 2)
-    low = np.floor(reach.min(axis=0)).astype(int) - 2
-    high = np.ceil(reach.max(axis=0)).astype(int) + 3
-    region = _region(photo, low, high)
-    # Output pixel -> photograph in the middle of the exposure -> photograph in the frame -> region.
-    to_photo = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]], float)
-    to_region = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]], float)
+    region, matrices = _seen(photo, frames, corners)
     objects = [_moving_object(other, size, path, count, rng) for other, path in zip(others, lengths, strict=True)]
     total = np.zeros((size, size, 3), np.float32)
-    for frame, matrix in enumerate(to_region @ frames @ to_photo):
+    for frame, matrix in enumerate(matrices):
         crop = _warped(region, matrix, size)
         for moving in objects:
             crop = moving.over(crop, frame)
@@ -84,6 +78,23 @@ def shaken_pair(
     for moving in objects:
         sharp = moving.over(sharp, count // 2)
     return total / count, sharp
+
+
+def _seen(photo: np.ndarray, frames: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The region of a photograph that the frames show through a crop with these corners, the upper left one first.
+
+    Returns:
+        The region (H, W, 3), and the homographies (N, 3, 3) from positions in the crop to positions in it.
+    """
+    reach = displaced(frames, corners).reshape(-1, 2)
+    low = np.floor(reach.min(axis=0)).astype(int) - 2
+    high = np.ceil(reach.max(axis=0)).astype(int) + 3
+    # Pixel of the crop -> photograph in the middle of the exposure -> photograph in the frame -> region.
+    return _region(photo, low, high), _shift(*-low) @ frames @ _shift(*corners[0])
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], float)
 
 
 def _warped(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -102,7 +113,7 @@ def _moving_object(photo: np.ndarray, size: int, length: float, count: int, rng:
     opacity = cv2.GaussianBlur(opacity, (0, 0), 1.0)[..., None]
     image = np.concatenate([photo[top : top + side, left : left + side] * opacity, opacity], axis=2)
     frames = random_shake(rng, length, FOCAL_RATIO * size, tuple(outline.mean(axis=0)), outline, count)
-    return MovingObject(image, frames @ np.array([[1, 0, margin], [0, 1, margin], [0, 0, 1]], float))
+    return MovingObject(image, frames @ _shift(margin, margin))
 
 
 def _outline(rng: np.random.Generator) -> np.ndarray:

@@ -61,7 +61,6 @@ def synthesize_photos(
     Args:
         source: folder of photographs.
         out: a folder that does not exist or is empty.
-        pairs_per_photo: number of pairs from each photograph.
         size: height and width of the images in pixels.
         strength: mean blur length in pixels.
         objects: largest number of moving objects in a pair, each cut from another photograph of the same split.
@@ -71,7 +70,6 @@ def synthesize_photos(
         test_photos: hold out these instead, by name without suffix.
         seed: of trajectories, crops and noise.
         workers: threads, None for one per core.
-        progress: show a progress bar.
     Returns:
         {"train": number of pairs, "test": number of pairs}.
     Raises:
@@ -81,12 +79,7 @@ def synthesize_photos(
     """
     if pairs_per_photo < 1 or size < 8 or min(strength, objects, noise) < 0 or gamma <= 0:
         raise ValueError("expected pairs_per_photo >= 1, size >= 8, strength, objects and noise >= 0, and gamma > 0")
-    photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
-    if not photos:
-        raise ImageError(f"{source}: no photographs found")
-    for path in photos.values():
-        if min(read_size(path)) < size:
-            raise ImageError(f"{path}: smaller than the {size}x{size} crop; choose a smaller size or leave it out")
+    photos = _photos(source, size)
     splits = _held_out(list(photos), test_every, test_photos)
 
     def make(name: str, folder: Path) -> Iterator[None]:
@@ -102,6 +95,17 @@ def synthesize_photos(
             yield
 
     return _make_all(make, splits, Path(out), workers, progress, len(photos) * pairs_per_photo)
+
+
+def _photos(source: str | os.PathLike, size: int) -> dict[str, Path]:
+    """The photographs in a folder by name; ImageError where there are none, or one is smaller than ``size``."""
+    photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
+    if not photos:
+        raise ImageError(f"{source}: no photographs found")
+    for path in photos.values():
+        if min(read_size(path)) < size:
+            raise ImageError(f"{path}: smaller than the {size}x{size} crop; choose a smaller size or leave it out")
+    return photos
 
 
 def synthesize_frames(

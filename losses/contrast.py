@@ -130,15 +130,9 @@ def _sha256(path: Path) -> str:
 
 def vgg19_layers() -> nn.Sequential:
     """The first twelve layers of VGG19.features, named as there: two, two and one convolutions, pooled between."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for width in (64, 64, None, 128, 128, None, 256):
-        if width is None:
-            layers.append(nn.MaxPool2d(2))
-        else:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-            channels = width
-    return nn.Sequential(*layers)
+    from torchvision.models.vgg import cfgs, make_layers  # here, because it takes seconds
+
+    return make_layers(cfgs["E"][:7], batch_norm=False)
 
 
 def _download() -> dict[str, torch.Tensor]:
