@@ -1,7 +1,6 @@
 """The training and validation pairs of a run, and batches of crops in a fixed order."""
 
 import sys
-from collections.abc import Iterator
 
 import torch
 from torch.utils.data import DataLoader, default_collate
@@ -18,13 +17,25 @@ from .. import distributed
 from ..schema import Config
 
 
-def raising(batches: Iterator) -> Iterator[list[torch.Tensor]]:
-    """The batches of a loader of `WholeBatches`; raises the errors that it returns in place of batches."""
-    for batch in batches:
+class Batches:
+    """Iterates over a loader of `WholeBatches`, and raises the errors that it returns in place of batches."""
+
+    def __init__(self, loader: DataLoader):
+        self._batches = iter(loader)  # forks processes
+
+    def close(self) -> None:
+        """End the loader's processes, while Python can still wait for them."""
+        self._batches = iter(())
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> list[torch.Tensor]:
+        batch = next(self._batches)
         if isinstance(batch, Exception):
-            del batches  # the error's traceback would keep the loader's processes
+            self.close()  # the error's traceback would keep the processes
             raise batch
-        yield batch
+        return batch
 
 
 class TrainingData:
@@ -61,7 +72,7 @@ class TrainingData:
         check_headers(self.train_pairs, self.config.data.patch_size, progress=progress)
         check_headers(self.val_pairs, self.degradation.multiple if self.degradation else None, progress=progress)
 
-    def batches(self, start: int) -> Iterator[list[torch.Tensor]]:
+    def batches(self, start: int) -> Batches:
         """This rank's micro-batches from step ``start`` to the end, prefetched by worker processes."""
         workers = self.config.data.workers
         loader = DataLoader(
@@ -74,7 +85,7 @@ class TrainingData:
             prefetch_factor=4 if workers else None,
             generator=torch.Generator(),  # the loader would draw from the global one, which resuming restores
         )
-        return raising(iter(loader))  # forks processes
+        return Batches(loader)
 
     def read(self, iteration: int) -> list[list[torch.Tensor]]:
         """This rank's micro-batches of one step, once more."""
