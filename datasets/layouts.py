@@ -85,7 +85,9 @@ def find_pairs(
     if pairs is None:
         pairs = _blurred_only(root)
     if not pairs:
-        raise LayoutError(f"{root}: no images in a known layout:\n{KNOWN_LAYOUTS}\nfound:\n{_contents(root)}")
+        raise LayoutError(
+            f"{root}: no images in a known layout\nknown layouts:\n{KNOWN_LAYOUTS}\nfound:\n{_contents(root)}"
+        )
     alone = [pair.blurred for pair in pairs if pair.sharp is None]
     if need_sharp and alone:
         raise LayoutError(f"{root}: {len(alone)} blurred images have no sharp image, the first is {alone[0]}")
