@@ -1,7 +1,7 @@
 """Time and memory as functions of image size, network width and batch size: tables and a plot.
 
-    python benchmarks/growth.py --output growth
-    python benchmarks/growth.py --output growth --networks T --megapixels 0.07 0.3 1 3 12 48
+    python -m benchmarks.growth --output growth
+    python -m benchmarks.growth --output growth --networks T --megapixels 0.07 0.3 1 3 12 48
 
 Prediction is as in predict.py: streamed on a CPU, full images on a GPU. A line a + b x is fitted to time and memory
 over pixels; its largest residual shows how linear they are. `level 1` is the size of the largest feature map that must
@@ -12,7 +12,6 @@ warm-up.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +20,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from analysis.figure import new_figure, save  # noqa: E402
-from benchmarks import measure  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from engine.memory import GIB  # noqa: E402
-from models import XYScanNet  # noqa: E402
-from models.streaming import stream  # noqa: E402
+from analysis.figure import new_figure, save
+from benchmarks import measure
+from engine import distributed
+from engine.console import readable_errors
+from engine.memory import GIB
+from models import XYScanNet
+from models.streaming import stream
 
 ASPECT = 4 / 3
 COLUMNS = [

@@ -1,7 +1,7 @@
 """Time of the metrics, compared with reading the images and with other implementations.
 
-    python benchmarks/metrics.py datasets/GoPro/test
-    python benchmarks/metrics.py datasets/GoPro/test --images 20 --repeats 5
+    python -m benchmarks.metrics datasets/GoPro/test
+    python -m benchmarks.metrics datasets/GoPro/test --images 20 --repeats 5
 
 On one core, one pair after another; each figure is the best of --repeats. Blurred images serve as restored ones.
 scikit-image's SSIM is per channel, with its Gaussian window. No package computes MATLAB's SSIM of an RGB volume, so the
@@ -19,14 +19,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from datasets.images import read_rgb  # noqa: E402
-from datasets.layouts import Pair, find_pairs  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from metrics.niqe import niqe  # noqa: E402
-from metrics.psnr import psnr  # noqa: E402
-from metrics.ssim import ssim_both, ssim_matlab_rgb, ssim_per_channel  # noqa: E402
+from datasets.images import read_rgb
+from datasets.layouts import Pair, find_pairs
+from engine.console import readable_errors
+from metrics.niqe import niqe
+from metrics.psnr import psnr
+from metrics.ssim import ssim_both, ssim_matlab_rgb, ssim_per_channel
 
 Images = list[tuple[np.ndarray, np.ndarray]]
 

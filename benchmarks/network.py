@@ -1,8 +1,8 @@
 """Time and peak memory of the network, compared with the baseline (benchmarks/baseline.py) in one run.
 
-    python benchmarks/network.py                    on a CPU: XYScanNet-S, 256 x 256, and training at 128 px, batch 4
-    python benchmarks/network.py --case 720p train252x16 --dim 144 --precision bf16 --device cuda
-    python benchmarks/network.py --size 96 128 --batch 2        both passes at another size
+    python -m benchmarks.network                    on a CPU: XYScanNet-S, 256 x 256, and training at 128 px, batch 4
+    python -m benchmarks.network --case 720p train252x16 --dim 144 --precision bf16 --device cuda
+    python -m benchmarks.network --size 96 128 --batch 2        both passes at another size
 
 Each measurement runs in its own process: the median of --repeats runs after a warm-up run, synchronised on a GPU.
 Memory is the peak above weights and image. `x baseline` is the speed-up over the baseline with that scan backend,
@@ -17,22 +17,18 @@ norm, depth-wise convolution, gate and divergence in the place of Triton's.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import candidates, measure  # noqa: E402
-from benchmarks.baseline import Baseline  # noqa: E402
-from benchmarks.candidates import Candidate  # noqa: E402
-from benchmarks.roofline import count  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from losses import DeblurLoss  # noqa: E402
+from benchmarks import candidates, measure
+from benchmarks.baseline import Baseline
+from benchmarks.candidates import Candidate
+from benchmarks.roofline import count
+from engine import distributed
+from engine.console import readable_errors
+from losses import DeblurLoss
 
 
 class Case(NamedTuple):

@@ -1,7 +1,7 @@
 """XYScanNet compared with NAFNet and Restormer in one run: multiply-adds, time and memory.
 
-    python benchmarks/peers.py                      256 px, and 1280 x 720 in full
-    python benchmarks/peers.py --sizes 256x256 --networks T S NAFNet-32
+    python -m benchmarks.peers                      256 px, and 1280 x 720 in full
+    python -m benchmarks.peers --sizes 256x256 --networks T S NAFNet-32
 
 NAFNet and Restormer come from the packages spandrel and spandrel_extra_arches (pip install -e .[peers]), with random
 weights, on which time and memory do not depend. XYScanNet runs as in predict.py: streamed on a CPU. Each measurement
@@ -11,21 +11,17 @@ runs in its own process: the median of --repeats runs after a warm-up run.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from analysis.macs import WHOLE, count  # noqa: E402
-from benchmarks import measure  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from engine.memory import GIB  # noqa: E402
-from models import XYScanNet  # noqa: E402
-from models.streaming import stream  # noqa: E402
+from analysis.macs import WHOLE, count
+from benchmarks import measure
+from engine import distributed
+from engine.console import readable_errors
+from engine.memory import GIB
+from models import XYScanNet
+from models.streaming import stream
 
 COLUMNS = [("", -16), ("parameters", 12), ("GMAC", 9), ("s", 9), ("s per TMAC", 12), ("peak GiB", 10)]
 

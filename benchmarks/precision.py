@@ -1,7 +1,7 @@
 """The cost of bfloat16 in quality: PSNR of images restored in bf16 and in fp32, by default with the shipped weights.
 
-    python benchmarks/precision.py                                      photographs with synthetic camera shake
-    python benchmarks/precision.py datasets/GoPro/test --weights FILE --images 7
+    python -m benchmarks.precision                                      photographs with synthetic camera shake
+    python -m benchmarks.precision datasets/GoPro/test --weights FILE --images 7
 
 Prints the PSNR of both precisions and their difference in dB, if there are sharp images, and the PSNR of the 8-bit bf16
 result against the fp32 one. The time is that of one image, the second of two runs.
@@ -10,25 +10,22 @@ result against the fp32 one. The time is that of one image, the second of two ru
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import measure  # noqa: E402
-from datasets.images import read_rgb  # noqa: E402
-from datasets.layouts import Pair, find_pairs  # noqa: E402
-from datasets.synthesize import synthesize_photos  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.config import shipped_weights  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from engine.demo import HELD_OUT, SAMPLES  # noqa: E402
-from metrics.psnr import psnr  # noqa: E402
-from models import load_network  # noqa: E402
-from models.images import images_to_tensor, tensor_to_images  # noqa: E402
+from benchmarks import measure
+from datasets.images import read_rgb
+from datasets.layouts import Pair, find_pairs
+from datasets.synthesize import synthesize_photos
+from engine import distributed
+from engine.config import shipped_weights
+from engine.console import readable_errors
+from engine.demo import HELD_OUT, SAMPLES
+from metrics.psnr import psnr
+from models import load_network
+from models.images import images_to_tensor, tensor_to_images
 
 COLUMNS = [
     ("image", -40),

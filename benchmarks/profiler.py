@@ -1,7 +1,7 @@
 """The most expensive operations of an inference or a training step, by torch.profiler.
 
-    python benchmarks/profiler.py --case 256 --dim 48
-    python benchmarks/profiler.py --case train252x2 --dim 144 --precision bf16 --device cuda
+    python -m benchmarks.profiler --case 256 --dim 48
+    python -m benchmarks.profiler --case train252x2 --dim 144 --precision bf16 --device cuda
 
 Times are self times: without called operations, and on a GPU those of the kernels. The share is that of their sum.
 """
@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import measure  # noqa: E402
-from benchmarks.candidates import PRECISIONS, Candidate  # noqa: E402
-from benchmarks.network import CASES, inference, shape, training_step  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
+from benchmarks import measure
+from benchmarks.candidates import PRECISIONS, Candidate
+from benchmarks.network import CASES, inference, shape, training_step
+from engine import distributed
+from engine.console import readable_errors
 
 COLUMNS = [("operation", -60), ("calls", 8), ("ms", 10), ("share", 8)]
 

@@ -48,6 +48,7 @@ class Section:
     command: tuple[str, ...]  # arguments of Python
     limit: float  # seconds
     environment: tuple[tuple[str, str], ...] = ()
+    on_device: bool = False  # takes the flag --device
 
 
 @dataclass
@@ -106,25 +107,23 @@ def gpu_sections() -> list[Section]:
     return [
         kernel_cases("Triton kernels against the reference", CASES, "0"),
         Section("Other tests that need a GPU", tuple(others.split()), 210),
-        benchmark("Scan, fp32", "scan.py --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5", 90),
-        benchmark("Scan, bf16", "scan.py --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5 --precision bf16", 60),
-        benchmark("XYScanNet-S, 720p", f"network.py --case 720p {s} --repeats 5", 90),
-        benchmark("XYScanNet-P, 720p", f"network.py --case 720p {p} --repeats 5", 120),
+        benchmark("Scan, fp32", "scan --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5", 90),
+        benchmark("Scan, bf16", "scan --sizes 720p 252 --dims 144 --levels 1 3 --repeats 5 --precision bf16", 60),
+        benchmark("XYScanNet-S, 720p", f"network --case 720p {s} --repeats 5", 90),
+        benchmark("XYScanNet-P, 720p", f"network --case 720p {p} --repeats 5", 120),
         benchmark(
             "XYScanNet-P, training, one GPU's share of the released recipe",
-            f"network.py --case train252x2 train320x1 {p} --repeats 5",
+            f"network --case train252x2 train320x1 {p} --repeats 5",
             150,
         ),
-        benchmark("bf16 beside fp32 on real images", "precision.py", 60),
-        benchmark("Costliest operations, inference", f"profiler.py --case 720p {p}", 60),
-        benchmark("Costliest operations, training", f"profiler.py --case train252x2 {p}", 60),
-        benchmark("The scan kernels' numbers", "tuning.py", 180),
-        benchmark("XYScanNet-S, other sizes", f"network.py --case 256 1080p train252x16 {s} --repeats 3", 120),
-        benchmark(
-            "XYScanNet-P, other sizes", f"network.py --case 256 1080p train252x16 train320x8 {p} --repeats 3", 240
-        ),
-        benchmark("One VSSM, level 1 of XYScanNet-P at 720p", "vssm.py --channels 144 --size 720 1280", 90),
-        benchmark("Streamed and tiled images", "tiling.py datasets/samples_blurred --dim 144 --images 1", 90),
+        benchmark("bf16 beside fp32 on real images", "precision", 60),
+        benchmark("Costliest operations, inference", f"profiler --case 720p {p}", 60),
+        benchmark("Costliest operations, training", f"profiler --case train252x2 {p}", 60),
+        benchmark("The scan kernels' numbers", "tuning", 180),
+        benchmark("XYScanNet-S, other sizes", f"network --case 256 1080p train252x16 {s} --repeats 3", 120),
+        benchmark("XYScanNet-P, other sizes", f"network --case 256 1080p train252x16 train320x8 {p} --repeats 3", 240),
+        benchmark("One VSSM, level 1 of XYScanNet-P at 720p", "vssm --channels 144 --size 720 1280", 90),
+        benchmark("Streamed and tiled images", "tiling datasets/samples_blurred --dim 144 --images 1", 90),
     ]
 
 
@@ -134,13 +133,13 @@ def cpu_sections() -> list[Section]:
         kernel_cases("Triton kernels through the interpreter", CASES, "1"),
         Section("What the Triton kernels compile to", ("-m", "benchmarks.sass"), 120),  # these two need no device
         Section("Traffic on a GPU, by shapes alone", ("-m", "benchmarks.traffic"), 120),
-        benchmark("Scan, fp32", "scan.py --repeats 3", 300),
-        benchmark("XYScanNet-S", "network.py --baseline_backend reference torch", 600),
-        benchmark("bf16 beside fp32 on real images", "precision.py", 300),
-        benchmark("Costliest operations, inference", "profiler.py --case 256 --dim 48", 60),
-        benchmark("Costliest operations, training", "profiler.py --case train128x4 --dim 48", 120),
-        benchmark("One VSSM", "vssm.py", 300),
-        benchmark("Streamed and tiled images", "tiling.py datasets/samples_blurred --dim 48 --images 1", 300),
+        benchmark("Scan, fp32", "scan --repeats 3", 300),
+        benchmark("XYScanNet-S", "network --baseline_backend reference torch", 600),
+        benchmark("bf16 beside fp32 on real images", "precision", 300),
+        benchmark("Costliest operations, inference", "profiler --case 256 --dim 48", 60),
+        benchmark("Costliest operations, training", "profiler --case train128x4 --dim 48", 120),
+        benchmark("One VSSM", "vssm", 300),
+        benchmark("Streamed and tiled images", "tiling datasets/samples_blurred --dim 48 --images 1", 300),
     ]
 
 
@@ -149,17 +148,17 @@ def tiny_sections() -> list[Section]:
     small = "--dim 8 --num_blocks 1 1 1 --size 16 --repeats 1"
     return [
         kernel_cases("Triton kernels through the interpreter", f"{CASES}::test_without_softplus", "1"),
-        benchmark("Scan", "scan.py --sizes 252 --dims 2 --levels 3 --repeats 1 --backends torch", 60),
-        benchmark("Network", f"network.py {small} --backend torch --baseline_backend torch", 60),
-        benchmark("bf16 beside fp32 on real images", "precision.py --images 1 --size 64", 60),
-        benchmark("Costliest operations", "profiler.py --case 256 --dim 8 --num_blocks 1 1 1", 60),
-        benchmark("One VSSM", "vssm.py --channels 8 --size 8 --repeats 1 --backend torch --baseline_backend torch", 60),
+        benchmark("Scan", "scan --sizes 252 --dims 2 --levels 3 --repeats 1 --backends torch", 60),
+        benchmark("Network", f"network {small} --backend torch --baseline_backend torch", 60),
+        benchmark("bf16 beside fp32 on real images", "precision --images 1 --size 64", 60),
+        benchmark("Costliest operations", "profiler --case 256 --dim 8 --num_blocks 1 1 1", 60),
+        benchmark("One VSSM", "vssm --channels 8 --size 8 --repeats 1 --backend torch --baseline_backend torch", 60),
     ]
 
 
 def benchmark(title: str, line: str, limit: float) -> Section:
-    script, *arguments = line.split()
-    return Section(title, (f"benchmarks/{script}", *arguments), limit)
+    name, *arguments = line.split()
+    return Section(title, ("-m", f"benchmarks.{name}", *arguments), limit, on_device=True)
 
 
 def kernel_cases(title: str, tests: str, interpret: str) -> Section:
@@ -171,12 +170,9 @@ def kernel_cases(title: str, tests: str, interpret: str) -> Section:
 
 def run(section: Section, limit: float, device: torch.device) -> Result:
     """Run a section for at most ``limit`` seconds, then kill its process group."""
-    command = [sys.executable, *section.command]
-    if section.command[0].startswith("benchmarks/"):
-        command += ["--device", str(device)]
     started = time.monotonic()
     process = subprocess.Popen(
-        command,
+        [sys.executable, *section.command, *(["--device", str(device)] if section.on_device else [])],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

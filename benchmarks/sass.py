@@ -1,7 +1,7 @@
 """The machine code of the Triton kernels, and the bounds on their speed that follow from it; needs no GPU.
 
-    python benchmarks/sass.py                       sm_80, sm_90 and sm_100, fp32 and bf16
-    python benchmarks/sass.py --capability 90 --list
+    python -m benchmarks.sass                       sm_80, sm_90 and sm_100, fp32 and bf16
+    python -m benchmarks.sass --capability 90 --list
 
 Uses the assembler and disassembler that come with Triton; no kernel runs. Instructions are counted per step of the
 recurrence and thread (one channel of one sequence): those in a loop over SPAN steps divided by SPAN, those executed
@@ -15,19 +15,16 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import measure  # noqa: E402
-from benchmarks.roofline import Work, scan_work  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from models.ops.triton_runtime import COMPILE  # noqa: E402
-from models.ops.tuning import Numbers  # noqa: E402
+from benchmarks import measure
+from benchmarks.roofline import Work, scan_work
+from engine.console import readable_errors
+from models.ops.triton_runtime import COMPILE
+from models.ops.tuning import Numbers
 
 NUMBERS = Numbers()
 CHANNELS, TOKENS, STATES = 144, 720 * 1280, 16

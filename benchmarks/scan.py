@@ -1,8 +1,8 @@
 """The selective scan by itself, at the network's shapes, for every backend that can run on the device.
 
-    python benchmarks/scan.py                              on a CPU: dim 48, rows and columns of a 252 px image
-    python benchmarks/scan.py --all                        252 and 320 px, 720p and 1080p, dim 48 and 144
-    python benchmarks/scan.py --sizes 720p --dims 144 --backends triton mamba_ssm
+    python -m benchmarks.scan                              on a CPU: dim 48, rows and columns of a 252 px image
+    python -m benchmarks.scan --all                        252 and 320 px, 720p and 1080p, dim 48 and 144
+    python -m benchmarks.scan --sizes 720p --dims 144 --backends triton mamba_ssm
 
 Tensors have the network's memory layout: channels innermost, u and delta contiguous, z half of a wider map, B and C
 slices of another. The steps of a row are neighbouring pixels, those of a column are a row apart. GB/s counts what must
@@ -17,21 +17,17 @@ a channel and pixel (states, softplus, SiLU), twice as many with the backward pa
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import measure  # noqa: E402
-from benchmarks.roofline import Work, scan_work  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from models.ops.selective_scan import BACKENDS, selective_scan  # noqa: E402
+from benchmarks import measure
+from benchmarks.roofline import Work, scan_work
+from engine import distributed
+from engine.console import readable_errors
+from models.ops.selective_scan import BACKENDS, selective_scan
 
 STATES = 16
 IMAGES = {"252": (16, 252, 252), "320": (8, 320, 320), "720p": (1, 720, 1280), "1080p": (1, 1080, 1920)}

@@ -1,8 +1,8 @@
 """Full, streamed and tiled prediction: accuracy, time and peak memory in one run.
 
-    python benchmarks/tiling.py datasets/GoPro/test --weights FILE
-    python benchmarks/tiling.py datasets/GoPro/test --weights FILE --images 3 --size 360 640 --tile 128:32 256:32 256:64
-    python benchmarks/tiling.py datasets/GoPro/test --dim 48 --size 720 1280 --images 1 --band 32 64
+    python -m benchmarks.tiling datasets/GoPro/test --weights FILE
+    python -m benchmarks.tiling datasets/GoPro/test --weights FILE --images 3 --size 360 640 --tile 128:32 256:32 256:64
+    python -m benchmarks.tiling datasets/GoPro/test --dim 48 --size 720 1280 --images 1 --band 32 64
 
 Restores the blurred images of a data set, or of any folder, cropped to the central --size pixels. PSNR in dB, averaged
 over the images: `to full` between a result and that of the full image, before rounding to 8 bits; `to sharp` between
@@ -17,25 +17,22 @@ import argparse
 import functools
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import measure  # noqa: E402
-from datasets.images import read_rgb  # noqa: E402
-from datasets.layouts import LayoutError, find_pairs  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from engine.predict.tiling import check_tile, restore_tiled  # noqa: E402
-from metrics.psnr import psnr  # noqa: E402
-from models import XYScanNet, load_network  # noqa: E402
-from models.images import images_to_tensor, tensor_to_images  # noqa: E402
-from models.streaming import BAND, stream  # noqa: E402
+from benchmarks import measure
+from datasets.images import read_rgb
+from datasets.layouts import LayoutError, find_pairs
+from engine import distributed
+from engine.console import readable_errors
+from engine.predict.tiling import check_tile, restore_tiled
+from metrics.psnr import psnr
+from models import XYScanNet, load_network
+from models.images import images_to_tensor, tensor_to_images
+from models.streaming import BAND, stream
 
 COLUMNS = (
     ("", -28),

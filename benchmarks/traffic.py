@@ -1,6 +1,6 @@
 """Memory traffic and arithmetic of the network on a GPU by kind of operation, ours and the baseline's; needs no GPU.
 
-    python benchmarks/traffic.py                    XYScanNet-P, one 1280 x 720 image, as on an H100
+    python -m benchmarks.traffic                    XYScanNet-P, one 1280 x 720 image, as on an H100
 
 The networks run on shapes alone, as for a CUDA device. Every operation that PyTorch would launch counts the bytes that
 it reads and writes, each operand once; views count nothing, and an operation with a kernel of its own (models/ops)
@@ -20,12 +20,10 @@ Ours is the network as prediction runs it on a GPU, its blocks fused (models/fus
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -36,15 +34,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import measure  # noqa: E402
-from benchmarks.baseline import Baseline, Mamba  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from models import XYScanNet  # noqa: E402
-from models.blocks import GatedFFN  # noqa: E402
-from models.fused import with_fused_levels  # noqa: E402
-from models.mamba import S6  # noqa: E402
+from benchmarks import measure
+from benchmarks.baseline import Baseline, Mamba
+from engine.console import readable_errors
+from models import XYScanNet
+from models.blocks import GatedFFN
+from models.fused import with_fused_levels
+from models.mamba import S6
 
 # Of an H100 SXM: bytes/s, and FLOP/s of products of these types (TF32: convolutions of fp32 numbers).
 BANDWIDTH = 3.352e12

@@ -1,7 +1,7 @@
 """Tunes the launch parameters of the Triton kernels (models/ops/tuning.py) on the current GPU.
 
-    python benchmarks/tuning.py
-    python benchmarks/tuning.py --write             save the best in models/ops/tuned.json, by compute capability
+    python -m benchmarks.tuning
+    python -m benchmarks.tuning --write             save the best in models/ops/tuned.json, by compute capability
 
 Coordinate descent: each parameter in turn gets its fastest value, by the time of the scan (forward, or forward with
 backward), of the products of fused blocks, or of another kernel forward and backward, in fp32, at the shapes of
@@ -13,21 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import measure, scan  # noqa: E402
-from datasets.files import write_atomic  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
-from models.ops import tuning  # noqa: E402
-from models.ops.tuning import TUNED, Numbers  # noqa: E402
+from benchmarks import measure, scan
+from datasets.files import write_atomic
+from engine import distributed
+from engine.console import readable_errors
+from models.ops import tuning
+from models.ops.tuning import TUNED, Numbers
 
 # Parameter -> (which time decides, values to try).
 CANDIDATES = {

@@ -1,7 +1,7 @@
 """Intra-VSSM and Inter-VSSM, compared with the baseline's (benchmarks/baseline.py) in one run.
 
-    python benchmarks/vssm.py                                           on a CPU: 48 channels, 128 x 128
-    python benchmarks/vssm.py --channels 144 --size 720 1280 --device cuda
+    python -m benchmarks.vssm                                           on a CPU: 48 channels, 128 x 128
+    python -m benchmarks.vssm --channels 144 --size 720 1280 --device cuda
 
 Inference, and forward with backward. Each measurement runs in its own process: the median of --repeats runs after a
 warm-up run; memory is the peak above weights and input. `x baseline` is the speed-up over the baseline with that scan
@@ -12,19 +12,15 @@ the network, the baseline's is contiguous NCHW.
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, its folder is on the path, not the root
-
-from benchmarks import candidates, measure  # noqa: E402
-from benchmarks.baseline import Baseline  # noqa: E402
-from benchmarks.candidates import Candidate  # noqa: E402
-from benchmarks.roofline import count  # noqa: E402
-from engine import distributed  # noqa: E402
-from engine.console import readable_errors  # noqa: E402
+from benchmarks import candidates, measure
+from benchmarks.baseline import Baseline
+from benchmarks.candidates import Candidate
+from benchmarks.roofline import count
+from engine import distributed
+from engine.console import readable_errors
 
 PASSES = {"inference": False, "forward+backward": True}
 

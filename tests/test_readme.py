@@ -116,8 +116,8 @@ def made_small(line: str) -> list[str]:
     for figure, small in SMALL_FIGURES.items():
         if f"analysis.{figure}" in line:
             return [*words, *small.split()]
-    for script, small in SMALL_BENCHMARKS.items():
-        if f"benchmarks/{script}.py" in line:
+    for name, small in SMALL_BENCHMARKS.items():
+        if f"benchmarks.{name}" in line:
             return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
     return words
 

@@ -4,14 +4,14 @@ import contextlib
 import importlib
 import io
 import re
+import subprocess
 import sys
 from unittest import mock
 
 import pytest
 import torch
 
-from tests import workplace
-from tests.workplace import make_pairs
+from tests.workplace import ROOT, make_pairs
 
 RATIO = r"\d+\.\d\dx"
 
@@ -130,7 +130,9 @@ def test_peers_are_measured_beside_ours():
         assert len(found := rows(output, name)) == 1 and int(found[0][0].replace(",", "")) > 10**6
 
 
-@pytest.mark.parametrize("arguments", [("metrics.py", "nowhere"), ("network.py", "--device", "nonsense")])
-def test_bad_input_ends_in_a_line(arguments, tmp_path):
-    printed = workplace.run(tmp_path, f"benchmarks/{arguments[0]}", *arguments[1:], code=2)
-    assert "Traceback" not in printed and re.search(f"^error: .*{arguments[-1]}", printed, re.MULTILINE)
+@pytest.mark.parametrize("arguments", [("metrics", "nowhere"), ("network", "--device", "nonsense")])
+def test_bad_input_ends_in_a_line(arguments):
+    command = [sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(f"^error: .*{arguments[-1]}", done.stderr, re.MULTILINE)
