@@ -3,14 +3,13 @@
 y_t = SiLU(bias + sum over k of weight_k x_{t-3+k}): each step sees itself and the three before it.
 """
 
-import ctypes
-import functools
+from ctypes import byref, c_int32, c_int64, c_void_p
 
 import torch
 import torch.nn.functional as F
 
-from .native.compiler import compiled
-from .native.view import View, address, channels_adjacent, sizes
+from .native.compiler import call, compiled
+from .native.view import View, address, channels_adjacent, sizes, structure
 from .selective_scan import resolve_backend
 
 
@@ -41,21 +40,11 @@ def causal_conv_silu_ref(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
     return F.silu(y).transpose(-1, -2)
 
 
-class _Parameters(ctypes.Structure):
-    """conv.c's Conv."""
-
-    _fields_ = [
-        *((name, View) for name in ("x", "y")),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
-        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "channels", "length")),
-        ("threads", ctypes.c_int32),
-    ]
-
-
-class _Gradients(ctypes.Structure):
-    """conv.c's Grad."""
-
-    _fields_ = [("x", View), ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
+# conv.c's Conv and Grad.
+_Parameters = structure(
+    (View, "x y"), (c_void_p, "weight bias"), (c_int64, "batch0 batch1 channels length"), (c_int32, "threads")
+)
+_Gradients = structure((View, "x"), (c_void_p, "weight bias"))
 
 
 class _CausalConvSilu(torch.autograd.Function):
@@ -63,7 +52,7 @@ class _CausalConvSilu(torch.autograd.Function):
     def forward(ctx, x, weight, bias):
         weight = weight.t().contiguous()
         y = torch.empty_like(x)
-        _conv_library().conv_forward(_parameters(x, y, weight, bias))
+        compiled("conv.c").conv_forward(byref(_parameters(x, y, weight, bias)))  # which allocates nothing
         ctx.save_for_backward(x, weight, bias)
         return y
 
@@ -74,18 +63,10 @@ class _CausalConvSilu(torch.autograd.Function):
         grad_y, grad_x, threads = channels_adjacent(grad_y), torch.empty_like(x), torch.get_num_threads()
         grad_weight, grad_bias = weight.new_zeros(threads, *weight.shape), bias.new_zeros(threads, *bias.shape)
         gradients = _Gradients(View.of(grad_x), address(grad_weight), address(grad_bias))
-        if _conv_library().conv_backward(_parameters(x, grad_y, weight, bias), ctypes.byref(gradients)):
-            raise MemoryError("not enough memory for a causal convolution's backward pass")
+        call(compiled("conv.c").conv_backward, _parameters(x, grad_y, weight, bias), gradients)
         return grad_x, grad_weight.sum(0).t(), grad_bias.sum(0)
 
 
 def _parameters(x, y, weight, bias):
     views, pointers = map(View.of, (x, y)), map(address, (weight, bias))
-    return ctypes.byref(_Parameters(*views, *pointers, *sizes(x), torch.get_num_threads()))
-
-
-@functools.cache
-def _conv_library() -> ctypes.CDLL:
-    conv = compiled("conv.c")
-    conv.conv_forward.restype = None
-    return conv
+    return _Parameters(*views, *pointers, *sizes(x), torch.get_num_threads())

@@ -4,15 +4,15 @@ One pass over channels-last features: in Triton on a GPU, with the gate also in 
 (native/depthwise.c); or PyTorch's own operations.
 """
 
-import ctypes
+from ctypes import c_int32, c_int64, c_void_p
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from . import triton_runtime
-from .native.compiler import compiled, compiled_or_none
-from .native.view import address
+from .native.compiler import call, compiled, compiled_or_none
+from .native.view import address, structure
 
 
 def computes(conv: nn.Conv2d) -> bool:
@@ -58,20 +58,9 @@ def _in_triton(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch.Tens
     return TritonDepthwise.apply(triton_runtime.autocast(x), weight, gated)
 
 
-class _Parameters(ctypes.Structure):
-    """depthwise.c's Depthwise."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "y")),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
-        ("threads", ctypes.c_int32),
-    ]
-
-
-class _Gradients(ctypes.Structure):
-    """depthwise.c's Grad."""
-
-    _fields_ = [("x", ctypes.c_void_p), ("weight", ctypes.c_void_p)]
+# depthwise.c's Depthwise and Grad.
+_Parameters = structure((c_void_p, "x weight y"), (c_int64, "batch height width channels"), (c_int32, "threads"))
+_Gradients = structure((c_void_p, "x weight"))
 
 
 class _GatedDepthwise(torch.autograd.Function):
@@ -82,7 +71,7 @@ class _GatedDepthwise(torch.autograd.Function):
         batch, channels, height, width = x.shape
         taps = weight.flatten(1).t().contiguous()  # (9, C)
         y = torch.empty(batch, channels // 2, height, width, memory_format=torch.channels_last)
-        _check(compiled("depthwise.c").depthwise_forward(_parameters(x, taps, y)))
+        call(compiled("depthwise.c").depthwise_forward, _parameters(x, taps, y))
         ctx.save_for_backward(x, taps)
         return y
 
@@ -94,20 +83,13 @@ class _GatedDepthwise(torch.autograd.Function):
         grad_taps = taps.new_zeros(threads, *taps.shape)
         gradients = _Gradients(address(grad_x), address(grad_taps))
         grad_y = grad_y.contiguous(memory_format=torch.channels_last)
-        _check(compiled("depthwise.c").depthwise_backward(_parameters(x, taps, grad_y), ctypes.byref(gradients)))
+        call(compiled("depthwise.c").depthwise_backward, _parameters(x, taps, grad_y), gradients)
         return grad_x, grad_taps.sum(0).t().reshape(-1, 1, 3, 3)
 
 
 def _parameters(x, taps, y):
-    return ctypes.byref(
-        _Parameters(address(x), address(taps), address(y), len(x), *x.shape[2:], x.shape[1], torch.get_num_threads())
-    )
+    return _Parameters(*map(address, (x, taps, y)), len(x), *x.shape[2:], x.shape[1], torch.get_num_threads())
 
 
 def _available() -> bool:
     return compiled_or_none("depthwise.c") is not None
-
-
-def _check(failed: int) -> None:
-    if failed:
-        raise MemoryError("not enough memory for a depth-wise convolution")

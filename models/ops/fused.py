@@ -4,8 +4,8 @@ Intermediate features are held for only a few rows of pixels at a time. That tak
 rows stay in the cache. Features are float32 and channels last in memory; there are no gradients.
 """
 
-import ctypes
 from collections.abc import Sequence
+from ctypes import c_float, c_int32, c_int64, c_void_p
 from typing import NamedTuple
 
 import torch
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from .channel_norm import channel_norm_ref
 from .depthwise import depthwise_ref
-from .native.compiler import compiled_or_none
-from .native.view import View, address
+from .native.compiler import call, compiled, compiled_or_none
+from .native.view import View, address, structure
 from .silu_gate import silu_gate_ref
 
 
@@ -109,7 +109,7 @@ def gated_projection(
     W_in, W_out = W_in.contiguous(), W_out.contiguous()
     maps = map(_view, (x, h, v, scale_h, scale_v, gate, out))
     parameters = _Gated(*maps, batch, height, width, channels, address(W_in), address(W_out), torch.get_num_threads())
-    _call("gated_projection", parameters)
+    call(compiled("fused.c").gated_projection, parameters)
     return out
 
 
@@ -135,30 +135,23 @@ def _hidden_ref(x: torch.Tensor, hidden: HiddenWeights) -> tuple[torch.Tensor, .
     return depthwise_ref(F.conv2d(normed, hidden.W_in), hidden.W_d).chunk(2, dim=1)
 
 
-class _Pass(ctypes.Structure):
-    """fused.c's Pass."""
-
-    _fields_ = [
-        ("x", View),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
-        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "W_in", "W_d", "W_out")),
-        *((name, ctypes.c_int64) for name in ("half", "halves", "outputs")),
-        *((name, View) for name in ("f", "gate")),
-        *((name, ctypes.c_int64) for name in ("top", "bottom", "left", "right")),
-        ("eps", ctypes.c_float),
-        ("threads", ctypes.c_int32),
-    ]
-
-
-class _Gated(ctypes.Structure):
-    """fused.c's Gated."""
-
-    _fields_ = [
-        *((name, View) for name in ("x", "h", "v", "scale_h", "scale_v", "gate", "out")),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels")),
-        *((name, ctypes.c_void_p) for name in ("W_in", "W_out")),
-        ("threads", ctypes.c_int32),
-    ]
+# fused.c's Pass and Gated.
+_Pass = structure(
+    (View, "x"),
+    (c_int64, "batch height width channels"),
+    (c_void_p, "norm_weight norm_bias W_in W_d W_out"),
+    (c_int64, "half halves outputs"),
+    (View, "f gate"),
+    (c_int64, "top bottom left right"),
+    (c_float, "eps"),
+    (c_int32, "threads"),
+)
+_Gated = structure(
+    (View, "x h v scale_h scale_v gate out"),
+    (c_int64, "batch height width channels"),
+    (c_void_p, "W_in W_out"),
+    (c_int32, "threads"),
+)
 
 
 def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
@@ -173,7 +166,7 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
     _require(hidden.W_d, shape=(both, 1, 3, 3))
     _require(W_out, shape=(len(W_out), both // 2, 1, 1))
     weights = [w.contiguous() for w in (hidden.norm_weight, hidden.norm_bias, hidden.W_in, hidden.W_d, W_out)]
-    names = [name for name, kind in _Pass._fields_ if kind is ctypes.c_void_p]
+    names = [name for name, kind in _Pass._fields_ if kind is c_void_p]
     parameters = _Pass(
         x=_view(x),
         **dict(zip(names, map(address, weights), strict=True)),
@@ -184,7 +177,7 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
         eps=hidden.eps,
         threads=torch.get_num_threads(),
     )
-    _call(name, parameters)
+    call(getattr(compiled("fused.c"), name), parameters)
 
 
 def _view(features: torch.Tensor | None) -> View:
@@ -203,8 +196,3 @@ def _channels_adjacent(features: torch.Tensor | None) -> torch.Tensor | None:
     if features is None or features.stride(1) == 1 or features.shape[1] == 1:
         return features
     return features.contiguous(memory_format=torch.channels_last)
-
-
-def _call(name: str, parameters: ctypes.Structure) -> None:
-    if getattr(compiled_or_none("fused.c"), name)(ctypes.byref(parameters)):
-        raise MemoryError("not enough memory for a few rows of features")

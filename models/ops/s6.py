@@ -3,13 +3,12 @@
 Intermediate features are held for only a few steps of a sequence at a time. The reference is `models.mamba.S6`.
 """
 
-import ctypes
-import functools
+from ctypes import c_int32, c_int64, c_void_p
 
 import torch
 
-from .native.compiler import compiled
-from .native.view import View, address
+from .native.compiler import call, compiled
+from .native.view import View, address, structure
 
 WIDTH = 4  # of the causal convolution in C
 
@@ -46,25 +45,14 @@ def s6(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     x = x if x.stride(-1) == 1 or model == 1 else x.contiguous()
     y, sizes = torch.empty_like(x), (*x.shape, inner, rank)
     parameters = _Parameters(View.of(x.mT), View.of(y.mT), *map(address, w.values()), *sizes, torch.get_num_threads())
-    if _library(states).s6(ctypes.byref(parameters)):
-        raise MemoryError("not enough memory for a few steps of a scan")
+    call(compiled("s6.c", f"STATES={states}").s6, parameters)
     return y
 
 
-class _Parameters(ctypes.Structure):
-    """s6.c's S6."""
-
-    _fields_ = [
-        *((name, View) for name in ("x", "y")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("W_in", "W_conv", "conv_bias", "W_x", "W_dt", "dt_bias", "A", "D", "W_out")
-        ),
-        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "length", "model", "inner", "rank")),
-        ("threads", ctypes.c_int32),
-    ]
-
-
-@functools.cache
-def _library(states: int) -> ctypes.CDLL:
-    return compiled("s6.c", f"STATES={states}")
+# s6.c's S6.
+_Parameters = structure(
+    (View, "x y"),
+    (c_void_p, "W_in W_conv conv_bias W_x W_dt dt_bias A D W_out"),
+    (c_int64, "batch0 batch1 length model inner rank"),
+    (c_int32, "threads"),
+)

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,15 @@ def compiled_or_none(source: str) -> ctypes.CDLL | None:
         return compiled(source)
     except BuildError:
         return None
+
+
+def call(function: Callable[..., int], *structures: ctypes.Structure) -> None:
+    """Call a C function, which returns whether memory ran out, with pointers to these.
+
+    Raises MemoryError.
+    """
+    if function(*map(ctypes.byref, structures)):
+        raise MemoryError(f"not enough memory for {function.__name__} in C")
 
 
 def _compiler() -> list[str]:

@@ -1,8 +1,14 @@
-"""Tensors as the C kernels take them: by address and strides."""
+"""Tensors as the C kernels take them: by address and strides, in C's structures."""
 
 import ctypes
 
 import torch
+
+
+def structure(*groups: tuple[type, str]) -> type[ctypes.Structure]:
+    """A C structure with these fields in this order, given as (type, names)."""
+    fields = [(name, kind) for kind, names in groups for name in names.split()]
+    return type("Structure", (ctypes.Structure,), {"_fields_": fields})
 
 
 class View(ctypes.Structure):

@@ -6,11 +6,12 @@ the same number of threads gives the same bits.
 
 import ctypes
 import functools
+from ctypes import c_int32, c_int64, c_void_p
 
 import torch
 
-from ..native.compiler import BuildError, compiled
-from ..native.view import View, address, channels_adjacent, sizes
+from ..native.compiler import BuildError, call, compiled
+from ..native.view import View, address, channels_adjacent, sizes, structure
 
 
 def selective_scan_cpu(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
@@ -33,24 +34,14 @@ def why_missing() -> str | None:
     return None
 
 
-class _Parameters(ctypes.Structure):
-    """scan.c's Scan."""
-
-    _fields_ = [
-        *((name, View) for name in ("u", "delta", "z", "B", "C", "y")),
-        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "starts")),
-        *((name, ctypes.c_int64) for name in ("batch0", "batch1", "channels", "length")),
-        *((name, ctypes.c_int32) for name in ("softplus", "threads")),
-    ]
-
-
-class _Gradients(ctypes.Structure):
-    """scan.c's Grad."""
-
-    _fields_ = [
-        *((name, View) for name in ("y", "u", "delta", "z", "B", "C")),
-        *((name, ctypes.c_void_p) for name in ("A", "D", "bias")),
-    ]
+# scan.c's Scan and Grad.
+_Parameters = structure(
+    (View, "u delta z B C y"),
+    (c_void_p, "A D bias starts"),
+    (c_int64, "batch0 batch1 channels length"),
+    (c_int32, "softplus threads"),
+)
+_Gradients = structure((View, "y u delta z B C"), (c_void_p, "A D bias"))
 
 
 class _Scan(torch.autograd.Function):
@@ -66,7 +57,7 @@ class _Scan(torch.autograd.Function):
             starts = u.new_empty(batch0, batch1, -(-length // chunk), blocks, A.shape[1], lanes)
             ctx.save_for_backward(u, delta, A, B, C, D, z, bias, starts)
             ctx.softplus = softplus
-        _check(library.scan_forward(_parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts)))
+        call(library.scan_forward, _parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts))
         return y
 
     @staticmethod
@@ -83,7 +74,7 @@ class _Scan(torch.autograd.Function):
         views = map(View.of, (grad_y, grad_u, grad_delta, grad_z, grad_B, grad_C))
         gradients = _Gradients(*views, *map(address, (grad_A, grad_D, grad_bias)))
         parameters = _parameters(u, delta, A, B, C, D, z, bias, ctx.softplus, None, starts)
-        _check(_scan_library(states).scan_backward(parameters, ctypes.byref(gradients)))
+        call(_scan_library(states).scan_backward, parameters, gradients)
         grad_A = grad_A.sum(0).transpose(1, 2).reshape(-1, states)[: len(A)]
         grad_D, grad_bias = (t.sum(0).flatten()[: len(A)] for t in (grad_D, grad_bias))
         return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, None
@@ -91,7 +82,7 @@ class _Scan(torch.autograd.Function):
 
 def _parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts):
     views, pointers = map(View.of, (u, delta, z, B, C, y)), map(address, (A, D, bias, starts))
-    return ctypes.byref(_Parameters(*views, *pointers, *sizes(u), softplus, torch.get_num_threads()))
+    return _Parameters(*views, *pointers, *sizes(u), softplus, torch.get_num_threads())
 
 
 def _prepare(tensor: torch.Tensor) -> torch.Tensor:
@@ -106,8 +97,3 @@ def _scan_library(states: int) -> ctypes.CDLL:
     scan = compiled("scan.c", f"STATES={states}")
     scan.scan_lanes.restype = scan.scan_chunk.restype = ctypes.c_int64
     return scan
-
-
-def _check(failed: int) -> None:
-    if failed:
-        raise MemoryError("not enough memory for the states of a scan")
