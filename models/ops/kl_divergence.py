@@ -3,11 +3,14 @@
 One pass in Triton or in C, compiled at first use (native/pairs.c), or PyTorch's own operations.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 from . import at_least_fp32, triton_runtime
 from .native import pairs
+from .pair import Pair
 
 
 def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -17,15 +20,13 @@ def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         current, other: logits of one shape.
     """
     if triton_runtime.runs(current, other):
-        from .pairs_triton import TritonPair  # imported here: not every machine has Triton
+        from . import pairs_triton  # imported here: not every machine has Triton
 
-        return TritonPair.apply("kl", current, other)
+        return Pair.apply(partial(pairs_triton.compute, "kl"), current, other)
     current, other = at_least_fp32(current), at_least_fp32(other)
     if torch.compiler.is_compiling():
         return kl_divergence_ref(current, other)
-    if pairs.runs(current, other):
-        return pairs.NativePair.apply("kl", current, other)
-    return _KLDivergence.apply(current, other)
+    return Pair.apply(partial(pairs.compute, "kl") if pairs.runs(current, other) else _in_pytorch, current, other)
 
 
 def kl_divergence_ref(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -33,17 +34,12 @@ def kl_divergence_ref(current: torch.Tensor, other: torch.Tensor) -> torch.Tenso
     return current.sigmoid() * (F.logsigmoid(current) - F.logsigmoid(other))
 
 
-class _KLDivergence(torch.autograd.Function):
+def _in_pytorch(
+    current: torch.Tensor, other: torch.Tensor, grad: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
     """d KL / d current = (1 - p) (KL + p); d KL / d other = -p (1 - q)."""
-
-    @staticmethod
-    def forward(ctx, current, other):
-        ctx.save_for_backward(current, other)
-        return kl_divergence_ref(current, other)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        current, other = ctx.saved_tensors
-        p, kl = current.sigmoid(), kl_divergence_ref(current, other)
-        return grad * (-current).sigmoid() * (kl + p), -grad * p * (-other).sigmoid()
+    kl = kl_divergence_ref(current, other)
+    if grad is None:
+        return (kl,)
+    p = current.sigmoid()
+    return grad * (-current).sigmoid() * (kl + p), -grad * p * (-other).sigmoid()

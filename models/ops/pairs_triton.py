@@ -13,39 +13,27 @@ from .triton_runtime import COMPILE
 ELEMENTS, WARPS = 2048, 4  # of a program
 
 
-class TritonPair(torch.autograd.Function):
-    """``apply(name, a, b)``, "kl" or "silu_gate", for features of one shape; only these are kept for the backward pass.
+def compute(operation: str, a: torch.Tensor, b: torch.Tensor, grad: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """What `Pair` asks for, by "kl" or "silu_gate".
 
     The result is dense with channels last, in a's dtype; that of "kl" in float32.
     """
-
-    @staticmethod
-    def forward(ctx, name, a, b):
-        ctx.name = name
-        ctx.save_for_backward(a, b)
-        (y,) = _run(_forward, name, [a, b], [torch.float32 if name == "kl" else a.dtype])
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        a, b = ctx.saved_tensors
-        return None, *_run(_backward, ctx.name, [a, b, grad], [a.dtype, b.dtype])
-
-
-def _run(kernel, name: str, given: list[torch.Tensor], made: list[torch.dtype]) -> list[torch.Tensor]:
-    """Launch the kernel, and return the tensors that it makes, of these dtypes."""
+    kl = operation == "kl"
+    if grad is None:
+        kernel, given, made = _forward, [a, b], [torch.float32 if kl else a.dtype]
+    else:
+        kernel, given, made = _backward, [a, b, grad], [a.dtype, b.dtype]
     pixels = [to_pixels(tensor) for tensor in given]
     rows, channels = pixels[0].shape
     outputs = [pixels[0].new_empty(rows, channels, dtype=dtype) for dtype in made]
     tensors = [*pixels, *outputs]
     if rows * channels:
-        with torch.cuda.device_of(given[0]):
+        with torch.cuda.device_of(a):
             kernel[(triton.cdiv(rows * channels, ELEMENTS),)](
-                *tensors, rows, channels, *[tensor.stride(0) for tensor in tensors], KL=name == "kl",
-                ELEMENTS=ELEMENTS, num_warps=WARPS, **COMPILE
+                *tensors, rows, channels, *[tensor.stride(0) for tensor in tensors], KL=kl, ELEMENTS=ELEMENTS,
+                num_warps=WARPS, **COMPILE
             )  # fmt: skip
-    return [from_pixels(output, given[0]) for output in outputs]
+    return [from_pixels(output, a) for output in outputs]
 
 
 @triton.jit

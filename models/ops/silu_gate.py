@@ -1,10 +1,13 @@
 """The gate of Eq. 5, SiLU(y) * x: one pass in Triton or in C (native/pairs.c), or PyTorch's own operations."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 from . import triton_runtime
 from .native import pairs
+from .pair import Pair
 
 
 def silu_gate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -12,12 +15,10 @@ def silu_gate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     if torch.compiler.is_compiling():
         return silu_gate_ref(x, y)
     if triton_runtime.runs(x, y):
-        from .pairs_triton import TritonPair  # imported here: not every machine has Triton
+        from . import pairs_triton  # imported here: not every machine has Triton
 
-        return TritonPair.apply("silu_gate", x, y)
-    if pairs.runs(x, y):
-        return pairs.NativePair.apply("silu_gate", x, y)
-    return _SiluGate.apply(x, y)
+        return Pair.apply(partial(pairs_triton.compute, "silu_gate"), x, y)
+    return Pair.apply(partial(pairs.compute, "silu_gate") if pairs.runs(x, y) else _in_pytorch, x, y)
 
 
 def silu_gate_ref(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -25,14 +26,7 @@ def silu_gate_ref(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.silu(y) * x
 
 
-class _SiluGate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y):
-        ctx.save_for_backward(x, y)
-        return F.silu(y).mul_(x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        x, y = ctx.saved_tensors
-        return F.silu(y).mul_(grad), torch.ops.aten.silu_backward(grad * x, y)
+def _in_pytorch(x: torch.Tensor, y: torch.Tensor, grad: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    if grad is None:
+        return (F.silu(y).mul_(x),)
+    return F.silu(y).mul_(grad), torch.ops.aten.silu_backward(grad * x, y)

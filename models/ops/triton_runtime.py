@@ -57,10 +57,10 @@ def _import_error() -> str | None:
 def _launch_error() -> str | None:
     """Launches a small kernel: Triton also needs a C compiler, and a GPU that it knows."""
     try:
-        from .pairs_triton import TritonPair
+        from .pairs_triton import compute
 
         one = torch.ones(1, 1, device="cuda")
-        TritonPair.apply("silu_gate", one, one).item()
+        compute("silu_gate", one, one)[0].item()
     except Exception as error:
         return _in_one_line(error)
     return None
