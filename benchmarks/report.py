@@ -116,14 +116,14 @@ def gpu_sections() -> list[Section]:
             f"network --case train252x2 train320x1 {p} --repeats 5",
             150,
         ),
-        benchmark("bf16 beside fp32 on real images", "precision", 60),
+        benchmark("bf16 beside fp32 on real images", "prediction --precision fp32 bf16 --band --tile", 60),
         benchmark("Costliest operations, inference", f"profiler --case 720p {p}", 60),
         benchmark("Costliest operations, training", f"profiler --case train252x2 {p}", 60),
         benchmark("The scan kernels' numbers", "tuning", 180),
         benchmark("XYScanNet-S, other sizes", f"network --case 256 1080p train252x16 {s} --repeats 3", 120),
         benchmark("XYScanNet-P, other sizes", f"network --case 256 1080p train252x16 train320x8 {p} --repeats 3", 240),
         benchmark("One VSSM, level 1 of XYScanNet-P at 720p", "vssm --channels 144 --size 720 1280", 90),
-        benchmark("Streamed and tiled images", "tiling datasets/samples_blurred --dim 144 --images 1", 90),
+        benchmark("Streamed and tiled images", "prediction --dim 144 --images 1", 90),
     ]
 
 
@@ -135,11 +135,11 @@ def cpu_sections() -> list[Section]:
         Section("Traffic on a GPU, by shapes alone", ("-m", "benchmarks.traffic"), 120),
         benchmark("Scan, fp32", "scan --repeats 3", 300),
         benchmark("XYScanNet-S", "network --baseline_backend reference torch", 600),
-        benchmark("bf16 beside fp32 on real images", "precision", 300),
+        benchmark("bf16 beside fp32 on real images", "prediction --precision fp32 bf16 --band --tile", 300),
         benchmark("Costliest operations, inference", "profiler --case 256 --dim 48", 60),
         benchmark("Costliest operations, training", "profiler --case train128x4 --dim 48", 120),
         benchmark("One VSSM", "vssm", 300),
-        benchmark("Streamed and tiled images", "tiling datasets/samples_blurred --dim 48 --images 1", 300),
+        benchmark("Streamed and tiled images", "prediction --dim 48 --images 1", 300),
     ]
 
 
@@ -150,7 +150,11 @@ def tiny_sections() -> list[Section]:
         kernel_cases("Triton kernels through the interpreter", f"{CASES}::test_without_softplus", "1"),
         benchmark("Scan", "scan --sizes 252 --dims 2 --levels 3 --repeats 1 --backends torch", 60),
         benchmark("Network", f"network {small} --backend torch --baseline_backend torch", 60),
-        benchmark("bf16 beside fp32 on real images", "precision --images 1 --size 64", 60),
+        benchmark(
+            "bf16 beside fp32 on real images",
+            "prediction --precision fp32 bf16 --band --tile --images 1 --size 64 64",
+            60,
+        ),
         benchmark("Costliest operations", "profiler --case 256 --dim 8 --num_blocks 1 1 1", 60),
         benchmark("One VSSM", "vssm --channels 8 --size 8 --repeats 1 --backend torch --baseline_backend torch", 60),
     ]

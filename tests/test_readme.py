@@ -47,7 +47,7 @@ SMALL_BENCHMARKS = {
     "network": "--dim 8 --num_blocks 1 1 1 --size 16 --baseline_backend torch",
     "vssm": "--channels 8 --size 8 --baseline_backend torch",
     "scan": "--dims 2 --levels 3 --backends torch",
-    "tiling": "--dim 8 --size 40 48 --band 8 --tile 24:8",
+    "prediction": "--dim 8 --size 40 48 --band 8 --tile 24:8",
 }
 SMALL_FIGURES = {
     "complexity": "--table 8 --dim 8 --size 32",

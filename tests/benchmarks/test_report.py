@@ -70,4 +70,4 @@ def test_sections_run_and_are_reported(tmp_path, monkeypatch):
     assert report.main(["--tiny", "--device", "cpu", "--minutes", "4", "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "report.json").read_text())["sections"]
     assert [section["status"] for section in found] == ["passed"] * 3
-    assert "1 passed" in found[0]["output"] and "dB" in found[1]["output"]
+    assert "1 passed" in found[0]["output"] and "full, bf16" in found[1]["output"]

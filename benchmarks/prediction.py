@@ -1,14 +1,14 @@
-"""Full, streamed and tiled prediction: accuracy, time and peak memory in one run.
+"""Full, streamed and tiled prediction, in fp32 and bf16: accuracy, time and peak memory in one run.
 
-    python -m benchmarks.tiling datasets/GoPro/test --weights FILE
-    python -m benchmarks.tiling datasets/GoPro/test --weights FILE --images 3 --size 360 640 --tile 128:32 256:32 256:64
-    python -m benchmarks.tiling datasets/GoPro/test --dim 48 --size 720 1280 --images 1 --band 32 64
+    python -m benchmarks.prediction --precision fp32 bf16               photographs with synthetic camera shake
+    python -m benchmarks.prediction datasets/GoPro/test --weights FILE --size 360 640 --tile 128:32 256:32 256:64
+    python -m benchmarks.prediction datasets/GoPro/test --dim 48 --size 720 1280 --images 1 --band 32 64
 
 Restores the blurred images of a data set, or of any folder, cropped to the central --size pixels. PSNR in dB, averaged
-over the images: `to full` between a result and that of the full image, before rounding to 8 bits; `to sharp` between
-the 8-bit result and the sharp image, if there is one. Each mode runs in its own process; memory is the peak above
-weights and images. Without --weights the network has --dim channels and random weights: time and memory are those of a
-trained one, PSNR means nothing.
+over the images: `to full` between a result and the first row's, before rounding to 8 bits; `to sharp` between the 8-bit
+result and the sharp image, if there is one. Each mode runs in its own process; memory is the peak above weights and
+images. With --dim the network has as many channels and random weights: time and memory are those of a trained one, PSNR
+means nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import functools
 import math
 import statistics
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +27,11 @@ import torch
 from benchmarks import measure
 from datasets.images import read_rgb
 from datasets.layouts import LayoutError, find_pairs
+from datasets.synthesize import synthesize_photos
 from engine import distributed
+from engine.config import shipped_weights
 from engine.console import readable_errors
+from engine.demo import HELD_OUT, SAMPLES
 from engine.predict.tiling import check_tile, restore_tiled
 from metrics.psnr import psnr
 from models import XYScanNet, load_network
@@ -35,7 +39,7 @@ from models.images import images_to_tensor, tensor_to_images
 from models.streaming import BAND, stream
 
 COLUMNS = (
-    ("", -28),
+    ("", -32),
     ("ms an image", 12),
     ("x full", 9),
     ("memory MiB", 12),
@@ -48,14 +52,15 @@ COLUMNS = (
 class Mode(NamedTuple):
     """How an image is restored: by tiles, by bands, or in full."""
 
+    precision: str
     tile: int | None = None
     overlap: int = 0
     band: int | None = None
 
     def __str__(self) -> str:
         if self.tile:
-            return f"tiles of {self.tile}, overlap {self.overlap}"
-        return f"streamed, bands of {self.band}" if self.band else "full"
+            return f"tiles of {self.tile}, overlap {self.overlap}, {self.precision}"
+        return f"streamed, bands of {self.band}, {self.precision}" if self.band else f"full, {self.precision}"
 
 
 class Outcome(NamedTuple):
@@ -65,28 +70,54 @@ class Outcome(NamedTuple):
 
 def main() -> None:
     arguments = parse_arguments()
-    device = distributed.device(arguments.device)
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.data is None:
+            synthesize_photos(SAMPLES, Path(folder), test_photos=HELD_OUT, pairs_per_photo=1, seed=0)
+            arguments.data = Path(folder)
+        compare(arguments, distributed.device(arguments.device))
+
+
+def compare(arguments: argparse.Namespace, device: torch.device) -> None:
+    """Print a line for each mode."""
     blurred, sharp = read(arguments)
     height, width = blurred[0].shape[:2]
-    network = str(arguments.weights or f"random weights, dim {arguments.dim}")
+    network = f"random weights, dim {arguments.dim}" if arguments.dim else arguments.weights
     print(
-        f"{network}, {arguments.precision}, {distributed.describe(device)}, torch {torch.__version__}; "
+        f"{network}, {distributed.describe(device)}, torch {torch.__version__}; "
         f"{len(blurred)} images, the first {width} x {height}\n"
     )
     measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
+    modes = [
+        mode
+        for precision in arguments.precision
+        for mode in (
+            Mode(precision),
+            *(Mode(precision, band=band) for band in arguments.band),
+            *(Mode(precision, *tile) for tile in arguments.tile),
+        )
+    ]
     full = None
-    for mode in [Mode(), *(Mode(band=band) for band in arguments.band), *(Mode(*tile) for tile in arguments.tile)]:
+    for mode in modes:
         outcome = measure.isolated(run, mode, arguments, device, device=device, limit=arguments.limit)
-        full = outcome if mode == Mode() else full
+        full = outcome if mode == modes[0] else full
         measure.print_row(COLUMNS, [str(mode), *describe(outcome, full, sharp)])
     print(measure.LEFT_OUT)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="FOLDER", help="a data set, its test split, or a folder of images")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights")
-    parser.add_argument("--dim", type=int, default=48, help="channels, without --weights (default %(default)s)")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        metavar="FOLDER",
+        help="a data set, its test split, or a folder of images (default: photographs with synthetic camera shake)",
+    )
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument(
+        "--weights", type=Path, default=shipped_weights("xyscannet_t"), metavar="FILE", help="default: the shipped ones"
+    )
+    network.add_argument("--dim", type=int, metavar="N", help="random weights and this many channels")
     parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N (default %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="crop size (default: full images)")
     parser.add_argument(
@@ -105,7 +136,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SIZE:OVERLAP",
         help="in pixels, multiples of 8 (default 128:32 256:32 256:64)",
     )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default %(default)s")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"], help="default fp32")
     measure.add_arguments(parser, limit=600)
     arguments = parser.parse_args()
     if arguments.size and min(arguments.size) < 8:
@@ -146,7 +177,7 @@ def middle(image: np.ndarray, size: list[int] | None) -> np.ndarray:
 def run(mode: Mode, arguments: argparse.Namespace, device: torch.device) -> Outcome:
     """One mode, in the current process."""
     torch.manual_seed(0)
-    network = load_network(arguments.weights) if arguments.weights else XYScanNet(arguments.dim)
+    network = XYScanNet(arguments.dim) if arguments.dim else load_network(arguments.weights)
     network = network.to(device).eval()
     images = [images_to_tensor([image]).to(device) for image in read(arguments)[0]]
     restored: list[torch.Tensor] = []
@@ -154,7 +185,7 @@ def run(mode: Mode, arguments: argparse.Namespace, device: torch.device) -> Outc
     @torch.inference_mode()
     def restore_all() -> None:
         restored.clear()
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=mode.precision == "bf16"):
             restored.extend(restore(network, image, mode).float().clamp(-0.5, 0.5) for image in images)
 
     measurement = measure.measure(restore_all, device, arguments.repeats)
@@ -184,7 +215,7 @@ def describe(outcome: Outcome | None, full: Outcome | None, sharp: list[np.ndarr
         measure.ratio(seconds, reference and reference.seconds),
         f"{memory / 2**20:.0f}",
         measure.ratio(memory, reference and reference.memory),
-        *(f"{statistics.fmean(values):.2f}" if values else "-" for values in (to_full, to_sharp)),
+        *(f"{statistics.fmean(values):.3f}" if values else "-" for values in (to_full, to_sharp)),
     ]
 
 
