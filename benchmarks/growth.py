@@ -126,8 +126,8 @@ def run(case: Case, device: torch.device) -> measure.Measurement:
     network = XYScanNet(case.dim, case.num_blocks, unshuffle=case.unshuffle).to(device).eval()
     images = torch.rand(case.batch, 3, case.height, case.width, device=device) - 0.5
     restore = stream if device.type == "cpu" else lambda network, images: network(images)
-    restore(network, images[..., :64, :64])
-    return measure.once(lambda: restore(network, images), device)
+    restore(network, images[..., :64, :64])  # compiles kernels; a warm-up run of the whole may take minutes
+    return measure.measure(lambda: restore(network, images), device, 1, warm_up=False)
 
 
 def fit(found: list[Point], what: str) -> tuple[float, float, float]:

@@ -38,10 +38,11 @@ class Measurement(NamedTuple):
     memory: int  # bytes
 
 
-def measure(work: Callable[[], object], device: torch.device, repeats: int) -> Measurement:
+def measure(work: Callable[[], object], device: torch.device, repeats: int, warm_up: bool = True) -> Measurement:
     """Median time and peak memory of ``repeats`` runs, after a warm-up run (which also compiles kernels)."""
     before, _ = _memory(device)
-    work()
+    if warm_up:
+        work()
     _reset_peak(device)
     seconds = []
     for _ in range(repeats):
@@ -51,17 +52,6 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int) -> M
         _synchronise(device)
         seconds.append(time.perf_counter() - started)
     return Measurement(statistics.median(seconds), _memory(device)[1] - before)
-
-
-def once(work: Callable[[], object], device: torch.device) -> Measurement:
-    """Time and peak memory of a single run without warm-up, for work that takes minutes."""
-    before, _ = _memory(device)
-    _reset_peak(device)
-    _synchronise(device)
-    started = time.perf_counter()
-    work()
-    _synchronise(device)
-    return Measurement(time.perf_counter() - started, _memory(device)[1] - before)
 
 
 def isolated(function: Callable, *arguments, device: torch.device, limit: float):

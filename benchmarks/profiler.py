@@ -3,7 +3,7 @@
     python -m benchmarks.profiler --case 256 --dim 48
     python -m benchmarks.profiler --case train252x2 --dim 144 --precision bf16 --device cuda
 
-Times are self times: without called operations, and on a GPU those of the kernels. The share is that of their sum.
+In the order of their self times: without called operations, and on a GPU those of the kernels.
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ import os
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import measure
-from benchmarks.candidates import PRECISIONS, Candidate
+from benchmarks.candidates import FUSED, PRECISIONS, Candidate
 from benchmarks.network import CASES, inference, shape, training_step
 from engine import distributed
 from engine.console import readable_errors
-
-COLUMNS = [("operation", -60), ("calls", 8), ("ms", 10), ("share", 8)]
 
 
 def main() -> None:
     arguments = parse_arguments()
     device = distributed.device(arguments.device)
     case = CASES[arguments.case]
-    candidate = Candidate("ours", "auto", arguments.precision)
+    name = FUSED if device.type == "cuda" and not case.training else "ours"  # as in training and prediction
+    candidate = Candidate(name, "auto", arguments.precision)
     network = candidate.build(arguments.dim, tuple(arguments.num_blocks), device)
     make = training_step if case.training else inference
     work = make(network, torch.rand(shape(case), device=device) - 0.5, candidate)
@@ -38,18 +36,13 @@ def main() -> None:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    events = sorted(recorded.key_averages(), key=lambda event: getattr(event, own), reverse=True)
-    total = sum(getattr(event, own) for event in events)
     what = "training step" if case.training else "inference"
     print(
-        f"{what} {' x '.join(map(str, shape(case)))}, dim {arguments.dim}, {arguments.precision}, "
-        f"{distributed.describe(device)}, torch {torch.__version__}: {total / 1e3:.1f} ms"
+        f"{name}, {what} {' x '.join(map(str, shape(case)))}, dim {arguments.dim}, {arguments.precision}, "
+        f"{distributed.describe(device)}, torch {torch.__version__}"
     )
-    measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
-    for event in events[: arguments.rows]:
-        spent = getattr(event, own)
-        measure.print_row(COLUMNS, [event.key[:58], str(event.count), f"{spent / 1e3:.2f}", f"{spent / total:.1%}"])
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    print(recorded.key_averages().table(sort_by=own, row_limit=arguments.rows))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -23,9 +23,10 @@ def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     if torch.compiler.is_compiling():
         return causal_conv_silu_ref(x, weight, bias)  # which the compiler fuses
     backend = resolve_backend(backend, x.device, x.dtype)
-    if backend == "cpu" and x.dim() <= 4 and weight.shape[1] == 4:
+    fits = weight.shape == (x.shape[-2], 4)
+    if backend == "cpu" and x.dim() <= 4 and fits:
         return _CausalConvSilu.apply(channels_adjacent(x.float()), weight.float(), bias.float()).to(x.dtype)
-    if backend == "triton" and weight.shape[1] == 4:
+    if backend == "triton" and fits:
         from .causal_conv_triton import causal_conv_silu_triton  # imported here: not every machine has Triton
 
         return causal_conv_silu_triton(x, weight, bias)

@@ -22,14 +22,7 @@ def causal_conv_silu_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.T
 
     Args:
         x: (*batch, d, l) in float32, bfloat16 or float16; weight: (d, 4); bias: (d,).
-    Raises:
-        ValueError: a weight that is not (d, 4).
     """
-    if weight.shape != (x.shape[-2], WIDTH):
-        raise ValueError(
-            f"the Triton convolution takes a weight (channels, {WIDTH}) = {(x.shape[-2], WIDTH)}, "
-            f"got {tuple(weight.shape)}"
-        )
     return _CausalConvSilu.apply(as_rows(x), weight, bias).reshape(x.shape)
 
 
