@@ -55,7 +55,7 @@ def load(source: str | Path = "xyscannet_t", device: str | torch.device | None =
         raise WeightsError(
             path, f"no such file, and no name of shipped weights ({names}) or of a repository, user/name"
         )
-    return network.to(device or _default_device())
+    return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def deblur(
@@ -69,7 +69,8 @@ def deblur(
     Args:
         image: (H, W, 3) RGB, uint8 or uint16; or a PIL image of mode RGB, RGBA, L or LA. Of any size. It is restored as
             its pixels lie, so turn a photograph upright first (``PIL.ImageOps.exif_transpose``).
-        network: a network, which stays on its device, or what `load` takes; a loaded one is kept for later calls.
+        network: a network, which stays on its device, or what `load` takes; a loaded one is kept for later calls,
+            until its file is written again.
         device: where to load a network to, see `load`.
     Returns:
         The restored image, of the same type, size, mode and depth; alpha and PIL's ``info`` are carried over.
@@ -78,7 +79,9 @@ def deblur(
         result is not finite.
     """
     if not isinstance(network, XYScanNet):
-        network = _load_once(str(network), None if device is None else str(device))
+        path = Path(network)
+        written = path.stat().st_mtime_ns if path.exists() else None
+        network = _load_once(str(network), None if device is None else str(device), written)
     if isinstance(image, np.ndarray):
         return _deblur_array(image, network)
     return _deblur_pil(image, network)
@@ -133,9 +136,6 @@ def _can_stream(network: XYScanNet) -> bool:
 
 
 @functools.lru_cache(maxsize=2)
-def _load_once(source: str, device: str | None) -> XYScanNet:
+def _load_once(source: str, device: str | None, written: int | None) -> XYScanNet:
+    """`load`, again only for weights that have been written since."""
     return load(source, device)
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -84,16 +84,11 @@ class HubXYScanNet(
     @classmethod
     def _from_pretrained(cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, **options):
         """Strict, as `weights.load_network`: nothing is missing, unknown or not finite."""
-        if Path(model_id).is_dir():
-            path = Path(model_id) / WEIGHTS
-            if not path.is_file():
-                raise WeightsError(path, "no such weights file")
-        else:
+        path: str | Path = Path(model_id) / WEIGHTS
+        if not Path(model_id).is_dir():
             where = {"revision": revision, "cache_dir": cache_dir, "token": token}
-            path = Path(
-                hf_hub_download(
-                    model_id, WEIGHTS, force_download=force_download, local_files_only=local_files_only, **where
-                )
+            path = hf_hub_download(
+                model_id, WEIGHTS, force_download=force_download, local_files_only=local_files_only, **where
             )
         if "dim" not in options:
             raise WeightsError(model_id, "its config.json, the description of the network, is missing or empty")

@@ -40,6 +40,17 @@ def test_equals_what_prediction_makes_with_the_shipped_weights():
     assert np.array_equal(deblur(image, device="cpu"), expected)
 
 
+def test_weights_are_loaded_once_and_again_when_they_are_trained_further(small, tmp_path, monkeypatch):
+    image, path, other = image_of(16, 16), tmp_path / "weights.pth", XYScanNet(8, (1, 1, 1)).eval()
+    loaded = []
+    monkeypatch.setattr(api, "load", lambda *given: loaded.append(given) or load(*given))
+    for network in (small, other):
+        torch.save(described_state(network), path)
+        for _ in range(2):
+            assert np.array_equal(deblur(image, path, "cpu"), deblur(image, network))
+    assert len(loaded) == 2
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
 def test_pil_images_keep_mode_alpha_and_info(small, mode):
     image = Image.fromarray(image_of(20, 30)).convert(mode)
@@ -106,6 +117,7 @@ def test_out_of_memory_where_streaming_differs_is_raised(small, monkeypatch):
         raise torch.cuda.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(small, "forward", whole)
+    monkeypatch.setattr(api, "_streams", {})  # what is known of this network from other tests
     monkeypatch.setattr(api, "streams_exactly", lambda network: False)
     with pytest.raises(torch.cuda.OutOfMemoryError, match="no memory"):
         api._run(small, torch.zeros(1, 3, 16, 16))
