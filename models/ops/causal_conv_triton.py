@@ -1,8 +1,7 @@
 """Mamba's short causal convolution with its SiLU in one Triton kernel each way, channels-last (cf. causal_conv.py).
 
-Importing this module needs Triton: call triton_runtime.why_missing() first. Only x is kept for the
-backward pass. A program computes a tile [TIME, CHANNELS] of one sequence; CHANNELS divides the number of channels, so
-that no lane is idle. x is read once per tap, all but the first time from the cache.
+Only x is kept for the backward pass. A program computes a tile [TIME, CHANNELS] of one sequence; CHANNELS divides the
+number of channels, so that no lane is idle. x is read once per tap, all but the first time from the cache.
 """
 
 import torch

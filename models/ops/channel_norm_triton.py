@@ -1,7 +1,7 @@
 """Layer normalisation over the channels of each pixel in Triton, channels-last, in fp32 inside.
 
-Importing this module needs Triton: call triton_runtime.why_missing() first. Only the input is kept for the backward
-pass. A program normalises ROWS pixels, BLOCK channels each, a power of two and at least as many as there are.
+Only the input is kept for the backward pass. A program normalises ROWS pixels, BLOCK channels each, a power of two and
+at least as many as there are.
 """
 
 import torch

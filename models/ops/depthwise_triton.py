@@ -1,10 +1,9 @@
 """Depth-wise 3x3 convolution in Triton, channels-last, plain or with the gate of the feed-forward networks.
 
-Importing this module needs Triton: call triton_runtime.why_missing() first. Only the input is kept for the backward
-pass. A row of an image is W C adjacent elements, in which a tap to the left or right is C elements away. A program goes
-down ROWS rows, SPAN adjacent elements of each, whatever C, so that all lanes are busy and read adjacent memory. Each
-input row is added to the three output rows that read it: the one above, its own, and the one below. With the gate, the
-second half of the channels is computed beside the first.
+Only the input is kept for the backward pass. A row of an image is W C adjacent elements, in which a tap to the left or
+right is C elements away. A program goes down ROWS rows, SPAN adjacent elements of each, whatever C, so that all lanes
+are busy and read adjacent memory. Each input row is added to the three output rows that read it: the one above, its
+own, and the one below. With the gate, the second half of the channels is computed beside the first.
 """
 
 import math

@@ -1,9 +1,9 @@
 """1x1 convolutions in Triton with what stands before and behind them in a block, for inference.
 
-Importing this module needs Triton: call triton_runtime.why_missing() first. The norm is computed where W_in reads its
-input, the gate of Eq. 5 where W_out does, and the residual is added where the sum is written, so that none of these
-takes a pass over memory of its own. Features are (B, H, W, C) with adjacent channels, dense unless said otherwise.
-Products are those of a block of pixels and a block of W, in the features' dtype, fp32 in TF32; sums are in fp32.
+The norm is computed where W_in reads its input, the gate of Eq. 5 where W_out does, and the residual is added where the
+sum is written, so that none of these takes a pass over memory of its own. Features are (B, H, W, C) with adjacent
+channels, dense unless said otherwise. Products are those of a block of pixels and a block of W, in the features' dtype,
+fp32 in TF32; sums are in fp32.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Element-wise operations on two tensors of one shape in Triton, one pass forward and one backward (cf. pairs.c).
-
-Importing this module needs Triton: call triton_runtime.why_missing() first.
-"""
+"""Element-wise operations on two tensors of one shape in Triton, one pass forward and one backward (cf. pairs.c)."""
 
 import torch
 import triton

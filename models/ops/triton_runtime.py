@@ -1,4 +1,7 @@
-"""Whether Triton's kernels can run here, and what they have in common. Importing this module needs no Triton."""
+"""Whether Triton's kernels can run here, and what they have in common.
+
+Importing this module needs no Triton, those of kernels (``…_triton``) do: call why_missing() first.
+"""
 
 import functools
 import importlib

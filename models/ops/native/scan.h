@@ -6,9 +6,7 @@
 #define STATES 16
 #endif
 #define CHUNK 32
-#ifndef GROUP
 #define GROUP 16
-#endif
 
 typedef struct {
     View u, delta, z, B, C, y;                      /* z.data may be NULL */

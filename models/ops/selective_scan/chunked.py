@@ -49,7 +49,7 @@ class _Recurrence(torch.autograd.Function):
         length, batch, channels = u.shape
         A_nd = A.t().contiguous()
         y = torch.empty_like(u)
-        starts = u.new_empty(_num_chunks(length) if keep else 0, batch, *A_nd.shape)
+        starts = u.new_empty(-(-length // CHUNK) if keep else 0, batch, *A_nd.shape)
         for group in _groups(batch, A.numel(), u.device):
             h = u.new_zeros(group.stop - group.start, *A_nd.shape)
             work = _Work(u, group, A_nd)
@@ -119,10 +119,6 @@ class _Work:
 def _sum_states(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Sum over n of weights (l, b, n) times states (l, b, n, d)."""
     return torch.matmul(weights.unsqueeze(-2), states).squeeze(-2)
-
-
-def _num_chunks(length: int) -> int:
-    return -(-length // CHUNK)
 
 
 def _chunks(length: int) -> Iterator[slice]:
