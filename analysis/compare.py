@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from analysis.figure import COLOURS, add_output_flag, check_name, save_pixels
-from analysis.inputs import check_unique, named_path
+from analysis.inputs import InputError, check_unique, named_path
 from datasets.images import IMAGE_SUFFIXES, read_rgb
 from datasets.layouts import AmbiguityError, Pair, find_pairs
 from engine.evaluate.pairing import find_samples, listed, words
@@ -33,10 +33,6 @@ CROP = (64, 96)  # height and width where none is given, in the image's pixels; 
 TILE, FULL_HEIGHT = 288, 384  # pixels: no column of crops is wider unless one alone is; the full image is no lower
 GAP, FRAME, FONT, LINE = 10, 4, 24, 32
 BLURRED, SHARP = "blurred", "sharp"
-
-
-class CompareError(ValueError):
-    """Images that cannot be shown side by side; the message says which, and what to do."""
 
 
 class Crop(NamedTuple):
@@ -137,21 +133,21 @@ def find_pair(image: str, truth: list[Path]) -> Pair:
     """The pair of the data set that `image` names, wholly or by its end.
 
     truth: a data set or its test split, or two folders, blurred and sharp.
-    Raises: CompareError where no name fits or several do; LayoutError for what find_pairs cannot read.
+    Raises: InputError where no name fits or several do; LayoutError for what find_pairs cannot read.
     """
     try:
         pairs = find_pairs(truth) if len(truth) == 2 else find_pairs(truth[0], "test")
     except AmbiguityError as error:
-        raise CompareError(f"{error}; give the folder of one {error.what}") from error
+        raise InputError(f"{error}; give the folder of one {error.what}") from error
     stem, dot, suffix = image.rpartition(".")
     wanted = words(stem if dot + suffix.lower() in IMAGE_SUFFIXES else image)
     fitting = [pair for pair in pairs if words(pair.name) == wanted] or [
         pair for pair in pairs if words(pair.name)[-len(wanted) :] == wanted
     ]
     if not fitting:
-        raise CompareError(f"{truth[0]}: has no image called {image}; it has{listed([pair.name for pair in pairs])}")
+        raise InputError(f"{truth[0]}: has no image called {image}; it has{listed([pair.name for pair in pairs])}")
     if len(fitting) > 1:
-        raise CompareError(
+        raise InputError(
             f"{truth[0]}: {image} may be any of these; name one in full:{listed([pair.name for pair in fitting])}"
         )
     return fitting[0]
@@ -160,19 +156,19 @@ def find_pair(image: str, truth: list[Path]) -> Pair:
 def find_outputs(pair: Pair, truth: list[Path], methods: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Each method's output of the pair, by label.
 
-    Raises: CompareError for a folder without it or with a damaged one; LayoutError for a folder that is missing, empty
+    Raises: InputError for a folder without it or with a damaged one; LayoutError for a folder that is missing, empty
         or ambiguously named.
     """
     found = {}
     for label, folder in methods:
         pairing = find_samples(folder, truth, None, sharp_needed=False)
         if pair.name in pairing.missing:
-            raise CompareError(
+            raise InputError(
                 f"{folder}: has no image called {pair.name}; restore it with {label}, or leave {label} out"
             )
         outputs = {sample.name: sample.restored for sample in pairing.samples}
         if pair.name not in outputs:
-            raise CompareError(
+            raise InputError(
                 f"{folder}: {pair.name} cannot be compared; restore it again, at its own size, or leave "
                 f"{label} out:{listed(pairing.wrong_shape)}"
             )
@@ -183,7 +179,7 @@ def find_outputs(pair: Pair, truth: list[Path], methods: Sequence[tuple[str, Pat
 def read_panels(pair: Pair, shown: dict[str, Path]) -> list[Panel]:
     """The columns from left to right: what is `shown`, by label, then the sharp image where there is one.
 
-    Raises: CompareError for images of several sizes, ImageError for damaged ones.
+    Raises: InputError for images of several sizes, ImageError for damaged ones.
     """
     from metrics.psnr import psnr  # only here: --help needs no PyTorch
 
@@ -192,7 +188,7 @@ def read_panels(pair: Pair, shown: dict[str, Path]) -> list[Panel]:
     height, width = images[BLURRED].shape[:2]
     for label, image in images.items():
         if image.shape[:2] != (height, width):
-            raise CompareError(
+            raise InputError(
                 f"{paths[label]} is {image.shape[1]} x {image.shape[0]} pixels, but {pair.blurred} is "
                 f"{width} x {height}; images are compared at one size: restore the full image at its "
                 "own size, or leave it out"
@@ -240,7 +236,7 @@ def _check_crops(crops: Sequence[Crop], image: np.ndarray, path: Path) -> None:
             or crop.y + crop.height > height
             or crop.x + crop.width > width
         ):
-            raise CompareError(
+            raise InputError(
                 f"--crop {' '.join(map(str, crop))} does not lie inside {path}, which is {height} high "
                 f"and {width} wide: Y + H is at most {height}, X + W at most {width}, H and W at least "
                 "1"
@@ -282,9 +278,7 @@ def _colour(index: int) -> str:
 def _tile(crop: np.ndarray, scale: int, colour: str) -> Image.Image:
     """A crop enlarged, with its frame around it; no pixel is hidden or blended with another."""
     enlarged = Image.fromarray(np.repeat(np.repeat(crop, scale, axis=0), scale, axis=1))
-    tile = Image.new("RGB", (enlarged.width + 2 * FRAME, enlarged.height + 2 * FRAME), colour)
-    tile.paste(enlarged, (FRAME, FRAME))
-    return tile
+    return ImageOps.expand(enlarged, FRAME, colour)
 
 
 def _full_image(image: np.ndarray, crops: Sequence[Crop], height: int) -> Image.Image:

@@ -44,17 +44,7 @@ if TYPE_CHECKING:
 
 MODULES = "modules"  # the tables by module
 PAPER, HERE = " (paper)", " (here)"
-DIGITS = {
-    "params (M)": 2,
-    "params (K)": 2,
-    "GFLOPs": 2,
-    "GMACs": 2,
-    "train s": 0,
-    "step s": 3,
-    "train GB": 2,
-    "test s": 3,
-    "test GB": 2,
-}
+DIGITS = {"train s": 0, "step s": 3, "test s": 3}  # the others have two
 # The columns that are counted or measured; "step s" and "GMACs" are not the paper's.
 COLUMNS = {
     5: ("params (M)", "GMACs", "train s", "step s", "train GB", "test s", "test GB"),
@@ -172,7 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
         networks = described({variant.label: options[variant] for variant in columns})
         for table in tables_by_module({variant.label: counts[variant] for variant in columns}, arguments.size):
             table.notes.insert(0, f"Columns: {networks}.")
-            show(table, arguments.format)
+            print(table.render(arguments.format), end="\n\n", flush=True)
 
     measured: dict[Variant, dict[str, Figure]] = {}
     for number, variants in rows.items():  # each table is printed before the next one is measured, which takes long
@@ -185,7 +175,7 @@ def run(arguments: argparse.Namespace) -> None:
             for variant in variants
         }
         remarks = notes(number, {variant.label: options[variant] for variant in variants}, arguments)
-        show(paper_table(number, own, remarks), arguments.format)
+        print(paper_table(number, own, remarks).render(arguments.format), end="\n\n", flush=True)
 
 
 def own_rows(number: int) -> list[Variant]:
@@ -272,7 +262,7 @@ def paper_table(number: int, own: dict[str, dict[str, Figure]], remarks: list[st
             Line(row + suffix, {column: cell(column, figures, reference) for column in COLUMNS[number]}, competes=False)
             for row, figures in group.items()
         ]
-    columns = [Column(name, DIGITS[name], False) for name in COLUMNS[number]]
+    columns = [Column(name, DIGITS.get(name, 2), False) for name in COLUMNS[number]]
     return Table(f"Table {number}. {TABLES[number].title}: efficiency", columns, lines, remarks)
 
 
@@ -295,7 +285,7 @@ def cell(column: str, figures: dict[str, Figure], reference: dict[str, Figure]) 
     figure, unit = figures.get(column), reference.get(column)
     if not isinstance(figure, (int, float)):
         return figure
-    text = f"{figure:.{DIGITS[column]}f}"
+    text = f"{figure:.{DIGITS.get(column, 2)}f}"
     if figures is reference or not isinstance(unit, (int, float)) or not unit:
         return text
     return f"{text} ({figure / unit:.2f}x)"
@@ -345,10 +335,6 @@ def described(options: dict[str, dict]) -> str:
         if model != defaults
     ]
     return "; ".join([f"dim {defaults['dim']}, blocks {', '.join(map(str, defaults['num_blocks']))}", *differing])
-
-
-def show(table: Table, form: str) -> None:
-    print(table.render(form), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

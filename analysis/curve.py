@@ -17,15 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from analysis.figure import COLOURS, check_name, new_figure, save
+from analysis.inputs import InputError
 from engine.config import results_dir
 
 LOSS, PSNR = "train/loss", "validation/psnr"
 SMOOTHING = 50  # the loss is averaged over windows of the run's length divided by this
 Series = list[tuple[int, float]]
-
-
-class CurveError(ValueError):
-    """A run without logs. The message names its folder."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +46,7 @@ def read_run(logs: Path) -> dict[str, list[Series]]:
     """LOSS and PSNR -> (step, value) for each stage; the steps of stage 2 are counted from the end of stage 1.
 
     Raises:
-        CurveError: nothing was logged.
+        InputError: nothing was logged.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow to import
 
@@ -67,7 +64,7 @@ def read_run(logs: Path) -> dict[str, list[Series]]:
             stages.append([(before + point.step, point.value) for point in points[name]])
         before = run[LOSS][-1][-1][0]
     if not run[LOSS]:
-        raise CurveError(f"{logs}: no training has been logged there")
+        raise InputError(f"{logs}: no training has been logged there")
     return run
 
 

@@ -22,7 +22,7 @@ MIN_SIZE, MULTIPLE = 8, 8  # of a patch's side: every network takes it without p
 
 
 class InputError(ValueError):
-    """A network or an image that cannot be used so. The message says which, and what to do."""
+    """A network, an image or a run that cannot be shown so. The message says which, and what to do."""
 
 
 @dataclass(frozen=True)
