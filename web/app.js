@@ -90,9 +90,9 @@ async function deliver(item, { pixels, seconds }) {
   const canvas = new OffscreenCanvas(item.width, item.height);
   canvas.getContext("2d").putImageData(new ImageData(pixels, item.width, item.height), 0, 0);
   const type = FORMATS[item.file.type] ? item.file.type : "image/png";
-  const blob = await canvas.convertToBlob({ type, quality: 0.95 });
+  const blob = await canvas.convertToBlob({ type, quality: 0.95 });  // a PNG where it cannot encode the type
   item.restored = URL.createObjectURL(blob);
-  item.download = `${item.file.name.replace(/\.[^.]*$/, "")}-deblurred.${FORMATS[type]}`;
+  item.download = `${item.file.name.replace(/\.[^.]*$/, "")}-deblurred.${FORMATS[blob.type]}`;
   const pieces = cut(item.height, item.width).length;
   item.facts = `${item.width} × ${item.height} pixels, ${pieces === 1 ? "in one piece" : `${pieces} tiles`}, ` +
     `${seconds.toFixed(1)} s on this device.`;
