@@ -47,7 +47,8 @@ class Restorer:
         tile: side in pixels of the tiles to restore by, see `tiling`; None for full images.
         overlap: of tiles, in pixels.
         streamed: whether to stream full images from the start; None: on a CPU.
-        compiled: whether to run the network through torch.compile, once for each size of image.
+        compiled: whether to run the network through torch.compile, once for each of the first eight sizes of image;
+            PyTorch compiles no more (its recompile_limit), and runs others as they are.
         local_pooling: side in pixels of the windows to average over, see `local_pooling`; None for the full image.
         self_ensemble: whether to average over flips and rotations, see `self_ensemble`.
 

@@ -100,8 +100,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--compile",
         action="store_true",
         help="run the network through torch.compile, as CUDA graphs on a GPU and without the kernels of "
-        "this project: the same result to rounding; takes a minute or more for each new image size, so use it for many "
-        "images of one size",
+        "this project: the same result to rounding; takes a minute or more for each new image size, of which PyTorch "
+        "compiles eight, so use it for many images of one size",
     )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU where there is one")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
