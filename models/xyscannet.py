@@ -52,13 +52,8 @@ class XYScanNet(nn.Module):
         unshuffle: int = 1,
     ):
         super().__init__()
-        if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 1:
-            raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
-        if unshuffle not in (1, 2):
-            raise ValueError(f"unshuffle must be 1 or 2, got {unshuffle}")
-        intra, inter = (STATE_SPACES[name] for name in decoder_modules(vssm, scan, slices))
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion {fusion!r} is unknown; choose one of {', '.join(FUSIONS)}")
+        _check(dim, num_blocks, fusion, unshuffle)
+        modules = [STATE_SPACES[name] for name in decoder_modules(vssm, scan, slices)]
         Fusion, options = FUSIONS[fusion], Options(kl_gate, scan, scan_backend)
         # Saved with the weights, see `weights.described_state`.
         self.description = {
@@ -73,38 +68,28 @@ class XYScanNet(nn.Module):
         }
         self.dim, self.num_blocks, self.kl_gate, self.unshuffle = dim, tuple(num_blocks), kl_gate, unshuffle
         self.vssm, self.scan, self.slices, self.fusion = vssm, scan, slices, fusion
-        dim1, dim2, dim3 = dim, 2 * dim, 4 * dim
-
-        def encoder(width: int, depth: int) -> Level:
-            return Level([EncoderBlock(width) for _ in range(depth)], checkpoint_activations)
-
-        def decoder(width: int, depth: int) -> Level:
-            return Level(
-                [DecoderBlock(width, intra(width, options), inter(width, options)) for _ in range(depth)],
-                checkpoint_activations,
-            )
+        dim1, dim2, dim3, channels = dim, 2 * dim, 4 * dim, 3 * unshuffle**2
 
         # Embedding.
-        channels = 3 * unshuffle**2
         self.patch_embed = PatchEmbed(channels, dim1)
 
         # Encoder.
-        self.encoder_level1 = encoder(dim1, num_blocks[0])
+        self.encoder_level1 = encoder(dim1, num_blocks[0], checkpoint_activations)
         self.down1_2 = Rescale(dim1, dim2, 0.5)
-        self.encoder_level2 = encoder(dim2, num_blocks[1])
+        self.encoder_level2 = encoder(dim2, num_blocks[1], checkpoint_activations)
         self.down2_3 = Rescale(dim2, dim3, 0.5)
-        self.encoder_level3 = encoder(dim3, num_blocks[2])
+        self.encoder_level3 = encoder(dim3, num_blocks[2], checkpoint_activations)
 
         # Decoder, with cross-level feature fusion where the encoder's features join.
-        self.decoder_level3 = decoder(dim3, num_blocks[2])
+        self.decoder_level3 = decoder(dim3, num_blocks[2], modules, options, checkpoint_activations)
         self.up3_2 = Rescale(dim3, dim2, 2)
         self.clff_level2 = Fusion(dim2, (dim1, dim3), options)
         self.reduce_chan_level2 = Conv1x1(2 * dim2, dim2)
-        self.decoder_level2 = decoder(dim2, num_blocks[1])
+        self.decoder_level2 = decoder(dim2, num_blocks[1], modules, options, checkpoint_activations)
         self.up2_1 = Rescale(dim2, dim1, 2)
         self.clff_level1 = Fusion(dim1, (dim2, dim3), options)
         self.reduce_chan_level1 = Conv1x1(2 * dim1, dim1)
-        self.decoder_level1 = decoder(dim1, num_blocks[0])
+        self.decoder_level1 = decoder(dim1, num_blocks[0], modules, options, checkpoint_activations)
         self.output = Conv3x3(dim1, channels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -132,6 +117,24 @@ class XYScanNet(nn.Module):
         x = self.reduce_chan_level1(x)
         x = self.decoder_level1(x)
         return F.pixel_shuffle(self.output(x), self.unshuffle)
+
+
+def encoder(width: int, depth: int, checkpoint_activations: bool) -> Level:
+    return Level([EncoderBlock(width) for _ in range(depth)], checkpoint_activations)
+
+
+def decoder(width: int, depth: int, modules: list, options: Options, checkpoint_activations: bool) -> Level:
+    blocks = [DecoderBlock(width, *(module(width, options) for module in modules)) for _ in range(depth)]
+    return Level(blocks, checkpoint_activations)
+
+
+def _check(dim: int, num_blocks: Sequence[int], fusion: str, unshuffle: int) -> None:
+    if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 1:
+        raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
+    if unshuffle not in (1, 2):
+        raise ValueError(f"unshuffle must be 1 or 2, got {unshuffle}")
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion {fusion!r} is unknown; choose one of {', '.join(FUSIONS)}")
 
 
 def decoder_modules(vssm: str = XYSCAN, scan: str = SCANS[0], slices: str = SLICES[0]) -> tuple[str, str]:
