@@ -159,6 +159,22 @@ def _advance(h, B_t, rates, u_t, step):
 
 
 @triton.jit
+def _store_spans(
+    h, spans, count, start, u_at, delta_at, B_at, channel, shift, rates, length, n, u_time, delta_time, B_time,
+    N: tl.constexpr, SOFTPLUS: tl.constexpr
+):  # fmt: skip
+    """Recompute a chunk's states from h, the one at its start, and store those before each of its spans."""
+    for i in range(0, count - 1):
+        tl.store(_tile(spans + i * STATES * WARP, n * WARP), h)
+        for t in tl.static_range(SPAN):
+            now = start + i * SPAN + t
+            u_t, raw, step = _inputs(u_at, delta_at, channel, shift, now, length, u_time, delta_time, SOFTPLUS)
+            h = _advance(h, _column_at(B_at, now, length, B_time, n, N), rates, u_t, step)
+    tl.store(_tile(spans + (count - 1) * STATES * WARP, n * WARP), h)
+    tl.debug_barrier()  # a thread may load what another stored
+
+
+@triton.jit
 def _fold(x, ROWS: tl.constexpr, DONE: tl.constexpr, LEFT: tl.constexpr):
     """One level of a sum over lanes: x (ROWS, DONE, LEFT) -> (ROWS / 2, 2 DONE, LEFT / 2).
 
@@ -267,14 +283,10 @@ def backward(
             kept_at = kept + chunk * N * lanes + sequence * channels + channel
             h = tl.load(_tile(kept_at, n * lanes), mask=n < N, other=0.0)
             count = tl.cdiv(tl.minimum(CHUNK, length - start), SPAN)
-            for i in range(0, count - 1):
-                tl.store(_tile(spans + i * STATES * WARP, n * WARP), h)
-                for t in tl.static_range(SPAN):
-                    now = start + i * SPAN + t
-                    u_t, raw, step = _inputs(u_at, delta_at, channel, shift, now, length, u_time, delta_time, SOFTPLUS)
-                    h = _advance(h, _column_at(B_at, now, length, B_time, n, N), rates, u_t, step)
-            tl.store(_tile(spans + (count - 1) * STATES * WARP, n * WARP), h)
-            tl.debug_barrier()  # a thread may load what another stored
+            _store_spans(
+                h, spans, count, start, u_at, delta_at, B_at, channel, shift, rates, length, n, u_time, delta_time,
+                B_time, N, SOFTPLUS
+            )  # fmt: skip
             for j in range(0, count):
                 i = count - 1 - j
                 t = start + i * SPAN
