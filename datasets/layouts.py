@@ -29,7 +29,7 @@ LIST_NAME = re.compile(r"RealBlur_([JR])_(train|test)_list\.txt")
 VARIANT_NAME = re.compile(r"RealBlur[-_]?([JR])(?![A-Za-z])")
 # Names of folders of sharp images in unknown layouts: these images must not be taken for blurred ones.
 SHARP_NAMES = {"sharp", "gt", "groundtruth", "ground_truth", "target", "targets", "clean", "hr", "trainb", "testb"}
-KNOWN_LAYOUTS = __doc__.split("\n\n")[1]
+KNOWN_LAYOUTS = (__doc__ or "\n\n").split("\n\n")[1]  # python -OO removes docstrings
 
 
 class LayoutError(ValueError):
