@@ -4,14 +4,15 @@
 anything else in its own. Stops at the first command that ends with another status.
 """
 
+import importlib.util
 import json
 import logging
 import os
-import runpy
 import subprocess
 import sys
 import time
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 
@@ -25,19 +26,19 @@ def run(argv: list[str]) -> int:
         if argv[1] == "-c":
             exec(argv[2], {"__name__": "__main__"})
         elif argv[1] == "-m":
-            sys.argv = argv[2:]
-            runpy.run_module(argv[2], run_name="__main__", alter_sys=True)
+            sys.argv, spec = argv[2:], importlib.util.find_spec(argv[2])
+            run_main(spec.origin, spec)
         else:
-            run_script(argv[1])
+            run_main(argv[1])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
 
 
-def run_script(path: str) -> None:
-    """As ``python path``, for its own child processes too, which hand over what it defines."""
+def run_main(path: str, spec: ModuleSpec | None = None) -> None:
+    """As Python runs a script or module, for its own child processes too, which hand over what it defines."""
     module = types.ModuleType("__main__")
-    module.__file__ = path
+    module.__file__, module.__spec__, module.__package__ = path, spec, spec and spec.parent
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
 
