@@ -252,7 +252,7 @@ def damaged_output(folders):
 
 def other_size(folders):
     write_png(folders / "one" / f"{NAME}.png", noise(0, (80, 150)))
-    return [], ["one/scene1/000002.png is 150 x 80", "at its own size"]
+    return [], ["one/scene1/000002.png: 150x80 pixels", "at its own size"]
 
 
 def other_size_than_blurred(folders):
