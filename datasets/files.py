@@ -117,8 +117,9 @@ def walk(
 ) -> Iterator[Path]:
     """Yield every regular file below ``folder`` in sorted order.
 
-    Links are followed, and each folder is visited once, under the first of its names. FIFOs, sockets, devices, hidden
-    files and hidden folders are skipped.
+    Links are followed, and each folder is visited once, under the first of its names. Links that lead nowhere are
+    yielded as well: whoever reads them will say so. FIFOs, sockets, devices, hidden files and hidden folders are
+    skipped.
 
     Args:
         skip: folders to leave out.
@@ -142,6 +143,6 @@ def _walk(folder: Path, seen: set[Path], unreadable: Callable[[OSError], None] |
         unreadable(error)
         return
     # Files first, and links last: a folder is then visited under its real name.
-    yield from (entry for entry in entries if entry.is_file())
+    yield from (entry for entry in entries if entry.is_file() or not entry.exists())
     for entry in sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: (entry.is_symlink(), entry)):
         yield from _walk(entry, seen, unreadable)

@@ -202,7 +202,7 @@ def _scenes(folder: Path) -> list[Pair] | None:
 def _listed(file: Path) -> list[Pair]:
     """One of RealBlur's list files. Names are <scene>/<blurred image>, without a folder shared by all images."""
     try:
-        rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise LayoutError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     wrong = next((row for row in rows if len(row) != 2), None)

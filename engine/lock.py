@@ -25,8 +25,11 @@ class BusyError(RuntimeError):
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, file: Path | None = None) -> Iterator[None]:
     """Lock ``folder`` for this run, all of its processes together; the main one holds the lock.
+
+    Args:
+        file: that stands for it, by default ``.lock`` in the folder.
 
     Where the file system has no locks, a warning is logged and the run continues without.
 
@@ -36,8 +39,9 @@ def run_lock(folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         with distributed.fail_together():
             if distributed.is_main():
-                folder.mkdir(parents=True, exist_ok=True)
-                _lock(held.enter_context(open(folder / ".lock", "ab+", buffering=0)), folder)
+                file = file or folder / ".lock"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                _lock(held.enter_context(open(file, "ab+", buffering=0)), folder)
         yield
 
 
@@ -67,4 +71,4 @@ def _who_holds(file, folder: Path) -> str:
     file.seek(0)
     pid, _, host = file.read(1000).decode(errors="replace").partition(" ")
     who = f"process {pid} on {host} (kill -TERM {pid} there stops it and saves its state)" if host else "on some host"
-    return f"{folder} is in use by another run, {who}. Wait until it ends, or use another --job_name"
+    return f"{folder} is in use by another run, {who}. Wait until it ends, or use another --job_name or --output"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from pathlib import Path
@@ -20,6 +21,12 @@ def git_hash() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def network_code() -> str:
+    """A checksum of everything in models/ that decides a result, edits that are not committed included."""
+    files = sorted(path for kind in ("*.py", "*.c", "*.h") for path in (ROOT / "models").rglob(kind))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -9,9 +9,11 @@ fid_whang over patches.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 PROFILES = ("paper", "whang")
 PAIR, SINGLE, SET = "pair", "single", "set"
@@ -74,6 +76,11 @@ class Metric:
         """Which images it compares, in the order of the function's arguments: restored, sharp, blurred."""
         first = "restored" if self.baseline_of is None else "blurred"
         return (first,) if self.kind == SINGLE else (first, "sharp")
+
+    def code(self) -> str:
+        """A checksum of the file that computes it."""
+        path = Path(__file__).with_name(f"{self.function.partition(':')[0]}.py")
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def load(self, **settings: object) -> Callable:
         """What computes it.

@@ -67,8 +67,8 @@ def deblur(
     otherwise. The result is the same to rounding.
 
     Args:
-        image: (H, W, 3) RGB, uint8 or uint16; or a PIL image of mode RGB, RGBA, L or LA. Of any size. It is restored as
-            its pixels lie, so turn a photograph upright first (``PIL.ImageOps.exif_transpose``).
+        image: (H, W, 3) RGB, uint8 or uint16; or a PIL image of mode RGB, RGBA, L or LA, which is turned upright as its
+            EXIF data says. Of any size.
         network: a network, which stays on its device, or what `load` takes; a loaded one is kept for later calls,
             until its file is written again.
         device: where to load a network to, see `load`.
@@ -100,12 +100,15 @@ def _deblur_array(image: np.ndarray, network: XYScanNet) -> np.ndarray:
 
 
 def _deblur_pil(image: Image.Image, network: XYScanNet) -> Image.Image:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if not isinstance(image, Image.Image):
         raise TypeError(f"image must be a NumPy array or a PIL image, not {type(image).__name__}")
+    if image.mode in ("I", "I;16", "I;16B", "F"):  # converting these would clip them to 8 bits
+        raise ValueError(f"image must be of mode RGB, RGBA, L or LA, not {image.mode}; give (H, W, 3) uint16 instead")
     if image.mode not in ("RGB", "RGBA", "L", "LA"):
         raise ValueError(f'image must be of mode RGB, RGBA, L or LA, not {image.mode}; use image.convert("RGB")')
+    image = ImageOps.exif_transpose(image)
     restored = _deblur_array(np.asarray(image.convert("RGB")), network)
     if image.mode[0] == "L":
         restored = restored.mean(axis=2).round().astype(np.uint8)

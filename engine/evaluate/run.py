@@ -174,7 +174,13 @@ def load_scorers(
         except ValueError as error:
             raise EvaluationError(str(error)) from error
         else:
-            how[name] = {"definition": metric.definition, "numpy": np.__version__, "opencv": cv2.__version__, **facts}
+            how[name] = {
+                "definition": metric.definition,
+                "code": metric.code(),
+                "numpy": np.__version__,
+                "opencv": cv2.__version__,
+                **facts,
+            }
             if metric.baseline_of:
                 how[name]["files"] = digest_of_files(samples, "blurred")
     return scorers, how, missing

@@ -87,6 +87,8 @@ def find_photographs(sources: list[Path], output: Path, form: str = "png") -> Al
         FileNotFoundError, ImageError, OSError: the first input's error, where there is nothing to restore at all.
         SameName: two inputs would have the same result.
     """
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"--output {output}: a file, where restored photographs need a folder")
     found: dict[Path, tuple[Path, str]] = {}  # by resolved path: (path, path relative to what was given)
     others: dict[Path, Path] = {}
     errors: list[Exception] = []

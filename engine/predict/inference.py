@@ -17,6 +17,7 @@ from models.streaming import stream, streams_exactly
 
 from .. import distributed
 from ..memory import GIB, PROBE, OutOfMemory, bytes_per_pixel, free_memory, is_out_of_memory, keep_freed_memory
+from ..provenance import network_code
 from .local_pooling import use_local_pooling
 from .peers import Peer, PeerWeightsError
 from .self_ensemble import restore_ensemble
@@ -130,6 +131,7 @@ class Restorer:
         """What decides the values of a result. Streaming, compiling and the device change them by rounding alone."""
         return {
             "weights_sha256": self.weights_sha256,
+            "network_code": None if self.credit else network_code(),
             "kl_gate": self.kl_gate,
             "precision": self.precision,
             "tile": self.tile,

@@ -35,6 +35,7 @@ from ..evaluate.command import Request
 from ..evaluate.comparison import OWN_NAMES, baseline_lines, columns, run_line
 from ..evaluate.pairing import Pairing, Sample
 from ..evaluate.table import Line, Table
+from ..lock import run_lock
 from ..memory import GIB, peak_memory
 from ..prefetch import batches, prefetch
 from .inference import Restorer
@@ -83,8 +84,25 @@ def run(data_set: DataSet, arguments: argparse.Namespace) -> Outcome:
     restorer = Restorer.from_flags(weights, arguments)
     predictions = Predictions(images_folder(data_set, arguments), distributed.rank())
 
-    # What is done already.
     refuse_to_overwrite_inputs(predictions, pairs)
+    with run_lock(predictions.images, predictions.lock):  # no other run in the same folder
+        results = restore_missing(data_set, arguments, weights, pairs, restorer, predictions)
+    mode = f"{restorer.mode}, {restorer.precision}"
+    return Outcome(
+        predictions, pairs, [pair.name for pair in everything[len(pairs) :]], mode, bool(restorer.tile), results
+    )
+
+
+def restore_missing(
+    data_set: DataSet,
+    arguments: argparse.Namespace,
+    weights: Path,
+    pairs: list[Pair],
+    restorer: Restorer,
+    predictions: Predictions,
+) -> dict[str, object]:
+    """Restores what a stopped run has not, and records time and memory, which it returns."""
+    # What is done already.
     if distributed.is_main():
         # What decides a result's values: a folder never mixes images made with different ones.
         decisive = [*restorer.maker, "input", *(["batch_size"] if restorer.kl_gate == "batch" else [])]
@@ -104,10 +122,7 @@ def run(data_set: DataSet, arguments: argparse.Namespace) -> Outcome:
     if distributed.is_main():
         predictions.merge()
         predictions.conclude(results)
-    mode = f"{restorer.mode}, {restorer.precision}"
-    return Outcome(
-        predictions, pairs, [pair.name for pair in everything[len(pairs) :]], mode, bool(restorer.tile), results
-    )
+    return results
 
 
 def images_folder(data_set: DataSet, arguments: argparse.Namespace) -> Path:

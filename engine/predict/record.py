@@ -4,6 +4,7 @@
     results/J/images.csv     one row per finished image, sorted by name: its seconds and its size in bytes
     results/J/images.json    the record: weights, precision, tiles, versions; at the end time and memory
     results/J/images.csv.0   rows of rank 0 that are not in the list yet; only a stopped run leaves it behind
+    results/J/.images.lock   locked while a run restores images
 
 A row is written after its image, and a stopped run goes on with the images that lack one. An image whose row was
 edited, or whose file is damaged or of another size, is restored again. Scores are not kept here but by evaluation.
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("name", "seconds", "bytes", "check")
 READERS = 8  # threads that check images
+OVERWRITING = "overwriting"  # in the record of a run with --overwrite that has not ended
 
 
 class PredictionsError(ConfigError):
@@ -61,6 +63,7 @@ class Predictions:
     def __init__(self, images: Path, rank: int = 0):
         self.images = images
         self.list, self.record = Path(f"{images}.csv"), Path(f"{images}.json")
+        self.lock = images.with_name(f".{images.name}.lock")
         self.new_rows = Path(f"{images}.csv.{rank}")
         self._lock = threading.Lock()
 
@@ -73,7 +76,7 @@ class Predictions:
 
         Args:
             decisive: entries of the record that must be the same for all images of the folder.
-            overwrite: remove the earlier results.
+            overwrite: remove the earlier results, unless they are those of a run that did so and was stopped.
 
         Raises:
             PredictionsError: without `overwrite`, the folder holds images without a record, or with one that differs in
@@ -82,7 +85,9 @@ class Predictions:
         self.list.parent.mkdir(parents=True, exist_ok=True)
         self._refuse_foreign_list(overwrite and self.record.is_file())
         if overwrite:
-            self._remove_results()
+            if not self._overwrites(record, decisive):
+                self._remove_results()
+            record = record | {OVERWRITING: True}  # until `conclude`
         elif self.record.is_file():
             self._compare(record, decisive)
         elif any(self.images.glob("**/*.png")):
@@ -117,7 +122,17 @@ class Predictions:
 
     def conclude(self, results: dict[str, object]) -> None:
         """Adds the run's time and memory to its record."""
-        write_atomic(self.record, json.dumps(read_json(self.record) | {"results": results}, indent=2) + "\n")
+        record = read_json(self.record) | {"results": results}
+        record.pop(OVERWRITING, None)
+        write_atomic(self.record, json.dumps(record, indent=2) + "\n")
+
+    def _overwrites(self, record: dict[str, object], decisive: Iterable[str]) -> bool:
+        """Whether the folder holds the first images of a run like this one that was overwriting and was stopped."""
+        try:
+            self._compare(record, decisive)
+            return OVERWRITING in read_json(self.record)
+        except (PredictionsError, JsonError, OSError):
+            return False
 
     def _is_whole(self, row: Finished) -> bool:
         """Whether the image has the size that was listed and every checksum of the PNG fits."""

@@ -19,7 +19,7 @@ from ..distributed import describe
 from ..memory import GIB, PROBE, OutOfMemory, free_memory, peak_allocation
 from .checkpoint import CheckpointError, load_state
 from .failures import ADVICE, explain_failures
-from .run import TrainingRun
+from .run import MISSING_START, TrainingRun
 
 SAMPLES = 8  # pairs measured for swapped images and blur_gamma
 
@@ -66,6 +66,8 @@ def _check_state(run: TrainingRun) -> Iterator[str]:
         state = load_state(run.path("last"))
         if state is not None:
             run.restore(state)
+        else:
+            run.refuse_to_overwrite()
     except CheckpointError as error:
         yield str(error)
         return
@@ -74,7 +76,7 @@ def _check_state(run: TrainingRun) -> Iterator[str]:
         for change in run.new_changes:
             print(f"changed {change}")
     elif start is not None and not start.is_file():
-        yield f"{start}: these initial weights are missing; run stage 1 first, or set train.start_from=FILE"
+        yield MISSING_START.format(start)
     else:
         print(f"start: {start or 'random weights'}")
     if "contrast" in run.config.loss.terms and find_vgg19() is None:

@@ -27,6 +27,8 @@ from .schedule import cosine
 
 logger = logging.getLogger(__name__)
 
+MISSING_START = "{}: these initial weights are missing; run stage 1 first, or set train.start_from=FILE"
+
 
 class TrainingRun:
     """One stage of one job, from its configuration: what is saved, and what that depends on.
@@ -125,6 +127,8 @@ class TrainingRun:
         """Begin with the weights in ``path`` (released or our own), strictly; None keeps the random ones."""
         if path is None:
             return
+        if not path.exists():
+            raise CheckpointError(MISSING_START.format(path))
         load_weights(self.network, path)
         if self.ema:
             self.ema.module.load_state_dict(self.network.state_dict())
@@ -134,13 +138,25 @@ class TrainingRun:
         """Continue exactly from the last training state; False where there is none.
 
         Raises:
-            CheckpointError: this run would not be a continuation of that state, or the state cannot be read.
+            CheckpointError: this run would not be a continuation of that state, the state cannot be read, or there is
+                none beside weights that the run would overwrite.
         """
         with distributed.fail_together():
             state = load_state(self.path("last"))
+            if state is None:
+                self.refuse_to_overwrite()
             if state is not None:
                 self.restore(state)
         return state is not None
+
+    def refuse_to_overwrite(self) -> None:
+        """Raise CheckpointError if there are weights that a run from the first step would replace."""
+        for path in (self.path("best"), self.path("final")):
+            if path.exists():
+                raise CheckpointError(
+                    f"{path} is there, but no {self.path('last').name} to resume from: a new run would overwrite it. "
+                    "Move it away, or use another --job_name"
+                )
 
     def restore(self, state: dict) -> None:
         """Take over a training state, see `resume`; on this process alone."""

@@ -1,4 +1,6 @@
-"""Requests to stop: after SIGTERM, SIGUSR1 (Slurm's warnings) or Ctrl-C, a run saves its state after the current step.
+"""Requests to stop, after which a run saves its state once the current step is done.
+
+SIGTERM, SIGUSR1 (Slurm's warnings), SIGHUP (a lost connection, except under nohup) and Ctrl-C.
 
 torchrun forwards SIGTERM and Ctrl-C to its processes. SIGUSR1 and SIGKILL end it without notice to them, so its end is
 a request to stop, too.
@@ -9,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-STOPPING = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+STOPPING = [name for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 STOPPED = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop: the same command resumes
 LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
@@ -38,6 +40,8 @@ def stop_requests() -> Iterator[StopRequest]:
         request.received = signal.Signals(number).name
 
     for name in STOPPING:
+        if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN and name != "SIGINT":  # nohup
+            continue
         before[name] = signal.signal(getattr(signal, name), note)
     try:
         yield request

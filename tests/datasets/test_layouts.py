@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from datasets.headers import check_headers
+from datasets.images import ImageError
 from datasets.layouts import AmbiguityError, LayoutError, Pair, find_pairs
 from tests.datasets.conftest import touch
 
@@ -337,3 +339,13 @@ def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
         pytest.skip("the file system takes no such names")
     with pytest.raises(LayoutError, match=r"na\\xefve.png' is not UTF-8; rename it"):
         find_pairs(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_not_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "blur/a.png", "sharp/a.png")
+    for kind in ("blur", "sharp"):
+        (tmp_path / kind / "b.png").symlink_to(tmp_path / "unmounted" / f"{kind}.png")
+    pairs = find_pairs(tmp_path)
+    assert [pair.name for pair in pairs] == ["a", "b"]
+    with pytest.raises(ImageError, match="b.png"):
+        check_headers(pairs)

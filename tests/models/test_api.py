@@ -123,6 +123,15 @@ def test_out_of_memory_where_streaming_differs_is_raised(small, monkeypatch):
         api._run(small, torch.zeros(1, 3, 16, 16))
 
 
+def test_a_photograph_is_turned_upright(small):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8))
+    upright = deblur(image.transpose(Image.Transpose.ROTATE_270), small)
+    image.getexif()[0x0112] = 6
+    restored = deblur(image, small)
+    assert restored.size == (16, 24) and np.array_equal(restored, upright)
+    assert 0x0112 not in restored.getexif()
+
+
 def test_loads_shipped_weights_files_and_says_what_there_is(small, tmp_path, monkeypatch):
     shipped = load()
     assert not shipped.training and shipped.description == xyscannet_t().description

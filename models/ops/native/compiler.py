@@ -133,10 +133,10 @@ def _processor() -> str:
 @functools.cache
 def _cache() -> Path:
     """The folder of compiled libraries; a temporary one where the user's cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xyscannet"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xyscannet"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # the latter of a user without a home
         return Path(tempfile.mkdtemp(prefix="xyscannet-"))

@@ -93,6 +93,21 @@ def test_overwrite_removes_the_earlier_results_and_nothing_else(predictions):
     assert not predictions.finished() and json.loads(predictions.record.read_text())["tile"] == 256
 
 
+def test_overwriting_goes_on_after_a_stop(predictions):
+    predictions.begin(RECORD, DECISIVE, overwrite=True)
+    assert not predictions.finished()
+    add(predictions, "new")
+    predictions.begin(RECORD, DECISIVE, overwrite=True)  # the same command again
+    assert set(predictions.finished()) == {"new"}
+    predictions.begin(RECORD | {"tile": 256}, DECISIVE, overwrite=True)  # another one
+    assert not predictions.finished()
+    add(predictions, "new")
+    predictions.merge()
+    predictions.conclude({})
+    predictions.begin(RECORD | {"tile": 256}, DECISIVE, overwrite=True)  # anew, once it has ended
+    assert not predictions.finished()
+
+
 def test_images_of_unknown_origin_are_not_counted_in(tmp_path):
     write_png(tmp_path / "images" / "a.png", IMAGE)
     with pytest.raises(PredictionsError, match="images.json to say what made them"):
@@ -191,7 +206,7 @@ def test_a_damaged_record_is_named(predictions, content):
     with pytest.raises(PredictionsError, match="images.json: .* Use --overwrite"):
         predictions.begin(RECORD, DECISIVE, overwrite=False)
     predictions.begin(RECORD, DECISIVE, overwrite=True)
-    assert json.loads(predictions.record.read_text()) == RECORD
+    assert json.loads(predictions.record.read_text()) == RECORD | {"overwriting": True}
 
 
 def test_the_conclusion_joins_the_record(predictions):

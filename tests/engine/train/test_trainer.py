@@ -239,7 +239,10 @@ def test_validation_over_two_processes_counts_every_image_once(place):
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, *[pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGINT)]],
+    [
+        signal.SIGTERM,
+        *[pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)],
+    ],
 )
 def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
     """Sent to the whole group of processes, as a terminal and Slurm do: the data workers must outlive it too."""
@@ -265,7 +268,10 @@ def test_a_request_to_stop_saves_and_ends_cleanly(place, number):
 def test_stage_2_starts_from_stage_1s_final_weights(place):
     make_config(place, stage=2, train={"epochs": None, "iterations": 1}, optim={"lr": 1e-12, "min_lr": 0.0})
     out = train(place, "--job_name", "tiny", stage=2, code=2)
-    assert "final_XYScanNet_stage1.pth: no such weights file" in out and "Traceback" not in out
+    assert (
+        "final_XYScanNet_stage1.pth: these initial weights are missing; run stage 1 first" in out
+        and "Traceback" not in out
+    )
     train(place, "--job_name", "tiny")
     out = train(place, "--job_name", "tiny", stage=2)
     assert "starting from results/tiny/models/final_XYScanNet_stage1.pth" in out
