@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import subprocess
@@ -23,6 +24,7 @@ def git_hash() -> str | None:
         return None
 
 
+@functools.cache  # as it was imported
 def network_code() -> str:
     """A checksum of everything in models/ that decides a result, edits that are not committed included."""
     files = sorted(path for kind in ("*.py", "*.c", "*.h") for path in (ROOT / "models").rglob(kind))

@@ -66,8 +66,6 @@ def _check_state(run: TrainingRun) -> Iterator[str]:
         state = load_state(run.path("last"))
         if state is not None:
             run.restore(state)
-        else:
-            run.refuse_to_overwrite()
     except CheckpointError as error:
         yield str(error)
         return

@@ -1,6 +1,7 @@
 """A training run on disk: data, network and optimiser of one stage; resumed, saved, released."""
 
 import dataclasses
+import itertools
 import logging
 from pathlib import Path
 
@@ -138,25 +139,13 @@ class TrainingRun:
         """Continue exactly from the last training state; False where there is none.
 
         Raises:
-            CheckpointError: this run would not be a continuation of that state, the state cannot be read, or there is
-                none beside weights that the run would overwrite.
+            CheckpointError: this run would not be a continuation of that state, or the state cannot be read.
         """
         with distributed.fail_together():
             state = load_state(self.path("last"))
-            if state is None:
-                self.refuse_to_overwrite()
             if state is not None:
                 self.restore(state)
         return state is not None
-
-    def refuse_to_overwrite(self) -> None:
-        """Raise CheckpointError if there are weights that a run from the first step would replace."""
-        for path in (self.path("best"), self.path("final")):
-            if path.exists():
-                raise CheckpointError(
-                    f"{path} is there, but no {self.path('last').name} to resume from: a new run would overwrite it. "
-                    "Move it away, or use another --job_name"
-                )
 
     def restore(self, state: dict) -> None:
         """Take over a training state, see `resume`; on this process alone."""
@@ -191,6 +180,8 @@ class TrainingRun:
             if distributed.is_main():
                 self._stop_mark.unlink(missing_ok=True)
                 self.data.check()
+                if not self.iteration:
+                    self._set_weights_aside()
                 save_config(
                     self.config,
                     results_dir(self.config.job_name) / f"config_stage{self.config.stage}.yaml",
@@ -200,6 +191,15 @@ class TrainingRun:
                     device=self.device,
                     **{f"change {k}": change for k, change in enumerate(self.changes, 1)},
                 )
+
+    def _set_weights_aside(self) -> None:
+        """Rename best_ and final_ weights of another origin, such as released ones, before this run writes its own."""
+        for path in (self.path("best"), self.path("final")):
+            if path.exists():
+                names = (path.with_name(f"earlier{k}_{path.name}") for k in itertools.count(1))
+                kept = next(name for name in names if not name.exists())
+                path.rename(kept)
+                logger.info("%s is of no run that could be resumed; it is kept as %s", path, kept.name)
 
     def save(self, same_step: bool = False) -> None:
         """Write last_: everything that the rest of the run depends on.

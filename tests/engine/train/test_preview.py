@@ -55,19 +55,6 @@ def test_what_would_stop_the_run_at_its_start(place):
     assert "optim.name adam, this run has muon" in forbidden
 
 
-def test_weights_without_a_state_are_not_overwritten(place):
-    """As released ones, put there to be restored with, or a run's whose state was deleted."""
-    train(place, "--job_name", "tiny", "train.epochs=1")
-    models = place / "results" / "tiny" / "models"
-    for path in models.glob("*last_*"):
-        path.unlink()
-    before = {path: path.read_bytes() for path in models.iterdir()}
-    (problem,) = problems(train(place, "--job_name", "tiny", "--dry_run", code=1))
-    assert "best_XYScanNet_stage1.pth is there, but no last_XYScanNet_stage1.pth" in problem
-    assert problem in train(place, "--job_name", "tiny", code=2)
-    assert before == {path: path.read_bytes() for path in models.iterdir()}
-
-
 def test_a_cache_or_states_that_do_not_fit(place, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     cache, states = problems(train(place, "--job_name", "tiny", "--dry_run", "data.cache=memmap", code=1))

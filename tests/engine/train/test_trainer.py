@@ -95,6 +95,21 @@ def test_the_logged_learning_rate_is_the_steps_own(place, monkeypatch):
     assert [point.value for point in logged] == pytest.approx([cosine(k, 4, 1e-3, 0) for k in range(4)])
 
 
+def test_weights_without_a_state_are_kept(place):
+    """Released ones, put there to be restored with, or a run's whose state was deleted."""
+    models = place / "results" / "tiny" / "models"
+    kept = {}
+    for seed in (1, 2):
+        train(place, "--job_name", "tiny", "train.epochs=1", f"train.seed={seed}")
+        for path in models.glob("*last_*"):
+            path.unlink()
+        for kind in ("best", "final"):
+            kept[f"earlier{seed}_{kind}_XYScanNet_stage1.pth"] = weights(place, kind=kind)
+    assert "it is kept as earlier3_" not in train(place, "--job_name", "tiny", "train.epochs=1")
+    for name, state in kept.items():
+        assert equal(torch.load(models / name, weights_only=True), state), name
+
+
 def test_a_run_killed_at_a_snapshot_still_leaves_it(place, monkeypatch):
     """The state is written after it: once the state of its step is there, the snapshot is not due again."""
     monkeypatch.chdir(place)
