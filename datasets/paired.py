@@ -15,6 +15,8 @@ from .images import ImageError, read_rgb
 from .layouts import Pair
 
 Reader = Callable[[Path], np.ndarray]  # path -> uint8 (H, W, 3) RGB
+# With which terminals, ssh and batch systems end a job; SIGINT alone is everywhere.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 
 
 class PairedCrops(Dataset):
@@ -57,7 +59,7 @@ class PairedCrops(Dataset):
         pair = self.pairs[index]
         rng = np.random.default_rng([self.seed, epoch, index])
         try:
-            sharp = self.read(pair.sharp)  # type: ignore[arg-type]
+            sharp = self.read(pair.sharp)  # type: ignore[arg-type]  # `find_pairs` was asked for it
             blurred = sharp if self.degradation else self.read(pair.blurred)
             blurred, sharp = augment(*random_crop(blurred, sharp, self.patch_size, rng), rng, self.rotate)
             if self.degradation:
@@ -108,7 +110,7 @@ class WholePairs(Dataset):
             ImageError: an image cannot be read.
         """
         pair = self.pairs[index]
-        sharp = self.read(pair.sharp)  # type: ignore[arg-type]
+        sharp = self.read(pair.sharp)  # type: ignore[arg-type]  # `find_pairs` was asked for it
         if self.degradation:
             blurred, sharp = self.degradation.whole(sharp, index)
         else:
@@ -123,9 +125,8 @@ def worker_init(worker_id: int) -> None:
     its workers until the current step is done.
     """
     cv2.setNumThreads(0)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -28,11 +28,10 @@ class BusyError(RuntimeError):
 def run_lock(folder: Path, file: Path | None = None) -> Iterator[None]:
     """Lock ``folder`` for this run, all of its processes together; the main one holds the lock.
 
-    Args:
-        file: that stands for it, by default ``.lock`` in the folder.
-
     Where the file system has no locks, a warning is logged and the run continues without.
 
+    Args:
+        file: what is locked in its place, by default ``.lock`` in the folder.
     Raises:
         BusyError: another run holds it.
     """

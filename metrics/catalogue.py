@@ -9,7 +9,6 @@ fid_whang over patches.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -77,10 +76,10 @@ class Metric:
         first = "restored" if self.baseline_of is None else "blurred"
         return (first,) if self.kind == SINGLE else (first, "sharp")
 
-    def code(self) -> str:
-        """A checksum of the file that computes it."""
-        path = Path(__file__).with_name(f"{self.function.partition(':')[0]}.py")
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    @property
+    def file(self) -> Path:
+        """Of the code that computes it."""
+        return Path(__file__).with_name(f"{self.function.partition(':')[0]}.py")
 
     def load(self, **settings: object) -> Callable:
         """What computes it.

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .ops.channel_norm import channel_norm
-from .ops.depthwise import computes, depthwise, gated_depthwise
+from .ops.depthwise import depthwise, gated_depthwise, supports
 from .ops.pointwise import pointwise
 
 
@@ -36,7 +36,7 @@ class Depthwise3x3(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1, groups=channels, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return depthwise(x, self.weight) if computes(self) else super().forward(x)
+        return depthwise(x, self.weight) if supports(self) else super().forward(x)
 
 
 class ChannelNorm(nn.Module):
@@ -65,7 +65,7 @@ class GatedFFN(nn.Module):
 
 def gated(dwconv: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """SiLU(a) * b, (a, b) = dwconv(x): in one pass for a Depthwise3x3. (B, 2 C, H, W) -> (B, C, H, W)."""
-    if type(dwconv) is Depthwise3x3 and computes(dwconv):
+    if type(dwconv) is Depthwise3x3 and supports(dwconv):
         return gated_depthwise(x, dwconv.weight)
     a, b = dwconv(x).chunk(2, dim=1)
     return F.silu(a) * b

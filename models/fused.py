@@ -18,7 +18,7 @@ from torch import nn
 
 from .blocks import ChannelNorm, Conv1x1, DecoderBlock, Depthwise3x3, EncoderBlock, GatedFFN, Level, gated
 from .ops import channels_last, triton_runtime
-from .ops.depthwise import computes, depthwise, gated_depthwise
+from .ops.depthwise import depthwise, gated_depthwise, supports
 from .ops.tf32 import convolutions_in_tf32
 from .streaming import agrees, hooked, report
 from .vssm import VSSM
@@ -27,7 +27,7 @@ from .xyscannet import XYScanNet
 logger = logging.getLogger(__name__)
 
 FOLLOWED = ChannelNorm, Conv1x1, Depthwise3x3, GatedFFN, VSSM, EncoderBlock, DecoderBlock, Level
-SOURCE = "42d75b13d4529c9eaf17213aed7a68c385487f2cb9dfb27426df9c6078dd3738"  # SHA-256 of their methods
+SOURCE = "6bf2ca11f72e29efad481766af833339de4a4efd2a707abc2290cddbbf3e6b1f"  # SHA-256 of their methods
 # The largest difference from the network's result, as a share of the largest residual: of two ways of rounding to TF32
 # or to bf16.
 TOLERANCE = {"fp32": 0.01, "bf16": 0.1}
@@ -121,7 +121,7 @@ def _residual(x: torch.Tensor, norm: nn.Module | None, module: nn.Module) -> tor
 def _plain(dwconv: nn.Module, *products: nn.Module) -> bool:
     """Whether a block's convolutions are the network's own, without biases."""
     of_pixels = all(type(conv) is Conv1x1 and conv.bias is None for conv in products)
-    return of_pixels and type(dwconv) is Depthwise3x3 and computes(dwconv)
+    return of_pixels and type(dwconv) is Depthwise3x3 and supports(dwconv)
 
 
 def _feed_forward(x: torch.Tensor, norm: ChannelNorm, ffn: GatedFFN) -> torch.Tensor:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from datasets.files import checksum
 from datasets.folder import cores
 from metrics.catalogue import METRICS, SET, SINGLE, column_names
 from metrics.downloads import DownloadError
@@ -176,7 +177,7 @@ def load_scorers(
         else:
             how[name] = {
                 "definition": metric.definition,
-                "code": metric.code(),
+                "code_sha256": checksum(metric.file),
                 "numpy": np.__version__,
                 "opencv": cv2.__version__,
                 **facts,

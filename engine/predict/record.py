@@ -63,7 +63,7 @@ class Predictions:
     def __init__(self, images: Path, rank: int = 0):
         self.images = images
         self.list, self.record = Path(f"{images}.csv"), Path(f"{images}.json")
-        self.lock = images.with_name(f".{images.name}.lock")
+        self.lock = images.absolute().with_name(f".{images.absolute().name}.lock")
         self.new_rows = Path(f"{images}.csv.{rank}")
         self._lock = threading.Lock()
 

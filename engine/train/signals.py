@@ -11,7 +11,8 @@ import os
 import signal
 from collections.abc import Iterator
 
-STOPPING = [name for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name)]
+from datasets.paired import STOP_SIGNALS
+
 STOPPED = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop: the same command resumes
 LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
@@ -39,12 +40,12 @@ def stop_requests() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.received = signal.Signals(number).name
 
-    for name in STOPPING:
-        if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN and name != "SIGINT":  # nohup
+    for number in STOP_SIGNALS:
+        if signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:  # under nohup
             continue
-        before[name] = signal.signal(getattr(signal, name), note)
+        before[number] = signal.signal(number, note)
     try:
         yield request
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

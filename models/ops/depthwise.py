@@ -15,8 +15,8 @@ from .native.compiler import call, compiled, compiled_or_none
 from .native.view import address, structure
 
 
-def computes(conv: nn.Conv2d) -> bool:
-    """Whether ``conv`` is the convolution of this file: one 3x3 filter per channel, zero padding, no bias."""
+def supports(conv: nn.Conv2d) -> bool:
+    """Whether ``conv`` is what this file computes: one 3x3 filter per channel, zero padding, no bias."""
     form = (conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.padding_mode, conv.bias)
     return form == ((3, 3), (1, 1), (1, 1), (1, 1), "zeros", None) and conv.weight.shape[:2] == (conv.in_channels, 1)
 

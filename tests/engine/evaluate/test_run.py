@@ -183,6 +183,13 @@ def test_only_what_is_new_is_measured(place, scored, monkeypatch):
     scored.clear()
     main([*FAST, "psnr"])
     assert len(scored) == 5 and record(place)["metrics"]["psnr"]["how"]["numpy"] == "another"
+    scored.clear()
+    main([*FAST, "psnr"])
+    assert not scored
+    (place / "edited.py").write_text("another formula")
+    monkeypatch.setattr(Metric, "file", place / "edited.py")
+    main([*FAST, "psnr"])
+    assert len(scored) == 5
 
 
 def test_the_data_set_once_said_of_the_same_images_is_kept(place, capsys):

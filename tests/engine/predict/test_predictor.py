@@ -102,6 +102,28 @@ def test_a_test_set_is_restored_saved_scored_and_reported(place, capsys):
     assert not list((place / "results").rglob("*.tmp"))
 
 
+def test_results_of_another_network_s_code_do_not_mix(place, monkeypatch, capsys):
+    predict(argv=[*JOB, "--limit", "1"])
+    monkeypatch.setattr("engine.predict.inference.network_code", lambda: "edited")
+    refused()
+    assert "network_code" in capsys.readouterr().err
+    predict(argv=[*JOB, "--limit", "1", "--overwrite"])
+
+
+def test_two_runs_do_not_share_a_folder(place, capsys):
+    images = place / "results" / "tiny" / "images"
+    hold = "import pathlib; from engine.lock import run_lock; from engine.predict.record import Predictions\n"
+    hold += f"images = pathlib.Path({str(images)!r})\n"
+    hold += "with run_lock(images, Predictions(images).lock): print('held', flush=True), input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        refused()
+        assert f"{images.relative_to(place)} is in use by another run, process {holder.pid}" in capsys.readouterr().err
+        holder.communicate("\n")
+    predict(argv=list(JOB))
+
+
 def test_the_same_command_again_only_does_what_is_missing(place, capsys):
     predict(argv=[*JOB, "--limit", "2"])
     images = place / "results" / "tiny" / "images"
