@@ -21,7 +21,7 @@ from datasets.catalogue import DATA_SETS, DataSet
 from datasets.files import JsonError, checksum, read_json
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
-from engine.train.signals import STOPPED, STOPPING
+from engine.train.signals import STOP_SIGNALS, STOPPED
 from metrics.catalogue import column_names
 
 SCRIPTS = Path(__file__).parents[1]
@@ -180,12 +180,12 @@ class Run:
                 if number != signal.SIGINT:
                     process.terminate()
 
-            before = {name: signal.signal(getattr(signal, name), note) for name in STOPPING}
+            before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
             try:
                 code = process.wait()
             finally:
-                for name, handler in before.items():
-                    signal.signal(getattr(signal, name), handler)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         if code and (received or code == STOPPED):
             raise Stopped("stopped")
         if code:

@@ -1,10 +1,8 @@
 """Image pairs as PyTorch datasets."""
 
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
@@ -15,8 +13,6 @@ from .images import ImageError, read_rgb
 from .layouts import Pair
 
 Reader = Callable[[Path], np.ndarray]  # path -> uint8 (H, W, 3) RGB
-# With which terminals, ssh and batch systems end a job; SIGINT alone is everywhere.
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 
 
 class PairedCrops(Dataset):
@@ -116,17 +112,6 @@ class WholePairs(Dataset):
         else:
             blurred = self.read(pair.blurred)
         return _to_tensor(blurred), _to_tensor(sharp)
-
-
-def worker_init(worker_id: int) -> None:
-    """worker_init_fn of the DataLoaders: no OpenCV threads, which would compete with the other workers, and no signals.
-
-    Ctrl-C and the signals of a batch system reach every process of a job. The training process handles them, and needs
-    its workers until the current step is done.
-    """
-    cv2.setNumThreads(0)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

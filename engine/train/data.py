@@ -1,7 +1,9 @@
 """The training and validation pairs of a run, and batches of crops in a fixed order."""
 
+import signal
 import sys
 
+import cv2
 import torch
 from torch.utils.data import DataLoader, default_collate
 
@@ -10,11 +12,12 @@ from datasets.degradation import parse_degradation, sharp_pairs
 from datasets.headers import check_headers
 from datasets.images import read_rgb
 from datasets.layouts import LayoutError, Pair, find_pairs
-from datasets.paired import PairedCrops, WholeBatches, WholePairs, worker_init
+from datasets.paired import PairedCrops, WholeBatches, WholePairs
 from datasets.stream import BatchStream, epoch_of, iterations_for
 
 from .. import distributed
 from ..schema import Config
+from .signals import STOP_SIGNALS
 
 
 class Batches:
@@ -126,3 +129,14 @@ class TrainingData:
             distributed.world_size(),
             self.config.train.accumulate,
         )
+
+
+def worker_init(worker_id: int) -> None:
+    """worker_init_fn of the DataLoaders: no OpenCV threads, which would compete with the other workers, and no signals.
+
+    Ctrl-C and the signals of a batch system reach every process of a job. The training process handles them, and needs
+    its workers until the current step is done.
+    """
+    cv2.setNumThreads(0)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

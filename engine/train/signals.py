@@ -11,8 +11,8 @@ import os
 import signal
 from collections.abc import Iterator
 
-from datasets.paired import STOP_SIGNALS
-
+# With which terminals, ssh and batch systems end a job; SIGINT alone is everywhere.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 STOPPED = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop: the same command resumes
 LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 

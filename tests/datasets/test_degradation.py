@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from datasets.degradation import Degradation, main, parse_degradation, sharp_pairs
 from datasets.images import ImageError, read_rgb
 from datasets.layouts import AmbiguityError, LayoutError, Pair, find_pairs
-from datasets.paired import PairedCrops, WholePairs, worker_init
+from datasets.paired import PairedCrops, WholePairs
 from datasets.stream import BatchStream
+from engine.train.data import worker_init
 from tests.datasets.conftest import save, textured
 
 KINDS = ["noise:25", "noise:15-50", "jpeg:20", "jpeg:10-40", "sr:2", "sr:4"]

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from datasets.headers import check_headers
 from datasets.images import ImageError
 from datasets.layouts import LayoutError, Pair, find_pairs
-from datasets.paired import PairedCrops, WholePairs, worker_init
+from datasets.paired import PairedCrops, WholePairs
 from datasets.stream import BatchStream
+from engine.train.data import worker_init
 from tests.datasets.conftest import save, textured
 
 
