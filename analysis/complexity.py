@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
@@ -215,25 +215,22 @@ def tables_by_module(counts: dict[str, Counts], size: int) -> list[Table]:
 
     columns = [Column(name, 0, None) for name in counts]
 
-    def line(label: str, number: Callable[[Counts], int], unit: float = 1) -> Line:
-        numbers = {name: number(one) for name, one in counts.items()}
-        return Line(
-            label,
-            {name: f"{many:,}" if unit == 1 else f"{many / unit:.3f}" for name, many in numbers.items()},
-            competes=False,
-        )
+    def line(label: str, numbers: list[int], unit: float = 1) -> Line:
+        figures = [f"{many:,}" if unit == 1 else f"{many / unit:.3f}" for many in numbers]
+        return Line(label, dict(zip(counts, figures, strict=True)), competes=False)
 
-    modules = list(next(iter(counts.values())).parameters)
+    all_counts = list(counts.values())
+    modules = list(all_counts[0].parameters)
     parameters = [
-        *(line(module, lambda one, module=module: one.parameters[module]) for module in modules),
-        line("whole", lambda one: sum(one.parameters.values())),
+        *(line(module, [one.parameters[module] for one in all_counts]) for module in modules),
+        line("whole", [sum(one.parameters.values()) for one in all_counts]),
     ]
     macs = [
-        *(line(module, lambda one, module=module: one.macs.of.get(module, 0), 1e9) for module in modules),
-        line("whole", lambda one: one.macs.of[WHOLE], 1e9),
-        line("of it state space modules", lambda one: one.state_space, 1e9),
-        line("of it selective scans", lambda one: one.macs.in_scans[WHOLE], 1e9),
-        line("whole, layers as written", lambda one: one.written, 1e9),
+        *(line(module, [one.macs.of.get(module, 0) for one in all_counts], 1e9) for module in modules),
+        line("whole", [one.macs.of[WHOLE] for one in all_counts], 1e9),
+        line("of it state space modules", [one.state_space for one in all_counts], 1e9),
+        line("of it selective scans", [one.macs.in_scans[WHOLE] for one in all_counts], 1e9),
+        line("whole, layers as written", [one.written for one in all_counts], 1e9),
     ]
     return [
         Table("Parameters", columns, parameters),
@@ -280,7 +277,7 @@ def own_figures(counts: Counts, measured: dict[str, Figure], fusion_alone: bool)
     return whole | dict.fromkeys(MEASURED, NOT_MEASURED) | measured
 
 
-def cell(column: str, figures: dict[str, Figure], reference: dict[str, Figure]) -> Figure:
+def cell(column: str, figures: Mapping[str, Figure], reference: Mapping[str, Figure]) -> Figure:
     """A figure, and in brackets its ratio to that of the reference row."""
     figure, unit = figures.get(column), reference.get(column)
     if not isinstance(figure, (int, float)):

@@ -74,7 +74,8 @@ def count_network(network: XYScanNet, size: int) -> Counts:
     }
     macs, fusion = count(network, 1, 3, size, size), paper_fusion_macs(network, size, size)
     written = macs.of[WHOLE]
-    if type(network.clff_level1) is KLFF:  # written in the paper as it is counted there: resized, then convolved
+    # KLFF is written in the paper as it is counted there: resized, then convolved.
+    if fusion is not None and type(network.clff_level1) is KLFF:
         written += fusion - sum(macs.of[name] for name in FUSIONS)
     return Counts(parameters, macs, written, fusion)
 

@@ -7,10 +7,12 @@ outer rim is the better one for all metrics; the figures at both ends stand besi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.figure import COLOURS, new_figure, save
 from engine.evaluate.comparison import OWN_NAMES, differences, paper_lines, run_line
+from engine.evaluate.table import Figure
 from metrics.catalogue import METRICS
 
 AXES = ("KID", "FID", "LPIPS", "NIQE", "SSIM")
@@ -24,24 +26,28 @@ def draw_radar(records: dict[str, dict], path: Path) -> list[str]:
 
     Raises FigureError without matplotlib.
     """
-    lines = {line.label: line.figures for line in paper_lines("gopro") if line.competes and has_all(line.figures)}
-    remarks = []
+    lines, remarks = {}, []
+    for line in paper_lines("gopro"):
+        if line.competes and (figures := by_axis(line.figures)):
+            lines[line.label] = figures
     for label, record in records.items():
         if (record["dataset"], record["profile"]) != ("gopro", "paper"):
             continue
-        figures = run_line(label, record).figures
-        reasons = differences(record) or (
-            [] if has_all(figures) else [f"needs {', '.join(OWN_NAMES[axis] for axis in AXES)}"]
-        )
-        remarks += [f"not in the figure: {label}: {reason}" for reason in reasons]
-        if not reasons:
+        reasons = differences(record)
+        if reasons:
+            remarks += [f"not in the figure: {label}: {reason}" for reason in reasons]
+        elif figures := by_axis(run_line(label, record).figures):
             lines[label] = figures
-    draw({label: [figures[OWN_NAMES[axis]] for axis in AXES] for label, figures in lines.items()}, path)
+        else:
+            remarks.append(f"not in the figure: {label}: needs {', '.join(OWN_NAMES[axis] for axis in AXES)}")
+    draw(lines, path)
     return remarks
 
 
-def has_all(figures: dict) -> bool:
-    return all(isinstance(figures.get(OWN_NAMES[axis]), float) for axis in AXES)
+def by_axis(figures: Mapping[str, Figure]) -> list[float]:
+    """The figure of each axis; none unless there are all."""
+    found = [figure for axis in AXES if isinstance(figure := figures.get(OWN_NAMES[axis]), float)]
+    return found if len(found) == len(AXES) else []
 
 
 def normalise(figures: dict[str, list[float]]) -> dict[str, list[float]]:

@@ -131,7 +131,7 @@ class Run:
                 raise Unfinished("training stopped before its end")
         for test_set in test_sets:
             record = self.record(test_set)
-            data_set, folder = ("--dataset", test_set.data_set.key), str(test_set.folder)
+            data_set, folder = ("--dataset", str(test_set.data_set.key)), str(test_set.folder)
             if record is None:
                 source = ("--job_name", self.name, "--weights", str(self.weights), "--input", folder)
                 self._script("predict_test_results.py", *data_set, *source)

@@ -19,7 +19,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from engine.config import CONFIGS, Config, config_path, load_config
+from engine.config import CONFIGS, Config, config_path, find_recipes, load_config
 
 FOLDER = "ablation"  # of the recipes, in configs/
 BASE = f"{FOLDER}/xyscan"
@@ -147,13 +147,13 @@ def find_variant(name: str) -> Variant:
         )
     if keys or "=" in name:
         return _changed(name, f"model.{keys[0]}={name}" if keys else name)
-    if not (CONFIGS / name / "config_stage1.yaml").is_file():
+    if name not in find_recipes():
         known = [f"model.{key}: {', '.join(names)}" for key, names in values.items()]
         raise VariantError(
             f"--variants: {name!r} is not a variant. Recipes in {CONFIGS / FOLDER}: {', '.join(_recipes())}; "
             f"{'; '.join(known)}; or a job in {CONFIGS}, or section.key=value"
         )
-    config_path(name, 1)  # refuses what is no job's name
+    config_path(name, 1)  # refuses a job without a recipe for stage 1
     return Variant(name, name)
 
 
@@ -185,7 +185,7 @@ def _changed(label: str, override: str) -> Variant:
 
 
 def _recipes() -> list[str]:
-    return sorted(path.parent.name for path in (CONFIGS / FOLDER).glob("*/config_stage1.yaml"))
+    return [name.removeprefix(f"{FOLDER}/") for name in find_recipes(FOLDER)]
 
 
 def _values() -> dict[str, Collection[str]]:

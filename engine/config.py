@@ -1,7 +1,8 @@
 """One recipe, one file: a stage's configuration, from YAML and ``key=value`` overrides; the folders of a job.
 
 ``--job_name J`` reads configs/J/config_stage{1,2}.yaml and owns results/J/; ``J@NAME``, a further run of the same
-recipe, owns results/J@NAME/. Sections and keys: engine/schema.py. The resolved configuration is saved beside the
+recipe, owns results/J@NAME/. Folders are relative to the current one; recipes and weights that are not in it are the
+repository's own. Sections and keys: engine/schema.py. The resolved configuration is saved beside the
 weights.
 """
 
@@ -23,6 +24,7 @@ from .typed_yaml import ConfigError, build, parse_yaml, read_yaml, suggest
 CONFIGS = Path("configs")
 RESULTS = Path("results")
 PRETRAINED = Path("models") / "pretrained"
+REPOSITORY = Path(__file__).parents[1]
 LONGEST_NAME = 200  # bytes; file systems take 255, and temporary files have longer names
 
 
@@ -50,7 +52,7 @@ def models_dir(job_name: str) -> Path:
 
 def shipped_weights(job_name: str) -> Path:
     """The file for trained weights that come with the repository; few jobs have one."""
-    return PRETRAINED / f"{check_job_name(job_name)}.pth"
+    return _here_or_shipped(PRETRAINED / f"{check_job_name(job_name)}.pth")
 
 
 def start_weights(config: Config) -> Path | None:
@@ -66,7 +68,21 @@ def _own_stage1(job_name: str) -> Path:
 
 def config_dir(job_name: str) -> Path:
     """configs/J, also of J@NAME; ConfigError for a name that cannot be a job's."""
-    return CONFIGS / check_job_name(job_name).partition("@")[0]
+    return _here_or_shipped(CONFIGS / check_job_name(job_name).partition("@")[0])
+
+
+def find_recipes(folder: str = "") -> list[str]:
+    """The names of the jobs with recipes below configs/FOLDER: those of this folder, then the repository's."""
+    names: dict[str, None] = {}
+    for configs in (CONFIGS, REPOSITORY / CONFIGS):
+        found = {path.parent for path in (configs / folder).rglob("config_stage*.yaml")}
+        names |= dict.fromkeys(sorted(path.relative_to(configs).as_posix() for path in found))
+    return list(names)
+
+
+def _here_or_shipped(path: Path) -> Path:
+    shipped = REPOSITORY / path
+    return shipped if shipped.exists() and not path.exists() else path
 
 
 def config_path(job_name: str, stage: int) -> Path:
@@ -74,8 +90,7 @@ def config_path(job_name: str, stage: int) -> Path:
     path = config_dir(job_name) / f"config_stage{stage}.yaml"
     if not path.is_file():
         stages = sorted(found.name for found in path.parent.glob("config_stage*.yaml"))
-        jobs = sorted({found.parent.relative_to(CONFIGS).as_posix() for found in CONFIGS.rglob("config_stage*.yaml")})
-        there = f"{path.parent} has {', '.join(stages)}" if stages else f"available jobs: {', '.join(jobs)}"
+        there = f"{path.parent} has {', '.join(stages)}" if stages else f"available jobs: {', '.join(find_recipes())}"
         raise ConfigError(f"{path}: no such file; {there}")
     return path
 

@@ -104,7 +104,12 @@ def draw() -> Path:
     pairs = find_pairs(FOLDER / "data", "test")
     first = {pair.name.split("/")[0]: pair for pair in reversed(pairs)}
     examples = [
-        Example(name, read_rgb(pair.blurred), read_rgb(FOLDER / "images" / f"{pair.name}.png"), read_rgb(pair.sharp))
+        Example(
+            name,
+            read_rgb(pair.blurred),
+            read_rgb(FOLDER / "images" / f"{pair.name}.png"),
+            read_rgb(pair.sharp),  # type: ignore[arg-type]  # the pairs were made of sharp images
+        )
         for name, pair in sorted(first.items())
     ]
     picture = FOLDER / "comparison.png"

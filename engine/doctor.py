@@ -14,7 +14,7 @@ from datasets.layouts import LayoutError, find_pairs
 from losses.contrast import find_vgg19
 from models.ops.selective_scan import BACKENDS, NATIVE, choose, why_not
 
-from .config import CONFIGS, PRETRAINED, RESULTS
+from .config import PRETRAINED, RESULTS, find_recipes
 from .provenance import git_hash, versions
 
 
@@ -81,9 +81,8 @@ def _data_sets() -> list[str]:
 def _weights() -> list[str]:
     files = [*sorted(PRETRAINED.glob("*.pth")), *sorted(RESULTS.rglob("models/*_XYScanNet_stage*.pth"))]
     lines = [f"{file}  {file.stat().st_size / 2**20:.1f} MiB" for file in files]
-    jobs = ", ".join(sorted(path.name for path in CONFIGS.glob("*") if path.is_dir())) or f"{CONFIGS}/ is not here"
     return [
-        *(lines or [f"none in {PRETRAINED} and {RESULTS}/JOB/models (jobs: {jobs})"]),
+        *(lines or [f"none in {PRETRAINED} and {RESULTS}/JOB/models (jobs: {', '.join(find_recipes())})"]),
         f"VGG19 for the contrast loss: {find_vgg19() or 'not here, 548 MB that the first training downloads'}",
     ]
 

@@ -14,7 +14,7 @@ from .distributed import DeviceError
 try:
     import resource
 except ImportError:  # Windows has none; there the CPU's peak memory and its limits are unknown
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 PROBE = 128  # side in pixels of the image whose memory is measured
 GIB = 2**30

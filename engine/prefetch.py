@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import TypeVar
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def prefetch(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
@@ -15,7 +16,7 @@ def prefetch(pool: Executor, function: Callable[[Item], Result], items: Iterable
 
     Executor.map would submit all items at once; here at most ``depth`` results wait in memory for the consumer.
     """
-    pending = deque()
+    pending: deque[Future[Result]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))
         while pending and (pending[0].done() or len(pending) > depth):

@@ -1,5 +1,6 @@
 """What a recipe can hold: its sections and keys, with their types, defaults and bounds."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,13 +65,13 @@ class DataConfig:
         require(self.workers >= 0, "workers", "must not be negative")
         require(0 <= self.rotate <= 1, "rotate", "must be in [0, 1]")
         if self.degradation is not None:
-            self._check_degradation()
+            self._check_degradation(self.degradation)
 
-    def _check_degradation(self) -> None:
+    def _check_degradation(self, degradation: str) -> None:
         from datasets.degradation import parse_degradation
 
         try:
-            multiple = parse_degradation(self.degradation).multiple
+            multiple = parse_degradation(degradation).multiple
         except ValueError as error:
             raise ImpossibleValue("degradation", str(error)) from None
         require(
@@ -180,5 +181,5 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
-def _require_name(name: str, names: object, key: str) -> None:
+def _require_name(name: str, names: Collection[str], key: str) -> None:
     require(name in names, key, f"must be one of {', '.join(names)}")

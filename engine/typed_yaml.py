@@ -102,7 +102,7 @@ def suggest(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(known)}"
 
 
-def _convert(value: object, wanted: object, where: str) -> object:
+def _convert(value: object, wanted: typing.Any, where: str) -> object:
     """``value`` as the annotated type ``wanted``, strictly; only text may be a number: PyYAML reads 1e-4 as text."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Literal:
@@ -125,7 +125,7 @@ def _convert(value: object, wanted: object, where: str) -> object:
         if (number := _number(value)) is not None:
             return number
     elif isinstance(value, wanted) and (wanted is not int or not isinstance(value, bool)):
-        if wanted is int and abs(value) >= 2**63:
+        if isinstance(value, int) and abs(value) >= 2**63:
             raise ConfigError(f"{where}: must be below 2^63, not {_shown(value)}")
         return value
     raise ConfigError(f"{where}: must be {_describe(wanted)}, not {_shown(value)}")
@@ -150,7 +150,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _describe(kind: object) -> str:
+def _describe(kind: typing.Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))

@@ -1,6 +1,7 @@
 """XYScanNet: a three-level U-Net with slice-and-scan modules in its decoder (paper, Section 3; Figure 3)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class XYScanNet(nn.Module):
         modules = [STATE_SPACES[name] for name in decoder_modules(vssm, scan, slices)]
         Fusion, options = FUSIONS[fusion], Options(kl_gate, scan, scan_backend)
         # Saved with the weights, see `weights.described_state`.
-        self.description = {
+        self.description: dict[str, Any] = {
             "dim": dim,
             "num_blocks": list(num_blocks),
             "kl_gate": kl_gate,

@@ -84,7 +84,7 @@ def digits(name: str, lines: list[Line]) -> int:
 
 def paper_lines(dataset: str | None) -> list[Line]:
     """The paper's rows, marked as the paper's, under the exact names of what it measures; none without a table."""
-    if data_set(dataset).table is None:
+    if dataset is None or data_set(dataset).table is None:
         return []
     return [
         Line(
@@ -99,9 +99,9 @@ def paper_lines(dataset: str | None) -> list[Line]:
 def baseline_lines(record: dict) -> list[Line]:
     """What the blurred input scores, where that was measured."""
     figures = {
-        METRICS[name].baseline_of: score["value"]
+        restored: score["value"]
         for name, score in record["metrics"].items()
-        if METRICS[name].baseline_of and "value" in score
+        if (restored := METRICS[name].baseline_of) and "value" in score
     }
     return [Line("blurred input", figures, competes=False)] if figures else []
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from .store import Score
 GPU_BATCH = 8
 
 Task = tuple[Sample, list[str]]  # a sample, and the names of the metrics that it lacks
-Scorers = Mapping[str, Callable]  # by the metric's name, see Metric.load
+Scorers = Mapping[str, Any]  # by the metric's name, see Metric.load
 Images = dict[str, np.ndarray]  # restored, sharp, blurred -> uint8 RGB (H, W, 3)
 
 
@@ -38,7 +39,7 @@ def score_image(task: Task, scorers: Scorers) -> tuple[str, dict[str, Score]]:
     """
     sample, columns = task
     images = read_images(task)
-    results: dict[tuple, object] = {}  # a function that gives several scores is called once
+    results: dict[tuple, Any] = {}  # a function that gives several scores is called once
     for column in columns:
         metric = METRICS[column]
         call = metric.function, metric.arguments, metric.images
@@ -50,7 +51,7 @@ def score_image(task: Task, scorers: Scorers) -> tuple[str, dict[str, Score]]:
     return sample.name, {column: _score(column, results) for column in columns}
 
 
-def _score(column: str, results: dict[tuple, object]) -> Score:
+def _score(column: str, results: dict[tuple, Any]) -> Score:
     metric = METRICS[column]
     result = results[metric.function, metric.arguments, metric.images]
     if isinstance(result, str):

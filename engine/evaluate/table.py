@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 FORMATS = ("text", "markdown", "latex")
@@ -29,7 +30,7 @@ class Line:
     """A row of a table. competes: whether its figures may be the best of their columns."""
 
     label: str
-    figures: dict[str, Figure]
+    figures: Mapping[str, Figure]
     competes: bool = True
 
 
@@ -90,7 +91,7 @@ def _text(title: str, header: list[str], body: list[list[tuple[str, bool]]], not
     rows = [*heads, *([f"{mark}{text}{mark}" if bold else text for text, bold in row] for row in body)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
     lines = []
-    for row, cells in zip(rows, [None] * height + body, strict=True):
+    for row, cells in zip(rows, [[]] * height + body, strict=True):
         padded = [row[0].ljust(widths[0]), *(text.rjust(widths[k]) for k, text in enumerate(row[1:], start=1))]
         if colours and cells:
             padded = [f"{BOLD}{text}{PLAIN}" if bold else text for text, (_, bold) in zip(padded, cells, strict=True)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -165,9 +164,11 @@ def read_maker(path: Path) -> dict[str, object] | None:
         with Image.open(io.BytesIO(data)) as image:
             form, info = image.format, image.info
         if form == "JPEG":
-            text = re.fullmatch(f"{MAKER} (.*)", info["comment"].decode())[1]
+            before, _, text = info["comment"].decode().partition(f"{MAKER} ")
+            if before:
+                return None
         elif form == "WEBP":
-            text = html.unescape(re.search('xyscannet:made_by="([^"]*)"', info["xmp"].decode())[1])
+            text = html.unescape(info["xmp"].decode().partition('xyscannet:made_by="')[2].partition('"')[0])
         else:
             text = info[MAKER]
         return dict(json.loads(text))

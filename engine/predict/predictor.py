@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -39,7 +40,7 @@ from ..lock import run_lock
 from ..memory import GIB, peak_memory
 from ..prefetch import batches, prefetch
 from .inference import Restorer
-from .record import Predictions, PredictionsError
+from .record import INPUT, Predictions, PredictionsError
 from .weights import find_weights
 
 READERS, WRITERS = 2, 4  # threads; decoding and encoding release Python's lock
@@ -62,7 +63,7 @@ class Outcome:
     left_out: list[str]
     mode: str
     tiled: bool
-    results: dict[str, object]
+    results: dict[str, Any]
 
 
 def predict(data_set: DataSet, arguments: argparse.Namespace) -> None:
@@ -82,7 +83,8 @@ def run(data_set: DataSet, arguments: argparse.Namespace) -> Outcome:
     everything = find_test_pairs(data_set, arguments.input)
     pairs = everything[: arguments.limit]
     restorer = Restorer.from_flags(weights, arguments)
-    predictions = Predictions(images_folder(data_set, arguments), distributed.rank())
+    inputs = {pair.name: pair.blurred for pair in everything}
+    predictions = Predictions(images_folder(data_set, arguments), inputs, distributed.rank())
 
     refuse_to_overwrite_inputs(predictions, pairs)
     with run_lock(predictions.images, predictions.lock):  # no other run in the same folder
@@ -105,7 +107,7 @@ def restore_missing(
     # What is done already.
     if distributed.is_main():
         # What decides a result's values: a folder never mixes images made with different ones.
-        decisive = [*restorer.maker, "input", *(["batch_size"] if restorer.kl_gate == "batch" else [])]
+        decisive = [*restorer.maker, INPUT, *(["batch_size"] if restorer.kl_gate == "batch" else [])]
         predictions.begin(make_record(data_set, arguments, weights, restorer), decisive, arguments.overwrite)
         where = distributed.describe(restorer.device)
         print(f"{data_set.title}: {len(pairs)} images with {weights} on {where}", flush=True)
@@ -155,7 +157,7 @@ def make_record(
     """What makes the results what they are."""
     return {
         "dataset": data_set.title,
-        "input": [str(folder.resolve()) for folder in input_folders(data_set, arguments)],
+        INPUT: [str(folder.resolve()) for folder in input_folders(data_set, arguments)],
         "job_name": arguments.job_name,
         "weights": str(weights),
         **restorer.maker,
@@ -206,7 +208,7 @@ def read_pair(pair: Pair) -> tuple[Pair, np.ndarray]:
 def restore_batch(restorer: Restorer, batch: list[tuple[Pair, np.ndarray]]) -> Iterator[tuple[Pair, np.ndarray, float]]:
     """Each pair, its restored image and the seconds that it took. Raises what Restorer.restore raises."""
     pairs, blurred = zip(*batch, strict=True)
-    restored, seconds = restorer.restore(images_to_tensor(blurred), *(str(pair.blurred) for pair in pairs))
+    restored, seconds = restorer.restore(images_to_tensor(list(blurred)), *(str(pair.blurred) for pair in pairs))
     for pair, image in zip(pairs, tensor_to_images(restored), strict=True):
         yield pair, image, seconds / len(batch)
 
@@ -221,7 +223,7 @@ def save(predictions: Predictions, restored: tuple[Pair, np.ndarray, float]) -> 
 
 def summarise(images: int, batch_size: int, measured: list[tuple[list[float], int | None]]) -> dict[str, object]:
     """Time and memory, from what all processes `measured`: the seconds of each image and the peak memory in bytes."""
-    results: dict[str, object] = {"images": images}
+    results: dict[str, Any] = {"images": images}
     # A process's first batch warms it up and does not count, unless it is all there is.
     seconds = [second for seconds, _ in measured for second in seconds[batch_size:] or seconds]
     if seconds:
@@ -281,7 +283,7 @@ def pairing(outcome: Outcome) -> Pairing:
 
 def print_scores(data_set: DataSet, title: str, record: dict | None, all_measured: bool) -> None:
     """The table of means, the paper's figures in a row of their own that says so."""
-    paper = paper_row(data_set.key) if data_set.table else {}
+    paper = paper_row(data_set.key) if data_set.key and data_set.table else {}
     lines = [*baseline_lines(record), run_line("restored", record)] if record else []
     names = set(column_names(ALWAYS)) & {name for line in lines for name in line.figures}
     figures = {OWN_NAMES[word]: figure for word, figure in paper.items()}

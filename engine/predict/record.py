@@ -1,13 +1,14 @@
 """The restored images of a test set, the list of those that are finished, and the record of what made them.
 
     results/J/images/        the restored images
-    results/J/images.csv     one row per finished image, sorted by name: its seconds and its size in bytes
+    results/J/images.csv     one row per finished image, sorted by name: seconds, bytes, its input's checksum
     results/J/images.json    the record: weights, precision, tiles, versions; at the end time and memory
     results/J/images.csv.0   rows of rank 0 that are not in the list yet; only a stopped run leaves it behind
     results/J/.images.lock   locked while a run restores images
 
-A row is written after its image, and a stopped run goes on with the images that lack one. An image whose row was
-edited, or whose file is damaged or of another size, is restored again. Scores are not kept here but by evaluation.
+A row is written after its image, and a stopped run goes on with the images that lack one. An image is restored again
+where its row was edited, its file is damaged or of another size, or its input has changed. Scores are not kept here but
+by evaluation.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.files import JsonError, read_json, write_atomic
+from datasets.files import JsonError, checksum, read_json, write_atomic
 from datasets.images import PNG_SIGNATURE, ImageError, check_file, read_file
 
 from ..config import ConfigError
@@ -29,7 +30,8 @@ from ..csv_rows import csv_line, digest, read_rows
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("name", "seconds", "bytes", "check")
+COLUMNS = ("name", "seconds", "bytes", "input", "check")
+INPUT = "input"  # in the record: the data set's folders
 READERS = 8  # threads that check images
 OVERWRITING = "overwriting"  # in the record of a run with --overwrite that has not ended
 
@@ -45,11 +47,13 @@ class Finished(NamedTuple):
         name: of its pair.
         seconds: the network's time, see Restorer.restore.
         size: of its file, in bytes.
+        input: `fingerprint` of what was restored.
     """
 
     name: str
     seconds: float
     size: int
+    input: str
 
 
 class Predictions:
@@ -57,11 +61,12 @@ class Predictions:
 
     Args:
         images: the folder; need not exist yet.
+        inputs: the blurred image of each name.
         rank: of this process among those that share the images; each keeps its new rows in a file of its own.
     """
 
-    def __init__(self, images: Path, rank: int = 0):
-        self.images = images
+    def __init__(self, images: Path, inputs: Mapping[str, Path], rank: int = 0):
+        self.images, self.inputs = images, inputs
         self.list, self.record = Path(f"{images}.csv"), Path(f"{images}.json")
         self.lock = images.absolute().with_name(f".{images.absolute().name}.lock")
         self.new_rows = Path(f"{images}.csv.{rank}")
@@ -75,7 +80,8 @@ class Predictions:
         """Prepares the folder for the run that `record` describes. One process calls it, before others read or write.
 
         Args:
-            decisive: entries of the record that must be the same for all images of the folder.
+            decisive: entries of the record that must be the same for all images of the folder. Input folders may have
+                been moved: where they differ, the images in them count.
             overwrite: remove the earlier results, unless they are those of a run that did so and was stopped.
 
         Raises:
@@ -100,7 +106,7 @@ class Predictions:
 
     def add(self, name: str, seconds: float) -> None:
         """Notes that an image is saved, in this process's own file; from any thread."""
-        cells = [name, f"{seconds:.6f}", str(self.image(name).stat().st_size)]
+        cells = _cells(Finished(name, seconds, self.image(name).stat().st_size, fingerprint(self.inputs[name])))
         with self._lock, self.new_rows.open("a", newline="", encoding="utf-8") as file:
             file.write(csv_line([*cells, digest(cells)]))
 
@@ -108,17 +114,21 @@ class Predictions:
         """Brings the new rows of all processes into the list. One process calls it, while none adds any."""
         files = self._files_of_new_rows()
         rows = {row.name: row for file in (self.list, *files) for row in _sound_rows(file)}
-        lines = [[name, f"{rows[name].seconds:.6f}", str(rows[name].size)] for name in sorted(rows)]
+        lines = [_cells(rows[name]) for name in sorted(rows)]
         write_atomic(self.list, csv_line(COLUMNS) + "".join(csv_line([*cells, digest(cells)]) for cells in lines))
         for file in files:
             file.unlink()
 
     def finished(self) -> dict[str, Finished]:
-        """The images that are listed and whole, by name."""
-        rows = _sound_rows(self.list)
+        """By name, the images that are listed, whole, and of inputs as they are now; logs how many are not."""
+        rows = [row for row in _sound_rows(self.list) if row.name in self.inputs]
         with ThreadPoolExecutor(READERS) as pool:
-            whole = pool.map(self._is_whole, rows)
-        return {row.name: row for row, good in zip(rows, whole, strict=True) if good}
+            rows = [row for row, whole in zip(rows, pool.map(self._is_whole, rows), strict=True) if whole]
+            current = list(pool.map(self._is_of_its_input, rows))
+        if not all(current):
+            changed = current.count(False)
+            logger.warning("%d input images have changed since they were restored; they are restored again", changed)
+        return {row.name: row for row, same in zip(rows, current, strict=True) if same}
 
     def conclude(self, results: dict[str, object]) -> None:
         """Adds the run's time and memory to its record."""
@@ -146,6 +156,9 @@ class Predictions:
         except (OSError, ImageError):
             return False
 
+    def _is_of_its_input(self, row: Finished) -> bool:
+        return row.name in self.inputs and fingerprint(self.inputs[row.name]) == row.input
+
     def _compare(self, record: dict[str, object], decisive: Iterable[str]) -> None:
         """Raises PredictionsError where the folder's record differs in a decisive entry."""
         try:
@@ -155,13 +168,19 @@ class Predictions:
         changes = [
             f"    {key}: {before.get(key)} then, {record[key]} now\n"
             for key in decisive
-            if before.get(key) != record[key]
+            if before.get(key) != record[key] and not (key == INPUT and self._was_moved())
         ]
         if changes:
             raise PredictionsError(
                 f"{self.images} holds results made in another way (recorded in {self.record}):\n{''.join(changes)}"
                 "Use --overwrite to redo them, or another --output to keep them"
             )
+
+    def _was_moved(self) -> bool:
+        """Whether the inputs of all the listed images are among these, wherever they lie now."""
+        rows = [row for file in (self.list, *self._files_of_new_rows()) for row in _sound_rows(file)]
+        with ThreadPoolExecutor(READERS) as pool:
+            return bool(rows) and all(pool.map(self._is_of_its_input, rows))
 
     def _refuse_foreign_list(self, may_be_damaged: bool) -> None:
         """Raises PredictionsError for a list with neither our header nor one sound row."""
@@ -188,17 +207,23 @@ class Predictions:
         self.record.unlink(missing_ok=True)
 
 
-def _sound_rows(path: Path) -> list[Finished]:
-    """The rows of a list that are as they were written; logs how many are not.
+def fingerprint(path: Path) -> str:
+    """Sixteen characters that change with a file's content."""
+    return checksum(path)[:16]
 
-    Lists of earlier versions had scores between name and seconds.
-    """
+
+def _cells(row: Finished) -> list[str]:
+    return [row.name, f"{row.seconds:.6f}", str(row.size), row.input]
+
+
+def _sound_rows(path: Path) -> list[Finished]:
+    """The rows of a list that are as they were written, by this version; logs how many are not."""
     lines = [cells for cells in read_rows(path) if cells[0] != COLUMNS[0] or COLUMNS[1] not in cells]
-    sound = [cells for cells in lines if len(cells) >= len(COLUMNS) and cells[-1] == digest(cells[:-1])]
+    sound = [cells for cells in lines if len(cells) == len(COLUMNS) and cells[-1] == digest(cells[:-1])]
     if len(sound) < len(lines):
         logger.warning(
-            "%s: %d rows are not as they were written, or without a check; their images are restored again",
+            "%s: %d rows are not as they were written, or of an earlier version; their images are restored again",
             path,
             len(lines) - len(sound),
         )
-    return [Finished(name, float(seconds), int(size)) for name, *_, seconds, size, _ in sound]
+    return [Finished(name, float(seconds), int(size), source) for name, seconds, size, source, _ in sound]

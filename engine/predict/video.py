@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -142,7 +143,8 @@ class _Copy:
         self.video = reader.streams.video[0]
         self.video.thread_type = "AUTO"
         # Made with the first frame: the header goes out with the first packet and needs its size and colours.
-        self.encoder, self.sound = None, {}
+        self.encoder: Any = None
+        self.sound: dict = {}
         self.begin = Fraction(0)  # time of that frame in seconds
         self.waiting: list = []  # sound that came before it
         self.last = 0.0  # time of the last frame in seconds

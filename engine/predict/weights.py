@@ -91,7 +91,7 @@ def network_options(weights: Path, job_name: str, device: torch.device) -> dict:
     differ in speed, not in what they compute.
     """
     options = model_options(weights, job_name)
-    reason = why_not(options.get("scan_backend"), device.type)
+    reason = why_not(options.get("scan_backend", "auto"), device.type)
     if reason is None:
         return options
     logger.warning(

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 
 import cv2
 import torch
@@ -19,6 +20,8 @@ from .. import distributed
 from ..schema import Config
 from .signals import STOP_SIGNALS
 
+Batch = Sequence[torch.Tensor]  # blurred, sharp: (B, 3, P, P)
+
 
 class Batches:
     """Iterates over a loader of `WholeBatches`, and raises the errors that it returns in place of batches."""
@@ -30,10 +33,10 @@ class Batches:
         """End the loader's processes, while Python can still wait for them."""
         self._batches = iter(())
 
-    def __iter__(self) -> "Batches":
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self) -> list[torch.Tensor]:
+    def __next__(self) -> Batch:
         batch = next(self._batches)
         if isinstance(batch, Exception):
             self.close()  # the error's traceback would keep the processes
@@ -54,7 +57,7 @@ class TrainingData:
         self.train_pairs = self._find_pairs("train", "train")
         self.val_pairs = self._find_pairs("val", "test") if config.data.val else []
         self.iterations = config.train.iterations or iterations_for(
-            config.train.epochs, len(self.train_pairs), config.data.batch_size
+            config.train.epochs or 0, len(self.train_pairs), config.data.batch_size
         )
 
     def _find_pairs(self, key: str, split: str) -> list[Pair]:
@@ -90,7 +93,7 @@ class TrainingData:
         )
         return Batches(loader)
 
-    def read(self, iteration: int) -> list[list[torch.Tensor]]:
+    def read(self, iteration: int) -> list[Batch]:
         """This rank's micro-batches of one step, once more."""
         crops = self._crops()
         return [default_collate([crops[key] for key in keys]) for keys in self._stream(iteration, iteration + 1)]

@@ -86,7 +86,7 @@ class TrainingRun:
         """The next step's, on a cosine by epoch where the run's length is given in epochs, else by iteration."""
         train, optim = self.config.train, self.config.optim
         position = self.epoch if train.epochs else self.iteration
-        length = optim.cosine_length or optim.cosine_start + (train.epochs or train.iterations)
+        length = optim.cosine_length or optim.cosine_start + (train.epochs or self.data.iterations)
         return cosine(optim.cosine_start + position, length, optim.lr, optim.min_lr)
 
     @property
@@ -116,7 +116,12 @@ class TrainingRun:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """Move the averaged weights towards the network's. AveragedModel's own update makes the host wait for a GPU."""
+        """Move the averaged weights, where the recipe has them, towards the network's.
+
+        AveragedModel's own update makes the host wait for a GPU.
+        """
+        if self.ema is None:
+            return
         average, current = list(self.ema.module.parameters()), list(self.network.parameters())
         if self.ema.n_averaged == 0:
             torch._foreach_copy_(average, current)

@@ -1,6 +1,7 @@
 """The training loop: one network, one loss, one optimiser, one cosine; on one device or many."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import warnings
@@ -16,6 +17,7 @@ from .. import distributed
 from ..config import results_dir
 from ..memory import GIB, peak_memory
 from .checkpoint import save_atomic
+from .data import Batch
 from .failures import explain_failures
 from .logger import Meter, RunLogger
 from .nan_check import NonFiniteError, first_nonfinite
@@ -27,8 +29,6 @@ from .validation import validate
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps between two points in TensorBoard
-
-Batch = tuple[torch.Tensor, torch.Tensor]  # blurred, sharp: (B, 3, P, P)
 
 
 class Trainer:
@@ -142,8 +142,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.learning_rate
         self.optimizer.step()
-        if self.run.ema:
-            self.run.update_average()
+        self.run.update_average()
 
     def _losses(self, network, blurred, sharp, mask_sum):
         with self._autocast():
@@ -202,9 +201,8 @@ class Trainer:
         shares = [self._to_device(batch) for batch in self.data.read(step)]
         mask_sum, reports = self._mean_mask_sum(shares), []
         for k, (blurred, sharp) in enumerate(shares):
-            culprit = first_nonfinite(
-                self.network, lambda b=blurred, s=sharp: self._losses(self.network, b, s, mask_sum)
-            )
+            losses = functools.partial(self._losses, self.network, blurred, sharp, mask_sum)
+            culprit = first_nonfinite(self.network, losses)
             if culprit:
                 file = f"nonfinite_stage{self.config.stage}_rank{self.run.rank}.pt"
                 path, names = results_dir(self.config.job_name) / file, self.data.names(step, k)

@@ -77,7 +77,7 @@ def test_registered_modules_show_up_by_name(mine, monkeypatch):
     "name, error",
     [
         ("yours", VariantError),
-        ("../configs/xyscannet_t", ConfigError),
+        ("../configs/xyscannet_t", VariantError),
         ("model.fusion=yours", ConfigError),
         ("model.fusoin=klff", ConfigError),
         ("a=b", ConfigError),

@@ -5,6 +5,7 @@ import yaml
 
 from engine.config import (
     ConfigError,
+    find_recipes,
     load_config,
     model_options,
     models_dir,
@@ -98,6 +99,13 @@ def test_missing_files_say_what_there_is(place):
     (place / "configs/tiny/config_stage2.yaml").write_text("model: {dim: 8}")
     with pytest.raises(ConfigError, match="config_stage2.yaml: data: must be given"):
         load_config("tiny", 2)
+
+
+def test_recipes_and_weights_that_are_not_here_are_the_repositorys(place):
+    assert load_config("xyscannet_t", 1).model.unshuffle == 2 and shipped_weights("xyscannet_t").is_file()
+    assert load_config("tiny", 1).model.dim == 8  # here
+    assert find_recipes()[0] == "tiny" and "xyscannet_t" in find_recipes()
+    assert find_recipes("ablation") == [name for name in find_recipes() if name.startswith("ablation/")]
 
 
 def test_saved_record_reads_back_the_same(place):

@@ -114,7 +114,7 @@ def test_two_runs_do_not_share_a_folder(place, capsys):
     images = place / "results" / "tiny" / "images"
     hold = "import pathlib; from engine.lock import run_lock; from engine.predict.record import Predictions\n"
     hold += f"images = pathlib.Path({str(images)!r})\n"
-    hold += "with run_lock(images, Predictions(images).lock): print('held', flush=True), input()"
+    hold += "with run_lock(images, Predictions(images, {}).lock): print('held', flush=True), input()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -146,12 +146,13 @@ def test_other_weights_or_settings_do_not_mix_with_what_is_there(place, capsys):
     predict(argv=list(JOB))
     before = {path: path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
     other = str(make_weights(place / "other.pth", seed=1))
-    shutil.copytree("datasets/GoPro", "datasets/copy")
+    shutil.copytree("datasets/GoPro/test", "datasets/other/test")
+    shutil.copy("datasets/other/test/blur/000.png", "datasets/other/test/blur/001.png")
     for arguments, key in (
         (("--weights", other), "weights_sha256"),
         (("--precision", "bf16"), "precision"),
         (("--tile", "16", "--overlap", "8"), "tile"),
-        (("--input", "datasets/copy"), "input"),
+        (("--input", "datasets/other"), "input"),
     ):
         refused(*arguments)
         error = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from engine.predict.record import COLUMNS, Predictions, PredictionsError
 RECORD = {"weights_sha256": "abc", "tile": None, "device": "CPU"}
 DECISIVE = ("weights_sha256", "tile")
 IMAGE = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
-OLD_COLUMNS = ("name", "psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr", "seconds", "bytes", "check")
+NAMES = ("a", "b", "c", "d", "new", "b/2", 'a,"1"', "row without image", "image0", "image1", "image2")
+INPUTS = dict.fromkeys(NAMES, Path(__file__))  # any file
 
 
 def add(predictions: Predictions, *names: str) -> None:
@@ -25,7 +27,7 @@ def add(predictions: Predictions, *names: str) -> None:
 
 @pytest.fixture
 def predictions(tmp_path):
-    predictions = Predictions(tmp_path / "images")
+    predictions = Predictions(tmp_path / "images", INPUTS)
     predictions.begin(RECORD, DECISIVE, overwrite=False)
     return predictions
 
@@ -43,7 +45,7 @@ def test_rows_come_back_sorted_and_whole(predictions):
 
 def test_all_processes_rows_are_merged_once(tmp_path, predictions):
     for rank in range(3):
-        add(Predictions(tmp_path / "images", rank), f"image{rank}")
+        add(Predictions(tmp_path / "images", INPUTS, rank), f"image{rank}")
     predictions.merge()
     predictions.merge()
     assert list(predictions.finished()) == ["image0", "image1", "image2"]
@@ -56,22 +58,38 @@ def test_a_stopped_run_resumes(tmp_path, predictions):
     write_png(predictions.image("image without row"), IMAGE)
     with predictions.new_rows.open("a") as file:
         file.write("d,30.1")  # the kill came here
-    again = Predictions(tmp_path / "images", rank=1)
+    again = Predictions(tmp_path / "images", INPUTS, rank=1)
     again.begin(RECORD | {"device": "another"}, DECISIVE, overwrite=False)
     assert again.finished().keys() == {"a", "b", "c"}
 
 
-def test_a_list_of_the_version_with_scores_resumes(tmp_path, predictions):
-    for name in "ab":
-        write_png(predictions.image(name), IMAGE)
-    size = predictions.image("a").stat().st_size
-    rows = [[name, "30.5", "0.9", "0.8", "25.25", "0.125000", str(size)] for name in "ab"]
-    lines = [csv_line([*cells, digest(cells)]) for cells in rows]
-    predictions.list.write_text(csv_line(OLD_COLUMNS) + lines[0])
-    predictions.new_rows.write_text(lines[1])
+@pytest.mark.parametrize("cells", [["a", "0.125000", "99"], ["a", "30.5", "0.9", "0.8", "25.25", "0.125000", "99"]])
+def test_an_earlier_versions_rows_are_restored_again(predictions, cells, caplog):
+    predictions.list.write_text("name,seconds,bytes,check\n" + csv_line([*cells, digest(cells)]))
     predictions.begin(RECORD, DECISIVE, overwrite=False)
+    assert not predictions.finished() and "earlier version" in caplog.text
+
+
+def test_an_image_whose_input_was_replaced_is_restored_again(tmp_path, predictions, caplog):
+    predictions.inputs = {name: tmp_path / f"{name}.blurred" for name in "ab"}
+    for name, path in predictions.inputs.items():
+        path.write_text(name)
+    add(predictions, "a", "b")
+    predictions.merge()
+    predictions.inputs["b"].write_text("another photograph")
+    assert predictions.finished().keys() == {"a"} and "1 input images have changed" in caplog.text
+
+
+def test_inputs_may_move_but_not_be_others(tmp_path, predictions):
+    add(predictions, "a", "b")
+    decisive, moved = (*DECISIVE, "input"), RECORD | {"input": ["elsewhere"]}
+    predictions.begin(moved, decisive, overwrite=False)
     assert predictions.finished().keys() == {"a", "b"}
-    assert predictions.list.read_text().splitlines()[1].startswith(f"a,0.125000,{size},")
+    (tmp_path / "other").write_text("another photograph")
+    for others in ({"a": Path(__file__), "b": tmp_path / "other"}, {"a": Path(__file__)}):
+        predictions.inputs = others
+        with pytest.raises(PredictionsError, match="input: "):
+            predictions.begin(RECORD | {"input": ["a third place"]}, decisive, overwrite=False)
 
 
 @pytest.mark.parametrize("change", [{"weights_sha256": "def"}, {"tile": 256}])
@@ -79,7 +97,7 @@ def test_another_runs_results_are_left_alone(tmp_path, predictions, change):
     add(predictions, "a")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(PredictionsError, match=f"(?s){next(iter(change))}: .*Use --overwrite .* another --output"):
-        Predictions(tmp_path / "images").begin(RECORD | change, DECISIVE, overwrite=False)
+        Predictions(tmp_path / "images", INPUTS).begin(RECORD | change, DECISIVE, overwrite=False)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -111,7 +129,7 @@ def test_overwriting_goes_on_after_a_stop(predictions):
 def test_images_of_unknown_origin_are_not_counted_in(tmp_path):
     write_png(tmp_path / "images" / "a.png", IMAGE)
     with pytest.raises(PredictionsError, match="images.json to say what made them"):
-        Predictions(tmp_path / "images").begin(RECORD, DECISIVE, overwrite=False)
+        Predictions(tmp_path / "images", INPUTS).begin(RECORD, DECISIVE, overwrite=False)
 
 
 def test_a_row_that_was_edited_or_cut_is_not_believed(predictions, caplog):
@@ -185,7 +203,7 @@ def test_a_damaged_row_is_left_out(predictions, row, overwrite):
 @pytest.mark.parametrize("table", [b"my,own,table\n1,2,3\n", b"name,age\nEve,30\n", b"\x89PNG\r\n\x1a\n" + bytes(50)])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_somebody_elses_table_is_refused_and_kept(tmp_path, table, overwrite):
-    predictions = Predictions(tmp_path / "images")
+    predictions = Predictions(tmp_path / "images", INPUTS)
     predictions.list.write_bytes(table)
     with pytest.raises(PredictionsError, match="images.csv: not a list of restored images"):
         predictions.begin(RECORD, DECISIVE, overwrite)
@@ -215,7 +233,7 @@ def test_the_conclusion_joins_the_record(predictions):
 
 
 def test_a_dot_in_the_folders_name_stays(tmp_path):
-    predictions = Predictions(tmp_path / "run.v2")
+    predictions = Predictions(tmp_path / "run.v2", INPUTS)
     assert predictions.list.name == "run.v2.csv" and predictions.record.name == "run.v2.json"
 
 
