@@ -22,7 +22,6 @@ MAY_CHANGE = {
     "optim.cosine_start",
     "train.epochs",
     "train.iterations",
-    "train.start_from",
     "train.accumulate",
     "train.checkpoint_activations",
     "train.validate_every",
@@ -35,9 +34,14 @@ Recipe = dict[str, object]  # section.key -> value, as numbers, texts, lists and
 
 
 def recipe_of(config: Config, train_pairs: Sequence[Pair]) -> Recipe:
-    """All that a run depends on; of the training images their names and order, so that the folder may be moved."""
+    """All that a run depends on; of the training images their names and order, so that the folder may be moved.
+
+    Which weights it began with is in its state, as their checksum.
+    """
     names = "\n".join(pair.name for pair in train_pairs).encode(errors="surrogateescape")
-    return {**_values(config), COUNT: len(train_pairs), NAMES: hashlib.sha256(names).hexdigest()[:16]}
+    found = {**_values(config), COUNT: len(train_pairs), NAMES: hashlib.sha256(names).hexdigest()[:16]}
+    del found["train.start_from"]
+    return found
 
 
 def recipe_in(state: dict) -> Recipe:

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from datasets.files import write_atomic
+from datasets.files import checksum, write_atomic
 from models import XYScanNet, load_weights
 from models.ops.selective_scan import resolve_backend
 from models.weights import described_state
 
 from .. import distributed
-from ..config import models_dir, results_dir, save_config, to_yaml
+from ..config import models_dir, results_dir, save_config, start_weights, to_yaml
 from ..memory import keep_freed_memory
 from ..provenance import git_hash, versions
 from ..schema import Config
@@ -65,6 +65,7 @@ class TrainingRun:
         self.optimizer = OPTIMIZERS[config.optim.name](self.network, config.optim.lr)
         self.ema = AveragedModel(self.network) if config.train.ema_decay else None
 
+        self.start: str | None = None  # checksum of the weights that it began with, None for random ones
         self.iteration = 0  # completed steps
         self.best = {"psnr": float("-inf"), "epoch": 0}
         self.validation_due = False  # the present weights have still to be scored
@@ -136,6 +137,7 @@ class TrainingRun:
         if not path.exists():
             raise CheckpointError(MISSING_START.format(path))
         load_weights(self.network, path)
+        self.start = checksum(path)
         if self.ema:
             self.ema.module.load_state_dict(self.network.state_dict())
         logger.info("starting from %s", path)
@@ -173,11 +175,19 @@ class TrainingRun:
                 self.ema.load_state_dict(state["ema_state"] or self.ema.state_dict())
         except (RuntimeError, ValueError, KeyError) as error:  # early states recorded only a few keys
             raise CheckpointError(f"{path} is of another network than this recipe's: {error}") from error
-        self.iteration, self.best = state["iteration"], state["best"]
+        self.iteration, self.best, self.start = state["iteration"], state["best"], state.get("start")
         self.validation_due = state.get("validation_due", False)
         self.new_changes = [f"at step {self.iteration} {change}" for change in allowed]
         self.changes = [*state.get("changes", []), *self.new_changes]
         set_random_state(state["random_state"][self.rank % len(state["random_state"])])
+        start = start_weights(self.config)
+        if "start" in state and start and start.is_file() and checksum(start) != self.start:
+            logger.info(
+                "%s: not the weights that this run began with; it continues from %s. To begin with them, use another "
+                "--job_name, or move that file away",
+                start,
+                path,
+            )
 
     def begin(self) -> None:
         """Check every image's header and record the configuration beside the results."""
@@ -227,6 +237,7 @@ class TrainingRun:
                     "epoch": self.epoch,
                     "iteration": self.iteration,
                     "recipe": self.recipe,
+                    "start": self.start,
                     "changes": self.changes,
                     "model_state": self.network.state_dict(),
                     "optimizer_state": self.optimizer.state_dict(),
