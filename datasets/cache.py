@@ -216,6 +216,7 @@ def _build(paths: Sequence[Path], pixels: Path, index: Path, progress: bool) -> 
                 f"{pixels.parent}: {len(paths)} decoded images need {total / 1e9:.2f} GB, but only "
                 f"{free / 1e9:.2f} GB are free; make room, set data.cache_dir to another disk, or data.cache=none"
             )
+        logger.info("decoding %d images into %s (%.2f GB), once", len(paths), pixels, total / 1e9)
         checksums = []
         with _replaceable(pixels), atomic(pixels) as temporary, open(temporary, "wb") as file:
             for image in _decoded(paths, layout, pool, progress):

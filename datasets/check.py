@@ -89,6 +89,8 @@ def check(
     problems = _check_counts(pairs, None if partial else data_set, split) + _check_variant(pairs, variant)
     if split == "train":
         problems += _check_scenes(pairs)
+        if alone := sum(pair.sharp is None for pair in pairs):
+            problems.append(f"{alone} of {len(pairs)} images to train on have no sharp image")
     try:
         check_headers(pairs, progress=sys.stderr.isatty())
         print("  all headers can be read; blurred and sharp images have equal sizes")

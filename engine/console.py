@@ -6,6 +6,7 @@ import io
 import logging
 import multiprocessing
 import os
+import select
 import sys
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from . import distributed
 from .memory import is_out_of_memory
 
 INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
+UNREAD = 141  # and of one that SIGPIPE ended
 PACKAGES = {"analysis", "benchmarks", "datasets", "engine", "losses", "metrics", "models"}
 
 
@@ -31,10 +33,13 @@ def readable_errors() -> Iterator[None]:
     logging.captureWarnings(True)
     try:
         yield
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command resumes from there", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(UNREAD)
         line = describe(error)
         if line is None:
             raise
@@ -45,6 +50,16 @@ def readable_errors() -> Iterator[None]:
         # Data loader processes ignore signals: after an error Python would wait for them forever.
         for process in multiprocessing.active_children():
             process.kill()
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output leads to a program that has ended, such as ``head``; if so, it is turned off."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+    return True
 
 
 def check_device(parser: argparse.ArgumentParser, name: str | None) -> torch.device:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .contrast import blur_mask
-from .terms import TERMS
+from .terms import TERMS, TermError
 
 PAPER = {"charbonnier": 1.0, "edge": 0.05, "contrast": 0.0005}
 
@@ -34,6 +34,9 @@ class DeblurLoss(nn.Module):
 
         Args:
             mask_sum: see ``ContrastLoss.forward``; for batches that are shares of a larger one.
+
+        Raises:
+            TermError: a term gives an image, say, instead of one number.
         """
         with torch.autocast(restored.device.type, enabled=False):
             restored = restored.to(sharp.dtype)
@@ -41,6 +44,9 @@ class DeblurLoss(nn.Module):
                 name: term(restored, sharp, blurred, mask_sum) if isinstance(term, nn.Module) else term(restored, sharp)
                 for name, term in self.terms.items()
             }
+            for name, value in values.items():
+                if value.ndim:
+                    raise TermError(f"the loss's term {name} has the shape {tuple(value.shape)}; take its mean")
             return sum(self.weights[name] * value for name, value in values.items()), values
 
     def mask_sum(self, sharp: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:

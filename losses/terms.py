@@ -17,6 +17,10 @@ Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | type[nn.Module]
 TERMS: dict[str, Term] = {"mse": F.mse_loss}  # the squared error, which PSNR counts; not the paper's
 
 
+class TermError(TypeError):
+    """A term whose value is not one number."""
+
+
 def term(name: str) -> Callable[[Term], Term]:
     """Register a scalar loss of images (B, 3, H, W) in [-0.5, 0.5] under ``name``.
 

@@ -127,8 +127,9 @@ def _read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         or not content
         or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in content.items())
     ):
+        keys = f", its keys: {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) and content else ""
         raise WeightsError(
-            path, "holds no state dict; expected one, names to tensors, bare or under the key 'model_state'"
+            path, f"holds no state dict{keys}; expected one, names to tensors, bare or under the key 'model_state'"
         )
     for name, value in content.items():
         if problem := _unfit(value):

@@ -10,6 +10,7 @@ from pathlib import Path
 from datasets.catalogue import DATA_SETS, OWN, DataSet, data_set
 from metrics.catalogue import FLAGS, METRICS, PROFILES, SINGLE, column_names
 
+from ..flags import named_path
 from .table import FORMATS
 
 
@@ -82,12 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Results go to PRED_scores/scores.csv and scores.json. Metrics: {', '.join(FLAGS)}.",
     )
     parser.add_argument(
-        "--pred", dest="restored", required=True, type=Path, metavar="FOLDER", help="the restored images"
+        "--pred", dest="restored", required=True, type=named_path, metavar="FOLDER", help="the restored images"
     )
     parser.add_argument(
         "--gt",
         dest="truth",
-        type=Path,
+        type=named_path,
         nargs="+",
         default=[],
         metavar="FOLDER",
@@ -117,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="live|FILE",
         help="the LIVE release's model, or the file exported from MATLAB, which the paper uses (default %(default)s)",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the results (default: PRED_scores)")
+    parser.add_argument(
+        "--output", type=named_path, metavar="FOLDER", help="folder for the results (default: PRED_scores)"
+    )
     parser.add_argument("--format", dest="form", default="text", choices=FORMATS, help="format of the printed table")
     parser.add_argument("--device", help="for the networks: cpu, cuda, cuda:1 (default: a GPU where there is one)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads on the CPU (default: one per core)")

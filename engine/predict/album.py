@@ -89,6 +89,9 @@ def find_photographs(sources: list[Path], output: Path, form: str = "png") -> Al
     """
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--output {output}: a file, where restored photographs need a folder")
+    nearest = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(f"--output {output}: {nearest} cannot be written to")
     found: dict[Path, tuple[Path, str]] = {}  # by resolved path: (path, path relative to what was given)
     others: dict[Path, Path] = {}
     errors: list[Exception] = []

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..flags import named_path
+
 
 def add_photograph_flags(parser: argparse.ArgumentParser) -> None:
     """Add predict.py's own: what to restore, where to, in which form."""
-    parser.add_argument("input", type=Path, nargs="+", metavar="INPUT", help="photographs, videos, and folders of them")
-    parser.add_argument("--output", type=Path, default=Path("restored"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "input", type=named_path, nargs="+", metavar="INPUT", help="photographs, videos, and folders of them"
+    )
+    parser.add_argument(
+        "--output", type=named_path, default=Path("restored"), metavar="FOLDER", help="default: %(default)s"
+    )
     parser.add_argument(
         "--job_name",
         default="xyscannet_t",
@@ -52,7 +58,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     parser.add_argument(
         "--weights",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="weights to use instead of the job's own in results/JOB_NAME/models; may be another network's "
         "that the package spandrel knows (NAFNet, Restormer, ...)",

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from datasets.catalogue import DataSet
 from datasets.folder import thread_pool
-from datasets.headers import common_size
+from datasets.headers import check_headers
 from datasets.images import read_rgb, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics.catalogue import METRICS, SINGLE, column_names
@@ -82,6 +82,9 @@ def run(data_set: DataSet, arguments: argparse.Namespace) -> Outcome:
     weights = find_weights(arguments.weights, arguments.job_name, data_set.weights)
     everything = find_test_pairs(data_set, arguments.input)
     pairs = everything[: arguments.limit]
+    with distributed.fail_together():
+        if distributed.is_main():
+            check_headers(pairs, progress=sys.stderr.isatty())
     restorer = Restorer.from_flags(weights, arguments)
     inputs = {pair.name: pair.blurred for pair in everything}
     predictions = Predictions(images_folder(data_set, arguments), inputs, distributed.rank())
@@ -200,8 +203,7 @@ def restore_all(
 
 
 def read_pair(pair: Pair) -> tuple[Pair, np.ndarray]:
-    """The pair and its blurred image. Raises ImageError for a damaged image, LayoutError where the sizes differ."""
-    common_size(pair.blurred, pair.sharp)
+    """The pair and its blurred image. Raises ImageError for a damaged image."""
     return pair, read_rgb(pair.blurred)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from datasets.catalogue import DATA_SETS, DataSet
 
+from ..flags import named_path
 from .options import add_flags, check_flags
 
 
@@ -38,7 +38,7 @@ def parse_arguments(data_set: DataSet | None, argv: list[str] | None) -> tuple[D
     parser.add_argument("--job_name", required=True, help="whose weights to use; results go to results/JOB_NAME")
     parser.add_argument(
         "--input",
-        type=Path,
+        type=named_path,
         nargs="+",
         metavar="FOLDER",
         help="a data set's root, its test split, any folder of images, or two folders, blurred and "
@@ -46,7 +46,7 @@ def parse_arguments(data_set: DataSet | None, argv: list[str] | None) -> tuple[D
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=named_path,
         metavar="FOLDER",
         help=f"folder for the restored images; their scores go to FOLDER_scores (default results/JOB_NAME/{images})",
     )

@@ -213,5 +213,5 @@ class Trainer:
         first = everywhere[0] if everywhere else "repeating the step on the same batch does not reproduce it"
         raise NonFiniteError(
             f"step {step}: the loss or a gradient is not finite. {first}. The last saved state is kept; "
-            "try a lower optim.lr or train.precision=fp32"
+            f"try a lower optim.lr{' or train.precision=fp32' if self.config.train.precision == 'bf16' else ''}"
         )

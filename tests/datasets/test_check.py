@@ -164,6 +164,12 @@ def test_blurred_only_is_no_problem(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "2 blurred images without sharp ones" in capsys.readouterr().out
 
 
+def test_training_needs_sharp_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    touch(tmp_path, "mine/train/blur/1.png", "mine/train/blur/2.png")
+    assert main([str(tmp_path / "mine"), "--split", "train"]) == 1
+    assert "2 of 2 images to train on" in capsys.readouterr().out
+
+
 def test_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for arguments in ([str(tmp_path / "gone")], [str(tmp_path)] * 3, [], [str(tmp_path), "--samples", "0"]):
         with pytest.raises(SystemExit) as stop:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engine import distributed
+from engine.console import UNREAD
 from tests.workplace import ROOT, rank_environments
 
 LEAVE = """
@@ -43,6 +44,16 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert distributed.device("cuda:1") == torch.device("cuda", 1) == current[-1]
     with pytest.raises(distributed.DeviceError, match="'cuda:2' was requested, but PyTorch finds 2"):
         distributed.device("cuda:2")
+
+
+def test_output_that_nobody_reads_ends_a_script_without_an_error():
+    code = "from engine.console import readable_errors\nwith readable_errors():\n for _ in range(50_000): print('line')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == UNREAD
 
 
 @pytest.mark.parametrize("rank", [None, "0", "1"])

@@ -12,6 +12,7 @@ import torch
 from losses import TERMS, ContrastLoss, DeblurLoss, charbonnier, contrast, edge, term
 from losses.contrast import blur_mask, vgg19_features, vgg19_layers
 from losses.edge import laplacian
+from losses.terms import TermError
 from metrics.psnr import psnr_torch
 from tests.parity import fill, image
 
@@ -139,6 +140,13 @@ def test_weight_zero_needs_no_vgg():
     loss = DeblurLoss({"charbonnier": 1, "edge": 0.05, "contrast": 0})
     total, terms = loss(*[image((1, 3, 16, 16), k) for k in range(3)])
     assert set(terms) == {"charbonnier", "edge"} and torch.isfinite(total)
+
+
+def test_a_term_that_is_no_number_is_named(monkeypatch):
+    monkeypatch.setitem(TERMS, "mine", lambda restored, sharp: (restored - sharp).abs())
+    restored, sharp = image((1, 3, 16, 16), 0), image((1, 3, 16, 16), 1)
+    with pytest.raises(TermError, match=r"mine has the shape \(1, 3, 16, 16\)"):
+        DeblurLoss({"mine": 1})(restored, sharp, sharp)
 
 
 def test_the_squared_error_is_what_psnr_counts():

@@ -87,6 +87,9 @@ def test_files_that_are_no_weights(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(WeightsError, match="holds no state dict"):
         read_weights(path)
+    torch.save({"params": {"a.weight": torch.ones(1)}, "iter": 3}, path)
+    with pytest.raises(WeightsError, match="keys: params, iter"):
+        read_weights(path)
     torch.save({"code": Malicious()}, path)
     with pytest.raises(WeightsError, match="holds code objects \\(.*exec\\)"):
         read_weights(path)

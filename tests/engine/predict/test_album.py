@@ -197,6 +197,13 @@ def test_a_folder_that_cannot_be_read_is_counted_and_the_others_go_on(tmp_path, 
         find_photographs([tmp_path / "secret"], tmp_path / "out")
 
 
+def test_an_output_that_cannot_be_written_stops_it_at_once(tmp_path, monkeypatch):
+    photo(tmp_path / "1.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    with pytest.raises(PermissionError, match=f"{tmp_path} cannot be written to"):
+        find_photographs([tmp_path / "1.png"], tmp_path / "not" / "there")
+
+
 def test_the_same_again_is_left_as_it_is_and_anything_else_is_refused(tmp_path, capsys):
     one, other = photo(tmp_path / "x" / "1.png", 1), photo(tmp_path / "y" / "1.png", 2)
     target = tmp_path / "out" / "1.png"
@@ -341,12 +348,12 @@ def test_the_command_takes_another_network(tmp_path, predict_py):
 
 def test_the_command(tmp_path, predict_py):
     def run(*flags: str, code: int = 0) -> str:
-        return predict_py("photos", *flags, code=code)
+        return predict_py("photos", "--job_name", "mine", *flags, code=code)
 
-    weights = tmp_path / "results" / "xyscannet_t" / "models" / "best_XYScanNet_stage2.pth"
+    weights = tmp_path / "results" / "mine" / "models" / "best_XYScanNet_stage2.pth"
     photo(tmp_path / "photos" / "night" / "a.jpg")
     cv2.imwrite(str(tmp_path / "photos" / "b.png"), np.zeros((5, 7, 3), np.uint16))
-    make_config(tmp_path, "xyscannet_t", stage=2)
+    make_config(tmp_path, "mine", stage=2)
     out = run(code=2)
     assert f"no weights at {weights.relative_to(tmp_path)}" in out and "train_XYScanNet_stage2.py" in out
     assert not (tmp_path / "restored").exists()

@@ -4,8 +4,24 @@ import argparse
 
 import pytest
 
+from engine.flags import named_path
 from engine.predict.inference import Restorer
-from engine.predict.options import add_flags, check_flags, frame_range
+from engine.predict.options import add_flags, add_photograph_flags, check_flags, frame_range
+
+
+@pytest.mark.parametrize("flags", [[""], ["a.png", "--output", ""], ["a.png", "--weights", ""]])
+def test_an_empty_path_is_not_the_current_folder(flags, capsys):
+    parser = argparse.ArgumentParser()
+    add_photograph_flags(parser)
+    add_flags(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(flags)
+    assert "an empty path" in capsys.readouterr().err
+
+
+def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(named_path(text)) for text in (".", "a/..", "a/.", "a")] == [str(tmp_path), str(tmp_path), "a", "a"]
 
 
 def parse(*flags: str) -> argparse.Namespace:
