@@ -111,14 +111,14 @@ def made_small(line: str) -> list[str]:
     if "train_XYScanNet" in line:
         val = ["data.val=datasets/GoPro/test/sharp"] if "data.val" in line else []
         return [*words, *SMALL, *val, f"train.epochs={1 + ('torchrun' in line) + ('accumulate' in line)}"]
-    if "predict.export" not in line and ("predict" in line or "evaluate" in line):
-        return [*words, *(["--limit", "1"] if "noisy" in line else []), "--device", "cpu"]
     for figure, small in SMALL_FIGURES.items():
         if f"analysis.{figure}" in line:
             return [*words, *small.split()]
     for name, small in SMALL_BENCHMARKS.items():
         if f"benchmarks.{name}" in line:
             return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
+    if "predict.export" not in line and ("predict" in line or "evaluate" in line):
+        return [*words, *(["--limit", "1"] if "noisy" in line else []), "--device", "cpu"]
     return words
 
 
