@@ -81,8 +81,23 @@ class Script:
             with suppress(ProcessLookupError):  # it has just ended, and its status is on the way
                 os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> "Script":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.wait()
+
+
+def popen(command: list[str], **options) -> Script:
+    """In place of `subprocess.Popen([sys.executable, SCRIPT, …])`, with this process's output."""
+    with os.fdopen(os.dup(1)) as output:
+        return Script(command[1:], Path.cwd(), output)
 
 
 @functools.cache

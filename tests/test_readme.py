@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import typing
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from engine import demo
 from engine.schema import Config
 from metrics.catalogue import METRICS
 from models.weights import described_state
-from tests import workplace
+from tests import forks, workplace
 from tests.workplace import ROOT, make_pairs
 
 # In the order in which their commands run: the later ones use results of the earlier ones.
@@ -158,10 +159,14 @@ def test_demo_runs_from_photographs_to_picture(copy, monkeypatch, capsys):
     """All of `make demo` but its length: two pairs a photograph, two steps a stage."""
     monkeypatch.chdir(copy)
 
+    def run_fork(command: list[str]) -> subprocess.CompletedProcess:
+        return subprocess.CompletedProcess(command, forks.popen(command).wait())
+
     def fewer(*arguments, **options):
         return synthesize_photos(*arguments, **{**options, "pairs_per_photo": 2})
 
     monkeypatch.setattr(demo, "synthesize_photos", fewer)
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run_fork))
     demo.main([*(word for word in SMALL if word not in ("--device", "cpu")), "train.iterations=2"])
     printed = capsys.readouterr().out
     last = printed.strip().splitlines()[-1]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from engine.lock import run_lock
 from metrics.paper import paper_table
 from models.fusion import Skip
 from models.registry import FUSIONS
+from tests import forks
 from tests.workplace import ROOT, make_pairs
 
 # Stands in for the training, prediction and evaluation scripts: notes that it was called, and writes what they would.
@@ -356,6 +358,7 @@ def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, 
     (tmp_path / "datasets" / "samples").mkdir(parents=True)
     for name in (*HELD_OUT, "cat"):
         shutil.copy(ROOT / "datasets" / "samples" / f"{name}.jpg", tmp_path / "datasets" / "samples")
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(Popen=forks.popen, DEVNULL=None))
     monkeypatch.setattr(ablation, "QUICK_PHOTOS", {"pairs_per_photo": 1, "size": 48, "strength": 3})
     command = "--table 6 --variants bidirectional --quick --seeds 1 data.patch_size=32 data.batch_size=1"
     command = [*command.split(), "data.workers=0", "train.iterations=2"]
@@ -364,7 +367,7 @@ def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, 
         assert main(command) == 1
     printed = capfd.readouterr()
     assert f"{name} is not finished: {TRAIN} ended with code 2" in printed.out
-    assert f"{results_dir(name)} is in use by another run, process {os.getpid()}" in printed.err
+    assert f"{results_dir(name)} is in use by another run, process {os.getpid()}" in printed.out
     assert not runs.Run(name).is_trained()
 
     assert main(command) == 0
