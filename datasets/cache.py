@@ -5,7 +5,7 @@ training split takes 12 GB of disk when decoded.
 
 A cache consists of two files: <fingerprint>.rgb (the pixels of all images in sequence) and <fingerprint>.json (path ->
 offset, shape and checksum). Each process verifies the checksum of an image when it first reads it. A damaged cache is
-logged and rebuilt. The fingerprint covers paths, sizes and modification times: a changed split gets a new cache, and
+logged and rebuilt. The fingerprint covers paths, sizes and times of change: a changed split gets a new cache, and
 running jobs keep theirs. Old caches can be deleted when no job is running.
 """
 
@@ -185,7 +185,9 @@ def _fingerprint(paths: Sequence[Path]) -> str:
             status = path.stat()
         except OSError as error:
             raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
-        digest.update(f"\n{path}\t{path.resolve()}\t{status.st_size}\t{status.st_mtime_ns}".encode())
+        digest.update(
+            f"\n{path}\t{path.resolve()}\t{status.st_size}\t{status.st_mtime_ns}\t{status.st_ctime_ns}".encode()
+        )
     return digest.hexdigest()[:16]
 
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from .folder import new_folder, thread_pool
 from .images import ImageError, read_rgb, write_png
-from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, image_names, list_images
+from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, find_pairs, image_names, list_images
 
 BOUNDS = {"noise": (1, 255), "jpeg": (1, 100), "sr": (2, 8)}
 WRITTEN = re.compile(rf"({'|'.join(BOUNDS)}):([0-9]{{1,3}})(?:-([0-9]{{1,3}}))?")
@@ -100,19 +100,30 @@ def parse_degradation(text: str) -> Degradation:
     raise ValueError(FORMS)
 
 
-def sharp_pairs(folder: str | os.PathLike) -> list[Pair]:
-    """Every image below a plain folder of sharp images, sorted; each pair holds the sharp image twice.
+def sharp_pairs(folder: str | os.PathLike, split: str | None = None) -> list[Pair]:
+    """The sharp images of a data set of pairs, or every image below a plain folder, sorted; each pair holds one twice.
+
+    Args:
+        split: see ``find_pairs``.
 
     Raises:
-        LayoutError: the folder is missing, has no images, or seems to contain pairs, whose blurred images must not be
-            taken for sharp ones.
+        LayoutError: the folder is missing, has no images, or has images beside folders of sharp ones.
         AmbiguityError: the folder contains both train and test.
     """
     root = Path(folder)
     if not root.is_dir():
         raise LayoutError(f"{root}: no such folder")
-    if all((root / split).is_dir() for split in SPLITS):
-        raise AmbiguityError(root, "split", list(SPLITS))
+    try:
+        found = find_pairs(root, split, need_sharp=True)
+        return [Pair(pair.name, pair.sharp, pair.sharp) for pair in found if pair.sharp]
+    except AmbiguityError:
+        raise
+    except LayoutError:
+        pass  # no pairs
+    if all((root / name).is_dir() for name in SPLITS):
+        if split is None:
+            raise AmbiguityError(root, "split", list(SPLITS))
+        root /= split
     paths = list_images(root)
     if not paths:
         raise LayoutError(f"{root}: no images found")
@@ -130,6 +141,7 @@ def degrade_folder(
     out: str | os.PathLike,
     degradation: Degradation,
     *,
+    split: str | None = None,
     seed: int = 0,
     workers: int | None = None,
     progress: bool = False,
@@ -137,9 +149,10 @@ def degrade_folder(
     """Write a test set of full images, out/test/{blur,sharp}/<name>.png.
 
     Args:
-        source: a plain folder of sharp images.
+        source: a plain folder of sharp images, or a data set of pairs, whose sharp images are taken.
         out: a folder that does not exist or is empty.
         degradation: as returned by ``parse_degradation``.
+        split: "train" or "test" of a data set.
         seed: of noise and levels.
         workers: threads, None for one per core; the result does not depend on it.
         progress: show a progress bar.
@@ -149,7 +162,7 @@ def degrade_folder(
         LayoutError, ImageError: images that cannot be used.
         FileExistsError: ``out`` is not empty.
     """
-    pairs = sharp_pairs(source)
+    pairs = sharp_pairs(source, split)
 
     def make(index: int) -> None:
         sharp = read_rgb(pairs[index].blurred)  # the sharp image, see sharp_pairs
@@ -193,9 +206,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m datasets.degradation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="folder of sharp images")
+    parser.add_argument("source", type=Path, help="folder of sharp images, or data set of pairs")
     parser.add_argument("out", type=Path, help="output folder; must not exist or be empty")
     parser.add_argument("--degradation", required=True, help="noise:25, jpeg:10-40, sr:4, …; see above")
+    parser.add_argument("--split", choices=SPLITS, help="of a data set that has both")
     parser.add_argument("--seed", type=int, default=0, help="of noise and levels (default 0)")
     parser.add_argument("--workers", type=int, help="threads (default: one per core)")
     options = vars(parser.parse_args(arguments))

@@ -77,11 +77,12 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
 def _remove_abandoned(folder: Path) -> None:
     for entry in os.scandir(folder):
         match = TEMPORARY.fullmatch(entry.name)
-        if match and not _is_running(int(match[1])):
+        if match and not is_running(int(match[1])):
             Path(entry.path).unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine lives; True where that cannot be known."""
     if os.name != "posix":  # on Windows, signal 0 is Ctrl-C
         return True
     try:

@@ -1,34 +1,54 @@
 """Creates output folders that appear only when complete, and thread pools that stop at the first error."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from .files import sync_folder
+from .files import HOST, is_running, sync_folder
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``out``, which is renamed to ``out`` when the block ends without an error.
 
+    Folders that killed processes of this machine left there are removed. Links are followed: the temporary folder is on
+    the same disk as the result.
+
     Raises:
-        FileExistsError: ``out`` exists and is not an empty folder.
+        FileExistsError: ``out`` exists and is not an empty folder, or cannot be replaced, such as a mounted one.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: exists and is not an empty folder; choose another folder or remove it first")
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    out = out.resolve()
+    try:
+        if out.exists():
+            if out == Path.cwd():
+                raise OSError("it is the current one")
+            out.rmdir()  # before the work, not after it
+    except OSError as error:
+        reason = error.strerror or error
+        raise FileExistsError(f"{out}: this folder cannot be replaced ({reason}); choose a new one in it") from error
+    _remove_abandoned(out)
+    partial = out.with_name(f"{out.name}.{HOST}-{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
         yield partial
-        if out.exists():
-            out.rmdir()
         os.replace(partial, out)
         sync_folder(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(out: Path) -> None:
+    name = re.compile(rf"{re.escape(out.name)}\.{HOST}-(\d+)\.partial")
+    for entry in os.scandir(out.parent) if out.parent.is_dir() else ():
+        match = name.fullmatch(entry.name)
+        if match and not is_running(int(match[1])):
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def cores() -> int:

@@ -1,7 +1,7 @@
 """Reads and writes 8-bit RGB images, and detects truncated and damaged files.
 
-EXIF orientation is applied. 16-bit images are reduced to 8 bits, grey images are expanded to three channels, alpha
-channels are dropped.
+EXIF orientation is applied. 16-bit images are reduced to 8 bits (a PNG is truncated, a TIFF rounded), grey images are
+expanded to three channels, alpha channels are dropped (but multiplied in TIFF).
 """
 
 import os
@@ -93,7 +93,7 @@ def kind_of_file(data: bytes) -> str:
             )
         return "a video, not an image"
     known = data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE, b"RIFF", b"BM", b"II*\0", b"MM\0*"))
-    return "the file is damaged" if known else "not an image, or of an unknown format"
+    return "damaged, or of an unsupported kind of pixels" if known else "not an image, or of an unknown format"
 
 
 def check_file(path: str | os.PathLike, data: bytes) -> None:

@@ -29,6 +29,7 @@ LIST_NAME = re.compile(r"RealBlur_([JR])_(train|test)_list\.txt")
 VARIANT_NAME = re.compile(r"RealBlur[-_]?([JR])(?![A-Za-z])")
 # Names of folders of sharp images in unknown layouts: these images must not be taken for blurred ones.
 SHARP_NAMES = {"sharp", "gt", "groundtruth", "ground_truth", "target", "targets", "clean", "hr", "trainb", "testb"}
+SHARP_NAMES |= {"label", "labels", "reference", "latent", "original", "target_crops"}
 KNOWN_LAYOUTS = (__doc__ or "\n\n").split("\n\n")[1]  # python -OO removes docstrings
 
 
@@ -70,7 +71,7 @@ def find_pairs(
     Returns:
         The pairs, sorted by name.
     Raises:
-        LayoutError: unknown layout, no images, or images without a partner.
+        LayoutError: unknown layout, no images, images without a partner, or a test split to train on.
         AmbiguityError: split or variant must be given.
     """
     if split not in (None, *SPLITS) or variant not in (None, "J", "R"):
@@ -78,6 +79,8 @@ def find_pairs(
     if not isinstance(source, (str, os.PathLike)):
         return _two_folders(source)
     root = _folder(source)
+    if split == "train" and root.resolve().name == "test":
+        raise LayoutError(f"{root}: a test split, which must not be trained on")
     pairs = _known_layout(root, split, variant)
     children = _subfolders(root)
     if pairs is None and len(children) == 1 and not any(_is_image(entry.name) for entry in os.scandir(root)):
@@ -115,7 +118,8 @@ def _known_layout(root: Path, split: str | None, variant: str | None) -> list[Pa
         variants = {m[1]: child for child in _subfolders(root) if (m := VARIANT_NAME.match(child.name))}
         if variants:
             return _known_layout(variants[_choose(root, "variant", variant, sorted(variants))], split, variant)
-    return _by_kind(root, split) or _hide(root) or _scenes(root)
+    # Without a known layout, a split's blurred images are its own alone.
+    return _by_kind(root, split) or _hide(root) or _scenes(root) or (_blurred_only(root) if splits else None)
 
 
 def _choose(root: Path, what: str, wanted: str | None, choices: list[str]) -> str:
@@ -184,8 +188,11 @@ def _hide(folder: Path) -> list[Pair] | None:
 
 
 def _scenes(folder: Path) -> list[Pair] | None:
-    """<scene>/{blur,sharp}/* or <scene>/{blur,gt}/*."""
+    """<scene>/{blur,sharp}/* or <scene>/{blur,gt}/*, for all folders with images."""
     scenes = [child for child in _subfolders(folder) if (child / "blur").is_dir() or _sharp_beside_blur(child)]
+    others = [child for child in _subfolders(folder) if child not in scenes] if scenes else []
+    if other := next(filter(list_images, others), None):
+        raise LayoutError(f"{other}: has images, but neither blur/ nor sharp/ or gt/ as the scenes beside it")
     blurred, sharp = {}, {}
     for scene in scenes:
         if (scene / "blur").is_dir():
@@ -208,7 +215,9 @@ def _listed(file: Path) -> list[Pair]:
     wrong = next((row for row in rows if len(row) != 2), None)
     if wrong is not None:
         raise LayoutError(f"{file}: expected a sharp and a blurred path on each line, got {' '.join(wrong)!r}")
-    parts = [[part for part in Path(blurred).with_suffix("").parts if part != "blur"] for _, blurred in rows]
+    paths = [Path(blurred).with_suffix("") for _, blurred in rows]
+    # Names lead into the folder of results: neither up nor to the root.
+    parts = [[part for part in path.parts if part not in ("blur", "..", path.anchor)] for path in paths]
     while parts and min(map(len, parts)) > 2 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
     pairs = [

@@ -17,7 +17,10 @@ the centre frame is the sharp image; --gamma 1 averages display values (GoPro's 
 """
 
 import argparse
+import logging
+import math
 import os
+import re
 import sys
 import zlib
 from collections import deque
@@ -34,6 +37,8 @@ from .blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
 from .folder import new_folder, thread_pool
 from .images import VIDEO_SUFFIXES, ImageError, read_rgb, read_size, write_png
 from .layouts import image_names, list_images
+
+logger = logging.getLogger(__name__)
 
 LINEAR_LIGHT = 2.2
 
@@ -62,7 +67,7 @@ def synthesize_photos(
         source: folder of photographs.
         out: a folder that does not exist or is empty.
         size: height and width of the images in pixels.
-        strength: mean blur length in pixels.
+        strength: mean blur length in pixels, at most 4 ``size``.
         objects: largest number of moving objects in a pair, each cut from another photograph of the same split.
         noise: standard deviation of the sensor noise in 8-bit levels at mid-grey.
         gamma: frames are averaged as value ** gamma.
@@ -77,8 +82,12 @@ def synthesize_photos(
         ValueError: a number out of range, or an unknown name.
         FileExistsError: ``out`` is not empty.
     """
-    if pairs_per_photo < 1 or size < 8 or min(strength, objects, noise) < 0 or gamma <= 0:
-        raise ValueError("expected pairs_per_photo >= 1, size >= 8, strength, objects and noise >= 0, and gamma > 0")
+    numbers = 0 <= strength <= 4 * size and 0 <= noise < math.inf and 0 < gamma < math.inf  # not of NaN
+    if pairs_per_photo < 1 or size < 8 or objects < 0 or seed < 0 or not numbers:
+        raise ValueError(
+            "expected pairs_per_photo >= 1, size >= 8, objects, noise and seed >= 0, gamma > 0, and strength from 0 to "
+            "4 size"
+        )
     photos = _photos(source, size)
     splits = _held_out(list(photos), test_every, test_photos)
 
@@ -102,6 +111,9 @@ def _photos(source: str | os.PathLike, size: int) -> dict[str, Path]:
     photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
     if not photos:
         raise ImageError(f"{source}: no photographs found")
+    blurred = next((path for path in photos.values() if path.parent.name in ("blur", "blur_gamma")), None)
+    if blurred:
+        raise ImageError(f"{blurred}: a blurred image of a data set; give a folder of sharp photographs alone")
     for path in photos.values():
         if min(read_size(path)) < size:
             raise ImageError(f"{path}: smaller than the {size}x{size} crop; choose a smaller size or leave it out")
@@ -125,7 +137,8 @@ def synthesize_frames(
     """Synthesise pairs from high-frame-rate video: averages of consecutive frames, and their centre frames.
 
     Args:
-        source: a video file, a folder of frames (in the order of their names), or a folder of several of either.
+        source: a video file, a folder of frames (in the order of their names, 2 before 10), or a folder of several of
+            either.
         fewest: smallest number of frames in an average.
         most: largest number of frames; each average has a random odd number in this range.
         step: average around every step-th frame, with overlap; None uses no frame twice.
@@ -135,10 +148,10 @@ def synthesize_frames(
     A clip with fewer frames than an average needs is an ImageError.
     """
     counts = [count for count in range(fewest, most + 1) if count % 2]
-    if fewest < 3 or not counts or gamma <= 0 or (step is not None and step < 1):
+    if fewest < 3 or not counts or not 0 < gamma < math.inf or (step is not None and step < 1) or seed < 0:
         raise ValueError(
-            "expected 3 <= fewest <= most with an odd number in that range, step >= 1 and gamma > 0, "
-            f"got {fewest}, {most}, {step}, {gamma}"
+            "expected 3 <= fewest <= most with an odd number in that range, step >= 1, gamma > 0 and seed >= 0, "
+            f"got {fewest}, {most}, {step}, {gamma} and {seed}"
         )
     clips = _clips(Path(source))
     splits = _held_out(list(clips), test_every, test_photos)
@@ -269,18 +282,29 @@ def _clips(source: Path) -> dict[str, Path]:
         (path.name, path) for path in inside if path.is_dir() and not path.name.startswith(".") and list_images(path)
     ]
     clips = _without_clashes(videos + folders)
-    if not clips and list_images(source):
+    frames = _frames(source)
+    if frames and not clips:
         return {source.resolve().name: source}
+    if folders and (frames or not all(_frames(folder) for _, folder in folders)):
+        raise ImageError(f"{source}: frames both here and in folders, or deeper; give a folder of clips, or one clip")
     if not clips:
         raise ImageError(f"{source}: neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames found")
     return clips
+
+
+def _frames(folder: Path) -> list[str]:
+    """The images in a folder itself, in the order of the numbers in their names, padded with zeros or not."""
+    names = [path for path in list_images(folder) if "/" not in path]
+    return sorted(
+        names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    )
 
 
 def _read_frames(clip: Path) -> Iterator[np.ndarray]:
     """The frames of a video file or of a folder of images, uint8 (H, W, 3) RGB."""
     if clip.is_dir():
         shape = None
-        for path in list_images(clip):
+        for path in _frames(clip):
             frame = read_rgb(clip / path)
             if frame.shape != (shape or frame.shape):
                 raise ImageError(f"{clip / path}: shape {frame.shape} differs from that of earlier frames, {shape}")
@@ -291,11 +315,15 @@ def _read_frames(clip: Path) -> Iterator[np.ndarray]:
     try:
         if not video.isOpened():
             raise ImageError(f"{clip}: cannot be opened as a video")
+        number, claimed = 0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         while True:
             more, frame = video.read()
             if not more:
-                return
+                break
+            number += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        if number < claimed:
+            logger.warning("%s: %d of its %d frames can be read; it may be damaged", clip, number, claimed)
     finally:
         video.release()
 

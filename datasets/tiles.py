@@ -6,8 +6,8 @@
     python -m datasets.tiles datasets/REDS TILES --size 384 --level                   blurred images as bright as sharp
 
 Writes OUT/{train,test}/{blur,sharp}/<pair>_<top>_<left>.png (or .webp): the smallest number of tiles that covers an
-image, evenly spaced. --keep keeps those where blurred and sharp differ most: a clear sky teaches nothing. OUT appears
-when it is complete.
+image, evenly spaced. --keep keeps those where blurred and sharp differ most: a clear sky teaches nothing. A split
+appears when it is complete.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def cut_tiles(
 
     Args:
         source: a data set in any layout of layouts.py.
-        out: a folder that does not exist or is empty.
+        out: a folder that has no such split yet.
         split: "train" or "test", of the source and of the output.
         size: height and width of a tile in pixels.
         keep: number of tiles to keep of each pair, those with the lowest PSNR; None for all.
@@ -61,14 +61,14 @@ def cut_tiles(
     Raises:
         LayoutError, ImageError: pairs that cannot be used or are smaller than a tile.
         ValueError: a number out of range.
-        FileExistsError: ``out`` is not empty.
+        FileExistsError: ``out`` has this split already.
     """
     if size < 8 or reduce < 1 or (keep is not None and keep < 1) or (quality is not None and not 1 <= quality <= 100):
         raise ValueError("expected size >= 8, reduce >= 1, keep >= 1 and quality between 1 and 100")
     pairs = find_pairs(source, split, need_sharp=True)
     check_headers(pairs, size * reduce, progress)
-    with new_folder(Path(out)) as folder, thread_pool(workers) as pool:
-        made = pool.map(lambda pair: _cut(pair, folder / split, size, keep, quality, reduce, level), pairs)
+    with new_folder(Path(out) / split) as folder, thread_pool(workers) as pool:
+        made = pool.map(lambda pair: _cut(pair, folder, size, keep, quality, reduce, level), pairs)
         return sum(tqdm(made, "Cutting pairs", len(pairs), unit="pair", disable=not progress))
 
 
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m datasets.tiles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="data set to cut")
-    parser.add_argument("out", type=Path, help="output folder; must not exist or be empty")
+    parser.add_argument("out", type=Path, help="output folder, without this split")
     parser.add_argument("--split", choices=["train", "test"], default="train", help="default %(default)s")
     parser.add_argument("--size", type=int, default=384, help="height and width of a tile (default %(default)s)")
     parser.add_argument("--keep", type=int, metavar="N", help="keep the N most blurred tiles of a pair (default: all)")
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     out = options["out"]
-    size = sum(file.stat().st_size for file in walk(out))
+    size = sum(file.stat().st_size for file in walk(out / options["split"]))
     print(f"{out}: {count} tiles, {size / 2**20:.1f} MiB")
     return 0
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -27,7 +28,11 @@ def git_hash() -> str | None:
 @functools.cache  # as it was imported
 def network_code() -> str:
     """A checksum of everything in models/ that decides a result, edits that are not committed included."""
-    files = sorted(path for kind in ("*.py", "*.c", "*.h") for path in (ROOT / "models").rglob(kind))
+    return code_checksum(sorted(path for kind in ("*.py", "*.c", "*.h") for path in (ROOT / "models").rglob(kind)))
+
+
+def code_checksum(files: Iterable[Path]) -> str:
+    """Sixteen characters that change with the content of any file."""
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

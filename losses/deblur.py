@@ -30,7 +30,7 @@ class DeblurLoss(nn.Module):
     def forward(
         self, restored: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor, mask_sum: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """(total, unweighted terms by name) for images (B, 3, H, W) in [-0.5, 0.5], computed in fp32 at least.
+        """(total, unweighted terms by name) for images (B, 3, H, W) in [-0.5, 0.5], in the sharp ones' dtype.
 
         Args:
             mask_sum: see ``ContrastLoss.forward``; for batches that are shares of a larger one.

@@ -10,6 +10,7 @@ fid_whang over patches.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,9 +78,15 @@ class Metric:
         return (first,) if self.kind == SINGLE else (first, "sharp")
 
     @property
-    def file(self) -> Path:
-        """Of the code that computes it."""
-        return Path(__file__).with_name(f"{self.function.partition(':')[0]}.py")
+    def files(self) -> list[Path]:
+        """Of the code that computes it: its own module, and those of this folder that it imports."""
+        found, names = {}, [self.function.partition(":")[0]]
+        while names:
+            path = Path(__file__).with_name(f"{names.pop()}.py")
+            if path not in found:
+                found[path] = re.findall(r"^from \.(\w+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
+                names += found[path]
+        return sorted(found)
 
     def load(self, **settings: object) -> Callable:
         """What computes it.

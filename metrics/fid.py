@@ -76,6 +76,7 @@ def inception_features(
     device: str | torch.device = "cpu",
     extractor: Extractor | None = None,
     cut: Callable[[np.ndarray], list[np.ndarray]] | None = None,
+    read: Callable[[Path], np.ndarray] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> np.ndarray:
     """Features of image files in their order: (N, 2048) float32, or as many columns as the extractor gives.
@@ -85,6 +86,7 @@ def inception_features(
         device: where the extractor runs.
         extractor: Inception-v3, unless another is given.
         cut: makes several images of each, as `patches` does; their features follow each other.
+        read: gives the uint8 RGB image (H, W, 3) of a file; by default Pillow, which leaves EXIF's orientation aside.
         progress: called after each batch, with its number of files.
 
     Raises:
@@ -97,7 +99,7 @@ def inception_features(
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(paths), BATCH):
             files = paths[first : first + BATCH]
-            groups = pool.map(lambda path: [to_input(image) for image in _read(path, cut)], files)
+            groups = pool.map(lambda path: [to_input(image) for image in _cut_image(path, cut, read or _read)], files)
             inputs = [image for group in groups for image in group]
             parts += [_extract(inputs[k : k + BATCH], device, extractor) for k in range(0, len(inputs), BATCH)]
             if progress:
@@ -105,14 +107,20 @@ def inception_features(
     return np.concatenate(parts)
 
 
-def _read(path: Path, cut: Callable[[np.ndarray], list[np.ndarray]] | None) -> list[np.ndarray]:
-    """The image that a file holds, or what `cut` makes of it, each uint8 RGB (H, W, 3)."""
+def _cut_image(
+    path: Path, cut: Callable[[np.ndarray], list[np.ndarray]] | None, read: Callable[[Path], np.ndarray]
+) -> list[np.ndarray]:
+    """The image that a file holds, or what `cut` makes of it."""
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        return cut(pixels) if cut else [pixels]
+        return cut(read(path)) if cut else [read(path)]
     except (OSError, ValueError, SyntaxError) as error:  # the last is what Pillow makes of some damaged PNGs
-        raise ValueError(f"{path}: {error}") from error
+        named = str(error).startswith(str(path))
+        raise ValueError(str(error) if named else f"{path}: {error}") from error
+
+
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _extract(inputs: list[np.ndarray], device: str | torch.device, extractor: Extractor) -> np.ndarray:

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from datasets.files import checksum
 from datasets.folder import cores
 from metrics.catalogue import METRICS, SET, SINGLE, column_names
 from metrics.downloads import DownloadError
@@ -27,6 +26,7 @@ from metrics.fid import inception
 
 from .. import distributed
 from ..csv_rows import digest
+from ..provenance import code_checksum
 from .command import Request
 from .comparison import compare
 from .pairing import Pairing, Sample, find_samples, listed
@@ -177,7 +177,7 @@ def load_scorers(
         else:
             how[name] = {
                 "definition": metric.definition,
-                "code_sha256": checksum(metric.file),
+                "code_sha256": code_checksum(metric.files),
                 "numpy": np.__version__,
                 "opencv": cv2.__version__,
                 **facts,

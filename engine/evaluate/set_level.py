@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from datasets.files import atomic
+from datasets.images import read_rgb
 from metrics.catalogue import METRICS, SET
 from metrics.fid import inception_features, patches
 
@@ -106,7 +107,7 @@ class SetScores:
             bar.update(len(paths))
             return kept
         cut = patches if self._of_patches else None
-        features = inception_features(paths, self._device, cut=cut, progress=bar.update)
+        features = inception_features(paths, self._device, cut=cut, read=read_rgb, progress=bar.update)
         with atomic(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, features=features, key=key)
         return features

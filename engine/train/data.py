@@ -1,5 +1,6 @@
 """The training and validation pairs of a run, and batches of crops in a fixed order."""
 
+import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from datasets.stream import BatchStream, epoch_of, iterations_for
 from .. import distributed
 from ..schema import Config
 from .signals import STOP_SIGNALS
+
+logger = logging.getLogger(__name__)
 
 Batch = Sequence[torch.Tensor]  # blurred, sharp: (B, 3, P, P)
 
@@ -65,7 +68,7 @@ class TrainingData:
         source = getattr(self.config.data, key)
         try:
             if self.degradation:
-                return sharp_pairs(source)
+                return sharp_pairs(source, split)
             return find_pairs(source, split, variant=self.config.data.variant, need_sharp=True)
         except LayoutError as error:
             raise LayoutError(
@@ -77,6 +80,13 @@ class TrainingData:
         progress = sys.stderr.isatty()
         check_headers(self.train_pairs, self.config.data.patch_size, progress=progress)
         check_headers(self.val_pairs, self.degradation.multiple if self.degradation else None, progress=progress)
+        trained_on = {pair.blurred.resolve() for pair in self.train_pairs}
+        if both := sum(pair.blurred.resolve() in trained_on for pair in self.val_pairs):
+            logger.warning(
+                "data.val: %d of %d images are trained on, too; their scores, by which best_ is chosen, say little",
+                both,
+                len(self.val_pairs),
+            )
 
     def batches(self, start: int) -> Batches:
         """This rank's micro-batches from step ``start`` to the end, prefetched by worker processes."""

@@ -349,3 +349,29 @@ def test_a_link_that_leads_nowhere_is_not_left_out(tmp_path: Path) -> None:
     assert [pair.name for pair in pairs] == ["a", "b"]
     with pytest.raises(ImageError, match="b.png"):
         check_headers(pairs)
+
+
+def test_a_test_split_is_not_trained_on(tmp_path: Path) -> None:
+    touch(tmp_path, "set/test/blur/1.png", "set/test/sharp/1.png")
+    assert len(find_pairs(tmp_path / "set/test", "test")) == 1
+    with pytest.raises(LayoutError, match="must not be trained on"):
+        find_pairs(tmp_path / "set/test", "train")
+
+
+def test_a_split_of_blurred_images_is_its_own(tmp_path: Path) -> None:
+    touch(tmp_path, "set/train/1.png", "set/test/2.png")
+    assert [pair.name for pair in find_pairs(tmp_path / "set", "test")] == ["2"]
+
+
+def test_a_scene_whose_folders_have_other_names_is_not_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a/blur/1.png", "set/a/sharp/1.png", "set/b/Blurry/1.png", "set/b/Clear/1.png")
+    with pytest.raises(LayoutError, match="set/b: has images"):
+        find_pairs(tmp_path / "set")
+
+
+def test_listed_names_do_not_lead_out_of_the_results(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    lines = "../gt/1.png ../blur/1.png", f"{tmp_path}/gt/2.png {tmp_path}/blur/2.png"
+    touch(tmp_path, *(f"{kind}/{number}.png" for kind in ("gt", "blur") for number in (1, 2)))
+    (tmp_path / "lists/RealBlur_J_test_list.txt").write_text("\n".join(lines))
+    assert [pair.name for pair in find_pairs(tmp_path / "lists")] == ["1", f"{str(tmp_path)[1:]}/2"]

@@ -1,5 +1,6 @@
 """The command that makes pairs, run as users run it: layout, determinism, held-out photographs, errors."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from datasets import synthesize
-from datasets.images import ImageError, read_rgb, read_size
+from datasets.files import HOST
+from datasets.folder import new_folder
+from datasets.images import ImageError, read_rgb, read_size, write_png
 from datasets.layouts import find_pairs
 from datasets.synthesize import main, synthesize_frames, synthesize_photos
 from tests.datasets.conftest import save, textured
@@ -250,3 +253,58 @@ def test_an_error_ends_the_threads_and_leaves_nothing(
         synthesize_photos(photos, tmp_path / "made" / "out", size=32, workers=2)
     time.sleep(0.5)
     assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in range(1, 16):
+        write_png(tmp_path / "clip" / f"frame_{number}.png", np.full((8, 8, 3), 10 * number, np.uint8))
+    synthesize_frames(tmp_path / "clip", tmp_path / "out", fewest=3, most=3, test_every=0)
+    for pair in find_pairs(tmp_path / "out", "train"):
+        assert read_rgb(pair.blurred).max() == read_rgb(pair.sharp).max()  # of the frames around it
+
+
+@pytest.mark.parametrize("deeper", ["clip/deeper/2.png", "2.png"])
+def test_frames_in_two_depths_are_refused(tmp_path: Path, deeper: str) -> None:
+    for name in ("clip/a/1.png" if "deeper" in deeper else "clip/1.png", deeper):
+        write_png(tmp_path / "set" / name, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ImageError, match="deeper"):
+        synthesize_frames(tmp_path / "set", tmp_path / "out")
+
+
+def test_blurred_images_are_no_photographs(tmp_path: Path) -> None:
+    for kind in ("blur", "sharp"):
+        write_png(tmp_path / "set" / kind / "1.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ImageError, match="a blurred image of a data set"):
+        synthesize_photos(tmp_path / "set", tmp_path / "out", size=32)
+
+
+@pytest.mark.parametrize("wrong", [{"noise": math.nan}, {"strength": math.nan}, {"strength": 1e6}, {"seed": -1}])
+def test_numbers_out_of_range(tmp_path: Path, wrong: dict) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        synthesize_photos(tmp_path, tmp_path / "out", **wrong)
+
+
+def test_a_cut_video_is_told(tmp_path: Path, caplog) -> None:
+    video = cv2.VideoWriter(str(tmp_path / "cut.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (64, 64))
+    for number in range(30):
+        video.write(np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8))
+    video.release()
+    content = (tmp_path / "cut.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    synthesize_frames(tmp_path / "cut.avi", tmp_path / "out", test_every=0)
+    assert "of its 30 frames can be read" in caplog.text
+
+
+def test_an_output_that_is_a_link_or_the_current_folder(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "empty")
+    abandoned = tmp_path / "disk" / f"empty.{HOST}-99999999.partial"
+    abandoned.mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        assert folder.parent == tmp_path / "disk" and not abandoned.exists()
+        (folder / "1.png").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.png"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileExistsError, match="current one"), new_folder(Path()):
+        pass

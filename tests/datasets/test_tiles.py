@@ -1,5 +1,6 @@
 """The command that cuts pairs into tiles: what they hold, that they cover, which are kept, errors."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,12 @@ def test_bad_use_is_explained_and_leaves_nothing(source: Path, tmp_path: Path, c
         assert main([str(source), str(out), *arguments]) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_splits_are_cut_one_after_the_other(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source / "train", source / "test")
+    for split in ("train", "test"):
+        cut_tiles(source, tmp_path / "out", split=split, size=16)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test", "train"]
+    with pytest.raises(FileExistsError):
+        cut_tiles(source, tmp_path / "out", split="test", size=16)

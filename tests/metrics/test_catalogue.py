@@ -48,3 +48,8 @@ def test_the_list_imports_no_metric():
     code = "import sys, metrics.catalogue, datasets.catalogue; print({'torch', 'numpy', 'cv2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_code_of_a_metric_is_what_it_imports_too():
+    names = {name: [path.stem for path in METRICS[name].files] for name in ("psnr", "lpips_alex")}
+    assert names["psnr"] == ["checks", "psnr"] and {"lpips", "perceptual", "downloads"} <= set(names["lpips_alex"])

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import linalg
 
 import metrics.fid
+from datasets.images import read_rgb
 from metrics.downloads import INCEPTION, DownloadError
 from metrics.fid import Inception, frechet_distance, inception, inception_features, kernel_distance, patches, resizer
 from tests.metrics.images import OTHERS, blurred, golden_pair, noise
@@ -219,3 +221,18 @@ def test_without_inception_says_what_to_fetch(tmp_path, monkeypatch):
 
 def offline(*_: object, **__: object) -> None:
     raise OSError("no route to host")
+
+
+def test_images_are_read_as_the_caller_does(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation
+    Image.fromarray(noise(40, 60)).save(tmp_path / "turned.png", exif=exif)
+    sizes = []
+
+    def cut(image):
+        sizes.append(image.shape)
+        return [image]
+
+    for options in ({}, {"read": read_rgb}):
+        inception_features([tmp_path / "turned.png"], "cpu", Colours(), cut, **options)
+    assert sizes == [(40, 60, 3), (60, 40, 3)]

@@ -187,7 +187,7 @@ def test_only_what_is_new_is_measured(place, scored, monkeypatch):
     main([*FAST, "psnr"])
     assert not scored
     (place / "edited.py").write_text("another formula")
-    monkeypatch.setattr(Metric, "file", place / "edited.py")
+    monkeypatch.setattr(Metric, "files", [place / "edited.py"])
     main([*FAST, "psnr"])
     assert len(scored) == 5
 
