@@ -96,3 +96,9 @@ def test_start_weights_lie_where_the_released_code_looks(place):
     (place / named).parent.mkdir(parents=True)
     (place / named).touch()
     assert start() == named
+
+
+def test_validation_images_that_are_trained_on_are_told(place):
+    out = train(place, "--job_name", "tiny", "--dry_run", "data.val=datasets/GoPro/train", code=0)
+    assert "data.val: 5 of 5 images are trained on" in out
+    assert "trained on" not in train(place, "--job_name", "tiny", "--dry_run", code=0)
