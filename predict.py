@@ -12,6 +12,7 @@ command again continues where it was stopped. Exit status: 0; 1 if an input fail
 """
 
 import argparse
+import os
 import sys
 
 from engine.predict.options import add_flags, add_photograph_flags, check_flags
@@ -23,6 +24,8 @@ def main() -> int:
     add_flags(parser)
     arguments = parser.parse_args()
     check_flags(parser, arguments)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        parser.error("start it without torchrun: every process would restore every photograph")
 
     # Only here: --help needs no PyTorch, which takes seconds to import.
     from engine.console import readable_errors

@@ -9,6 +9,7 @@ from analysis.variants import paper_rows
 from datasets.catalogue import DATA_SETS
 from engine.evaluate.comparison import OWN_NAMES, PAPERS, columns, differences, notes
 from engine.evaluate.table import NOT_MEASURED, Line, Table
+from engine.provenance import network_code
 
 PAPER_SEEDS = 4  # the paper averages four runs
 
@@ -89,5 +90,7 @@ def run_remarks(records: dict[str, list[dict]], names: set[str]) -> list[str]:
             remarks[f"{label}: runs finished and scored: {len(found)}, the paper's: {PAPER_SEEDS}."] = None
         for record in found:
             metrics = {name: score for name, score in record["metrics"].items() if name in names}
+            if (record.get("made_by") or {}).get("network_code", network_code()) != network_code():
+                remarks[f"{label}: restored by other code in models/ than there is now."] = None
             remarks |= dict.fromkeys(notes(names, "paper", {label: record | {"metrics": metrics}}, papers=True))
     return list(remarks)

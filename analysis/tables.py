@@ -48,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Write the tables and the figure of all finished evaluations."""
     output = arguments.output or arguments.results / "tables"
+    if not arguments.results.is_dir():
+        raise NotADirectoryError(f"--results {arguments.results}: no such folder")
     records = find_records(arguments.results)
+    if not records:
+        print(f"no finished evaluations in {arguments.results}: the paper's rows alone", file=sys.stderr)
     tables = make_tables(records)
     colours = arguments.format == "text" and sys.stdout.isatty()
     print("\n\n".join(table.render(arguments.format, colours) for table in tables))
@@ -81,7 +85,8 @@ def find_records(results: Path) -> dict[str, dict]:
             print(f"left out: {path}: {complaint}", file=sys.stderr)
             continue
         folder = path.parent.relative_to(results).as_posix()
-        label = folder.partition("_scores")[0]
+        name = path.parent.name
+        label = (path.parent.relative_to(results).parent / (name.rpartition("_scores")[0] or name)).as_posix()
         records[label if label not in records else folder] = record
     return records
 

@@ -3,6 +3,7 @@ import { OVERLAP, TILE, cut } from "./tiles.js";
 
 const $ = (id) => document.getElementById(id);
 const FORMATS = { "image/jpeg": "jpg", "image/png": "png", "image/webp": "webp" };
+const LONGEST = 65535;      // pixels of a side
 const LARGEST = 64e6;       // pixels; canvases and 32-bit memory end not far beyond
 
 const PATIENCE = 30000;     // ms in which a graphics card must have loaded and tried the network
@@ -65,7 +66,9 @@ function receive(data) {
   if (!item || item !== running) return;
   if (data.error && on === "webgpu") return useProcessor(item);
   if (data.error) finish(item, "failed", `Failed: ${data.error}.`);
-  else if (data.pixels) deliver(item, data);
+  else if (data.pixels) {
+    deliver(item, data).catch((error) => { if (running === item) finish(item, "failed", `Failed: ${error.message}.`); });
+  }
   else progress(item, data.done, data.pieces);
 }
 
@@ -91,6 +94,7 @@ async function deliver(item, { pixels, seconds }) {
   canvas.getContext("2d").putImageData(new ImageData(pixels, item.width, item.height), 0, 0);
   const type = FORMATS[item.file.type] ? item.file.type : "image/png";
   const blob = await canvas.convertToBlob({ type, quality: 0.95 });  // a PNG where it cannot encode the type
+  if (running !== item) return;  // cancelled
   item.restored = URL.createObjectURL(blob);
   item.download = `${item.file.name.replace(/\.[^.]*$/, "")}-deblurred.${FORMATS[blob.type]}`;
   const pieces = cut(item.height, item.width).length;
@@ -165,7 +169,7 @@ async function read(item) {
     throw new Error("this browser cannot read the file as a photograph; it may be damaged, or of another format.");
   }
   [item.width, item.height] = [bitmap.width, bitmap.height];
-  if (bitmap.width * bitmap.height > LARGEST) {
+  if (bitmap.width * bitmap.height > LARGEST || Math.max(bitmap.width, bitmap.height) > LONGEST) {
     throw new Error(`${bitmap.width} × ${bitmap.height} pixels are more than a browser can hold; make it smaller.`);
   }
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height), context = canvas.getContext("2d");

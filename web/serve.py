@@ -51,13 +51,22 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         prepare(arguments.weights)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # it has said why
+    except OSError as error:
         print(f"error: the page could not be prepared: {error}", file=sys.stderr)
         return 2
     if arguments.prepare_only:
         print(f"ready: {WEB}")
         return 0
-    with make_server(arguments.port) as server:
+    try:
+        server = make_server(arguments.port)
+    except OSError as error:
+        print(
+            f"error: port {arguments.port}: {error.strerror}; choose another with --port, or 0 for any", file=sys.stderr
+        )
+        return 2
+    with server:
         print(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
@@ -71,7 +80,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000, help="default %(default)s; 0: any that is free")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="of the network to export (default: the shipped)")
     parser.add_argument("--prepare_only", action="store_true", help="serve nothing")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not 0 <= arguments.port < 2**16:
+        parser.error(f"--port: must be from 0 to 65535, not {arguments.port}")
+    return arguments
 
 
 def prepare(weights: Path | None = None) -> None:

@@ -141,7 +141,8 @@ def compare(run, network: XYScanNet, sizes, what: str, original: XYScanNet | Non
         )
         if not difference <= TOLERANCE:
             raise ExportError(
-                f"{what} differs from the network by {difference:.1e}, more than {TOLERANCE}; not written"
+                f"{what} differs from the network by {difference:.1e}, more than {TOLERANCE}; not written. "
+                "`Unpadded` in engine/predict/formats.py repeats XYScanNet.forward: follow an edit there"
             )
 
 

@@ -16,7 +16,7 @@ from models.weights import described_state
 from .. import distributed
 from ..config import models_dir, results_dir, save_config, start_weights, to_yaml
 from ..memory import keep_freed_memory
-from ..provenance import git_hash, versions
+from ..provenance import git_hash, network_code, versions
 from ..schema import Config
 from ..typed_yaml import ConfigError
 from . import recipe
@@ -28,7 +28,7 @@ from .schedule import cosine
 
 logger = logging.getLogger(__name__)
 
-MISSING_START = "{}: these initial weights are missing; run stage 1 first, or set train.start_from=FILE"
+MISSING_START = "{}: these initial weights are missing; run stage 1 first, of that job, or set train.start_from=FILE"
 
 
 class TrainingRun:
@@ -177,6 +177,8 @@ class TrainingRun:
             raise CheckpointError(f"{path} is of another network than this recipe's: {error}") from error
         self.iteration, self.best, self.start = state["iteration"], state["best"], state.get("start")
         self.validation_due = state.get("validation_due", False)
+        if (code := state.get("network_code", network_code())) != network_code():
+            allowed.append(f"code in models/ (checksum) {code} -> {network_code()}")
         self.new_changes = [f"at step {self.iteration} {change}" for change in allowed]
         self.changes = [*state.get("changes", []), *self.new_changes]
         set_random_state(state["random_state"][self.rank % len(state["random_state"])])
@@ -238,6 +240,7 @@ class TrainingRun:
                     "iteration": self.iteration,
                     "recipe": self.recipe,
                     "start": self.start,
+                    "network_code": network_code(),
                     "changes": self.changes,
                     "model_state": self.network.state_dict(),
                     "optimizer_state": self.optimizer.state_dict(),

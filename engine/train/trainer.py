@@ -67,22 +67,22 @@ class Trainer:
             for change in run.new_changes:
                 logger.info("changed %s", change)
             self._train(request)
-            if run.finished:
+            if run.finished and not run.validation_due:
                 run.release("final")
                 logger.info("finished: %s", run.path("final"))
             else:
                 run.mark_stopped()
                 reason = request.reason or "another rank"
                 logger.info("stopped by %s at step %d; the same command resumes from there", reason, run.iteration)
-        return run.finished
+        return run.finished and not run.validation_due
 
     def _train(self, request: StopRequest) -> None:
         """Step to the end, or until any rank is asked to stop; log, save and validate in between."""
         run, train = self.run, self.config.train
         self.network.train()
         if run.validation_due:
-            self._validate()
-        while not run.finished:
+            self._validate(request)
+        while not run.finished and not run.validation_due:
             terms = self.train_step(list(itertools.islice(self.batches, train.accumulate)))
             self.meter.add(terms, self.config.data.batch_size)
             self.run_logger.step()
@@ -103,7 +103,7 @@ class Trainer:
             if stop and not run.finished:
                 return
             if run.validation_due:
-                self._validate()
+                self._validate(request)
 
     def train_step(self, micro_batches: list[Batch]) -> dict[str, torch.Tensor]:
         """Forward, loss and backward for each micro-batch, then one step. Returns the loss and its terms, averaged.
@@ -170,17 +170,26 @@ class Trainer:
         epochs = f"/{self.config.train.epochs}" if self.config.train.epochs else ""
         self.run_logger.train(means, self.run.iteration, f"{self.run.epoch}{epochs}" if epoch_ended else "")
 
-    def _validate(self) -> None:
-        """Score full images, keep the best weights so far, and save that this has been done."""
+    def _validate(self, request: StopRequest) -> None:
+        """Score full images, keep the best weights so far, and save that this has been done; leave off on request."""
         run = self.run
         if self.validation_images is not None:
             try:
-                scores, pictures = validate(self.validation_images, run.released, self.device, self._autocast)
+                found = validate(
+                    self.validation_images,
+                    run.released,
+                    self.device,
+                    self._autocast,
+                    stop=lambda: request.reason is not None,
+                )
             except ImageError as error:
                 raise ImageError(
                     f"validation: {error}. The state of step {run.iteration} is saved; the same command resumes with "
                     "its validation"
                 ) from error
+            if found is None:
+                return  # the state is saved, and the same command resumes with this validation
+            scores, pictures = found
             self.run_logger.score(scores, pictures, run.epoch, len(self.data.val_pairs), run.iteration)
             if scores["psnr"] > run.best["psnr"]:
                 run.best = {"psnr": scores["psnr"], "epoch": run.epoch}

@@ -21,14 +21,21 @@ PICTURE_WIDTH = 1536  # pixels at most, three images side by side
 
 @torch.inference_mode()
 def validate(
-    images: WholePairs, network: torch.nn.Module, device: torch.device, autocast: Callable
-) -> tuple[dict[str, float], list[torch.Tensor]]:
+    images: WholePairs,
+    network: torch.nn.Module,
+    device: torch.device,
+    autocast: Callable,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, float], list[torch.Tensor]] | None:
     """PSNR in dB and ssim_matlab_rgb of restored images rounded to 8 bits, averaged over the images of all ranks.
 
     Images are padded as in prediction, so that both give the same scores.
 
+    Args:
+        stop: asked after each image whether to leave off.
+
     Returns:
-        The mean scores, and this rank's first few comparisons (3, H, W) in [0, 1].
+        The mean scores, and this rank's first few comparisons (3, H, W) in [0, 1]; None if any rank left off.
     """
     network.eval()
     mine = range(distributed.rank(), len(images), distributed.world_size())
@@ -46,7 +53,11 @@ def validate(
             totals += torch.stack([*scores, torch.ones_like(scores[0])]).double()
             if len(pictures) < PICTURES:
                 pictures.append(_side_by_side((blurred, restored, sharp)))
+            if stop():
+                break
     network.train()
+    if distributed.any_rank(stop()):
+        return None
     psnr, ssim, count = distributed.sum_over_ranks(totals).tolist()
     return {"psnr": psnr / count, "ssim_matlab_rgb": ssim / count}, pictures
 

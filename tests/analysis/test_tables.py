@@ -46,6 +46,13 @@ def test_every_finished_record_is_found_and_the_others_are_named(results, capsys
     assert "list/scores.json: no record" in error and "c/images_scores/scores.json: not finished" in error
 
 
+def test_a_job_s_name_is_never_cut(tmp_path):
+    for folder in ("no_scores_yet/images_scores", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "scores.json").write_text(json.dumps({"complete": True} | record(psnr=1.0)))
+    assert list(find_records(tmp_path)) == ["elsewhere", "no_scores_yet/images"]
+
+
 def test_profiles_never_share_a_table(results):
     tables = make_tables(find_records(results))
     assert [table.title for table in tables] == [
@@ -114,3 +121,9 @@ def test_lines_of_the_radar_differ_in_colour_and_marker():
     styles = [style(f"{k} (paper)", k) for k in range(7)] + [style("XYScanNet (paper)", 7), style("mine", 8)]
     assert len({one["color"] for one in styles}) == len({one["marker"] for one in styles}) == 9
     assert all(re.fullmatch("#[0-9A-F]{6}", one["color"]) for one in styles)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--results", str(tmp_path / "typo")])
+    assert "typo: no such folder" in capsys.readouterr().err and not list(tmp_path.iterdir())

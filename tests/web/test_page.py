@@ -133,7 +133,9 @@ def test_a_broken_file_gets_a_message_and_the_others_go_on(page, tmp_path):
     broken, sound = tmp_path / "broken.jpg", tmp_path / "sound.png"
     broken.write_bytes(b"\xff\xd8\xff no photograph")
     cv2.imwrite(str(sound), photograph(40, 40))
-    give(page, broken, sound)
+    cv2.imwrite(str(tmp_path / "thin.png"), photograph(8, 66000))
+    give(page, tmp_path / "thin.png", broken, sound)
+    wait_for(page, "thin.png", "Failed: ")
     wait_for(page, "broken.jpg", "Failed: this browser cannot read the file")
     wait_for(page, "sound.png", "Done")
 

@@ -1,5 +1,7 @@
 """What the page is served with: the network of the weights that there are now."""
 
+import socket
+
 import pytest
 
 from datasets.files import checksum
@@ -46,3 +48,12 @@ def test_a_network_is_exported_again_when_its_weights_change(exported, tmp_path)
 def test_weights_that_are_missing_are_named(exported, tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.pth"):
         serve.prepare(tmp_path / "missing.pth")
+
+
+def test_a_port_that_is_taken_or_none_is_named(exported, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve.main(["--port", str(port)]) == 2
+    assert f"port {port}: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        serve.main(["--port", "99999"])

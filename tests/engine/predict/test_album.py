@@ -372,6 +372,11 @@ def test_the_command(tmp_path, predict_py):
 
 
 @pytest.mark.slow
+def test_torchrun_is_refused(tmp_path, predict_py, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "without torchrun" in predict_py("photos", code=2)
+
+
 def test_ctrl_c_ends_it_with_one_line_and_nothing_half_written(tmp_path):
     save_weights(tmp_path / "tiny.pth")
     for number in range(40):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,8 +58,17 @@ def test_a_resumed_run_ends_bit_for_bit_the_same_with_other_readers(place):
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
 
 
-def test_a_data_set_of_pairs_is_one_clear_line(place, monkeypatch, capsys):
+def test_of_a_data_set_of_pairs_the_sharp_images_are_degraded(place, monkeypatch):
     monkeypatch.chdir(place)
+    make_config(place, data={"train": "pairs", "val": "pairs", "degradation": "noise:25"})
+    data = TrainingRun(load_config("tiny", 1), "cpu").data
+    for split, pairs in (("train", data.train_pairs), ("test", data.val_pairs)):
+        assert {pair.blurred.parent for pair in pairs} == {Path("pairs") / split / "sharp"}
+
+
+def test_images_beside_sharp_ones_are_one_clear_line(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (place / "pairs/train/blur").rename(place / "pairs/train/unknown")
     make_config(place, data={"train": "pairs/train", "val": None, "degradation": "noise:25"})
     with pytest.raises(SystemExit), readable_errors():
         TrainingRun(load_config("tiny", 1), "cpu")

@@ -19,6 +19,7 @@ from engine.train.nan_check import NonFiniteError
 from engine.train.run import TrainingRun
 from engine.train.signals import STOPPED
 from engine.train.trainer import Trainer
+from engine.train.validation import validate
 from losses import DeblurLoss
 from tests import workplace
 from tests.workplace import make_config, make_pairs, start, weights
@@ -80,6 +81,30 @@ def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
     image.write_bytes(content)
     assert "resuming from" in train(place, *overrides)
     assert not torch.load(place / LAST, weights_only=True)["validation_due"]
+    for now, expected in ((weights(place), undisturbed), (weights(place, kind="best"), best)):
+        assert all(torch.equal(now[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("epochs", [2, 4])  # the last validation, or one in between
+def test_a_request_to_stop_ends_a_validation_which_is_made_up_for(place, monkeypatch, epochs):
+    overrides = ("train.epochs=4", "train.validate_every=2")
+    train(place, *overrides)
+    undisturbed, best = weights(place), weights(place, kind="best")
+    (place / "results").rename(place / "undisturbed")
+    calls = []
+
+    def signalled(*arguments, **options):
+        calls.append(None)
+        if len(calls) == epochs // 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*arguments, **options)
+
+    monkeypatch.setattr("engine.train.trainer.validate", signalled)
+    out = train(place, *overrides, code=STOPPED)
+    state = torch.load(place / LAST, weights_only=True)
+    assert "stopped by SIGTERM" in out and state["validation_due"] and state["epoch"] == epochs
+    assert not (place / "results/tiny/models/final_XYScanNet_stage1.pth").exists()
+    train(place, *overrides)
     for now, expected in ((weights(place), undisturbed), (weights(place, kind="best"), best)):
         assert all(torch.equal(now[name], expected[name]) for name in expected)
 

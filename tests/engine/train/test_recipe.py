@@ -91,6 +91,13 @@ def test_useful_changes_are_logged_and_recorded(place, caplog):
     assert "optim.lr 0.001 -> 0.0005" in record and "train.epochs 4 -> 6" in record
 
 
+def test_edited_code_of_the_network_is_noted(place, monkeypatch):
+    monkeypatch.setattr("engine.train.run.network_code", lambda: "edited")
+    assert any(
+        "code in models/" in change and "-> edited" in change for change in resumed("train.epochs=4").new_changes
+    )
+
+
 def test_states_from_before_recipes_were_saved_resume(place):
     state = torch.load(LAST, weights_only=True)
     state["identity"] = {
