@@ -79,7 +79,7 @@ def find_pairs(
     if not isinstance(source, (str, os.PathLike)):
         return _two_folders(source)
     root = _folder(source)
-    if split == "train" and root.resolve().name == "test":
+    if split == "train" and root.resolve().name == "test" and not any((root / name).is_dir() for name in SPLITS):
         raise LayoutError(f"{root}: a test split, which must not be trained on")
     pairs = _known_layout(root, split, variant)
     children = _subfolders(root)

@@ -54,6 +54,8 @@ def readable_errors() -> Iterator[None]:
 
 def _nobody_reads() -> bool:
     """Whether standard output leads to a program that has ended, such as ``head``; if so, it is turned off."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):

@@ -356,6 +356,8 @@ def test_a_test_split_is_not_trained_on(tmp_path: Path) -> None:
     assert len(find_pairs(tmp_path / "set/test", "test")) == 1
     with pytest.raises(LayoutError, match="must not be trained on"):
         find_pairs(tmp_path / "set/test", "train")
+    touch(tmp_path, "test/train/blur/1.png", "test/train/sharp/1.png")  # only called so
+    assert len(find_pairs(tmp_path / "test", "train")) == 1
 
 
 def test_a_split_of_blurred_images_is_its_own(tmp_path: Path) -> None:
