@@ -1,5 +1,6 @@
 """The training and validation pairs of a run, and batches of crops in a fixed order."""
 
+import contextlib
 import logging
 import signal
 import sys
@@ -34,7 +35,11 @@ class Batches:
 
     def close(self) -> None:
         """End the loader's processes, while Python can still wait for them."""
-        self._batches = iter(())
+        batches, self._batches = self._batches, iter(())
+        if shutdown := getattr(batches, "_shutdown_workers", None):
+            # PyTorch raises a killed process's error here as well. In its destructor Python would print that.
+            with contextlib.suppress(RuntimeError):
+                shutdown()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
