@@ -28,8 +28,10 @@ HIDE_FOLDERS = ("test-close-ups", "test-long-shot")
 LIST_NAME = re.compile(r"RealBlur_([JR])_(train|test)_list\.txt")
 VARIANT_NAME = re.compile(r"RealBlur[-_]?([JR])(?![A-Za-z])")
 # Names of folders of sharp images in unknown layouts: these images must not be taken for blurred ones.
-SHARP_NAMES = {"sharp", "gt", "groundtruth", "ground_truth", "target", "targets", "clean", "hr", "trainb", "testb"}
-SHARP_NAMES |= {"label", "labels", "reference", "latent", "original", "target_crops"}
+SHARP_NAMES = frozenset(
+    "sharp gt groundtruth ground_truth target targets target_crops clean hr trainb testb label labels reference latent "
+    "original".split()
+)
 KNOWN_LAYOUTS = (__doc__ or "\n\n").split("\n\n")[1]  # python -OO removes docstrings
 
 

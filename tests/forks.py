@@ -94,7 +94,7 @@ class Script:
         self.wait()
 
 
-def popen(command: list[str], **options) -> Script:
+def popen(command: list[str], stdin: None = None) -> Script:
     """In place of `subprocess.Popen([sys.executable, SCRIPT, …])`, with this process's output."""
     with os.fdopen(os.dup(1)) as output:
         return Script(command[1:], Path.cwd(), output)

@@ -171,7 +171,7 @@ class Trainer:
         self.run_logger.train(means, self.run.iteration, f"{self.run.epoch}{epochs}" if epoch_ended else "")
 
     def _validate(self, request: StopRequest) -> None:
-        """Score full images, keep the best weights so far, and save that this has been done; leave off on request."""
+        """Score full images, keep the best weights so far, and save that this has been done, unless asked to stop."""
         run = self.run
         if self.validation_images is not None:
             try:

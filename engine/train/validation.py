@@ -32,10 +32,10 @@ def validate(
     Images are padded as in prediction, so that both give the same scores.
 
     Args:
-        stop: asked after each image whether to leave off.
+        stop: asked after each image whether to stop.
 
     Returns:
-        The mean scores, and this rank's first few comparisons (3, H, W) in [0, 1]; None if any rank left off.
+        The mean scores, and this rank's first few comparisons (3, H, W) in [0, 1]; None if any rank stopped.
     """
     network.eval()
     mine = range(distributed.rank(), len(images), distributed.world_size())

@@ -16,15 +16,17 @@ import pytest
 
 from analysis import ablation, runs
 from analysis.ablation import SEEDS, main
-from analysis.quality import PAPER_SEEDS, Mean, quality_columns
+from analysis.quality import PAPER_SEEDS, Mean, quality_columns, run_remarks
 from analysis.variants import TABLES
 from engine.config import load_config, results_dir, save_config
 from engine.demo import HELD_OUT
 from engine.lock import run_lock
+from engine.provenance import network_code
 from metrics.paper import paper_table
 from models.fusion import Skip
 from models.registry import FUSIONS
 from tests import forks
+from tests.engine.evaluate.test_table import record
 from tests.workplace import ROOT, make_pairs
 
 # Stands in for the training, prediction and evaluation scripts: notes that it was called, and writes what they would.
@@ -380,3 +382,10 @@ def test_the_whole_quick_path_runs_with_the_real_scripts(tmp_path, monkeypatch, 
     record = json.loads((results_dir(name) / "images_hide_scores" / "scores.json").read_text())
     assert record["images"]["scored"] == 4 and record["config"]["model"]["scan"] == "bidirectional"
     assert runs.Run(name).is_trained()
+
+
+@pytest.mark.parametrize("code, told", [(None, False), ("of an earlier network", True)])
+def test_rows_of_other_code_than_there_is_now_are_told(code, told):
+    made_by = {"network_code": code or network_code()}
+    remarks = run_remarks({"mine": [record(psnr=1.0) | {"made_by": made_by}]}, {"psnr"})
+    assert ("mine: restored by other code in models/ than there is now." in remarks) is told
