@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import statistics
 import sys
 import time
@@ -21,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from engine.memory import free_memory, is_out_of_memory, keep_freed_memory, peak_memory
-from models.ops.selective_scan import BACKENDS, resolve_backend
+from models.ops.selective_scan import resolve_backend
 
 try:
     import resource
@@ -71,7 +72,10 @@ def isolated(function: Callable, *arguments, device: torch.device, limit: float)
     sender.close()
     try:
         result, error = receiver.recv() if receiver.poll(limit) else (None, f"took longer than {limit:g} s")
-    except EOFError:  # killed by the system, which is short of memory
+    except EOFError:
+        process.join()
+        if process.exitcode != -signal.SIGKILL:  # by which the system ends a process when it is short of memory
+            raise RuntimeError(f"{function.__name__}{arguments} ended with exit code {process.exitcode}") from None
         result, error = None, OUT_OF_MEMORY
     finally:
         process.kill()
@@ -147,11 +151,6 @@ def usable_backends(names: Sequence[str], device: torch.device) -> list[str]:
         except ValueError as error:
             print(f"left out: {error}")
     return list(dict.fromkeys(usable))
-
-
-def every_backend(device: torch.device) -> list[str]:
-    """All backends that can run on ``device``, without Triton's interpreter on a CPU."""
-    return usable_backends([name for name in BACKENDS if not (device.type == "cpu" and name == "triton")], device)
 
 
 def copy_rate(device: torch.device) -> float:

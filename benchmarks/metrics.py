@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,14 +43,19 @@ def main() -> int:
         return 2
     cv2.setNumThreads(1)
     pairs = [pair for pair in find_pairs(arguments.data, "test") if pair.sharp][: arguments.images]
+    if not pairs:
+        parser.error(f"{arguments.data}: no pairs of blurred and sharp images (--images {arguments.images})")
     images = read(pairs)
     height, width = images[0][0].shape[:2]
     print(f"{len(pairs)} pairs, the first {width} x {height}, one core, ms a pair, best of {arguments.repeats}\n")
 
     def clock(function: Callable[[np.ndarray, np.ndarray], object]) -> float:
-        return best_time(lambda: [function(*pair) for pair in images], arguments.repeats) / len(images)
+        return fastest(lambda: [function(*pair) for pair in images]) / len(images)
 
-    reading = best_time(lambda: read(pairs), arguments.repeats) / len(pairs)
+    def fastest(work: Callable[[], object]) -> float:
+        return min(timeit.repeat(work, number=1, repeat=arguments.repeats))
+
+    reading = fastest(lambda: read(pairs)) / len(pairs)
     simple = clock(lambda *pair: (psnr(*pair), ssim_both(*pair)))
     skimage = clock(
         lambda *pair: structural_similarity(
@@ -78,16 +83,6 @@ def main() -> int:
 
 def read(pairs: list[Pair]) -> Images:
     return [(read_rgb(pair.blurred), read_rgb(pair.sharp)) for pair in pairs if pair.sharp]
-
-
-def best_time(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest run."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def volume_ssim(restored: np.ndarray, sharp: np.ndarray, gaussian_filter: Callable[..., np.ndarray]) -> float:

@@ -119,7 +119,7 @@ def gpu_sections() -> list[Section]:
         benchmark("bf16 beside fp32 on real images", "prediction --precision fp32 bf16 --band --tile", 60),
         benchmark("Costliest operations, inference", f"profiler --case 720p {p}", 60),
         benchmark("Costliest operations, training", f"profiler --case train252x2 {p}", 60),
-        benchmark("The scan kernels' numbers", "tuning", 180),
+        benchmark("Launch parameters of the Triton kernels", "tuning", 180),
         benchmark("XYScanNet-S, other sizes", f"network --case 256 1080p train252x16 {s} --repeats 3", 120),
         benchmark("XYScanNet-P, other sizes", f"network --case 256 1080p train252x16 train320x8 {p} --repeats 3", 240),
         benchmark("One VSSM, level 1 of XYScanNet-P at 720p", "vssm --channels 144 --size 720 1280", 90),

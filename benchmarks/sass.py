@@ -24,9 +24,9 @@ from benchmarks import measure
 from benchmarks.roofline import Work, scan_work
 from engine.console import readable_errors
 from models.ops.triton_runtime import COMPILE
-from models.ops.tuning import Numbers
+from models.ops.tuning import LaunchParameters
 
-NUMBERS = Numbers()
+PARAMETERS = LaunchParameters()
 CHANNELS, TOKENS, STATES = 144, 720 * 1280, 16
 EVERYTHING = {"HAS_D": True, "HAS_Z": True, "HAS_BIAS": True, "SOFTPLUS": True}
 BYTES = {"fp32": 4, "bf16": 2}
@@ -111,19 +111,19 @@ def least_seconds(compiled: Compiled, gpu: Gpu, work: Work, itemsize: int) -> tu
     return issued, special, work.numbers * itemsize / gpu.memory
 
 
-def forward(capability: int, dtype: str, lanes: int = NUMBERS.forward_lanes, keep: bool = False) -> Compiled:
+def forward(capability: int, dtype: str, lanes: int = PARAMETERS.forward_lanes, keep: bool = False) -> Compiled:
     """The forward scan; with ``keep``, that of training."""
     from models.ops.selective_scan import triton_scan
 
-    constants = {"N": STATES, "LANES": lanes, "CHUNK": NUMBERS.chunk, "KEEP": keep, **EVERYTHING}
-    options = {"num_warps": lanes // 32, "maxnreg": NUMBERS.forward_registers}
+    constants = {"N": STATES, "LANES": lanes, "CHUNK": PARAMETERS.chunk, "KEEP": keep, **EVERYTHING}
+    options = {"num_warps": lanes // 32, "maxnreg": PARAMETERS.forward_registers}
     return compile_kernel(triton_scan.forward, scan_pointers(dtype), constants, capability, options, (1,))
 
 
 def backward(capability: int, dtype: str) -> Compiled:
     from models.ops.selective_scan import triton_scan
 
-    constants = {"N": STATES, "CHUNK": NUMBERS.chunk, **EVERYTHING}
+    constants = {"N": STATES, "CHUNK": PARAMETERS.chunk, **EVERYTHING}
     span = triton_scan.SPAN.value
     return compile_kernel(
         triton_scan.backward, scan_pointers(dtype), constants, capability, {"num_warps": 1}, (span, span)

@@ -63,9 +63,9 @@ class Shape(NamedTuple):
 def main() -> None:
     arguments = parse_arguments()
     device = distributed.device(arguments.device)
-    backends = (
-        measure.usable_backends(arguments.backends, device) if arguments.backends else measure.every_backend(device)
-    )
+    # All but Triton's interpreter on a CPU.
+    names = arguments.backends or [name for name in BACKENDS if device.type == "cuda" or name != "triton"]
+    backends = measure.usable_backends(names, device)
     shapes, dtype = list(make_shapes(arguments, device)), DTYPES[arguments.precision]
     copy_rate = measure.isolated(measure.copy_rate, device, device=device, limit=300)
     print(

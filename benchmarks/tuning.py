@@ -23,7 +23,7 @@ from datasets.files import write_atomic
 from engine import distributed
 from engine.console import readable_errors
 from models.ops import tuning
-from models.ops.tuning import TUNED, Numbers
+from models.ops.tuning import TUNED, LaunchParameters
 
 # Parameter -> (which time decides, values to try).
 CANDIDATES = {
@@ -50,15 +50,17 @@ def main() -> None:
     arguments = parse_arguments()
     device = distributed.device(arguments.device)
     shapes = list((TINY if arguments.tiny else SHAPES).values())
-    print(f"{distributed.describe(device)}, torch {torch.__version__}; starting from {tuning.numbers(device)}")
+    print(
+        f"{distributed.describe(device)}, torch {torch.__version__}; starting from {tuning.launch_parameters(device)}"
+    )
     measure.print_row(COLUMNS, [heading for heading, _ in COLUMNS])
-    best = search(tuning.numbers(device), shapes, device, arguments.limit)
+    best = search(tuning.launch_parameters(device), shapes, device, arguments.limit)
     print(f"best: {best}")
     if arguments.write:
         keep(best, device)
 
 
-def search(best: Numbers, shapes: list[scan.Shape], device: torch.device, limit: float) -> Numbers:
+def search(best: LaunchParameters, shapes: list[scan.Shape], device: torch.device, limit: float) -> LaunchParameters:
     """Coordinate descent, once over all parameters."""
     for name, (what, values) in CANDIDATES.items():
         times = {value: seconds(replace(best, **{name: value}), what, shapes, device, limit) for value in values}
@@ -71,23 +73,25 @@ def search(best: Numbers, shapes: list[scan.Shape], device: torch.device, limit:
     return best
 
 
-def seconds(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device, limit: float) -> float:
+def seconds(
+    parameters: LaunchParameters, what: str, shapes: list[scan.Shape], device: torch.device, limit: float
+) -> float:
     """Time summed over the shapes, measured in its own process; infinite if it fails or takes too long."""
     try:
-        found = measure.isolated(run, numbers, what, shapes, device, device=device, limit=limit)
+        found = measure.isolated(run, parameters, what, shapes, device, device=device, limit=limit)
     except RuntimeError as error:  # cannot be compiled with these parameters
-        print(f"left out, {str(error).strip().splitlines()[-1]}: {numbers}")
+        print(f"left out, {str(error).strip().splitlines()[-1]}: {parameters}")
         return math.inf
     return math.inf if found is None else found
 
 
-def run(numbers: Numbers, what: str, shapes: list[scan.Shape], device: torch.device) -> float:
+def run(parameters: LaunchParameters, what: str, shapes: list[scan.Shape], device: torch.device) -> float:
     """One measurement, in the current process."""
     from models.ops import causal_conv_triton, channel_norm_triton, depthwise_triton, fused_triton
     from models.ops.selective_scan import triton_kernel
 
     for module in (causal_conv_triton, channel_norm_triton, depthwise_triton, fused_triton, triton_kernel):
-        module.numbers = lambda device: numbers  # type: ignore[attr-defined]
+        module.launch_parameters = lambda device: parameters  # type: ignore[attr-defined]
     if what in ("forward", "backward"):
         return sum(scan.run(shape, what == "backward", "triton", torch.float32, device, 5).seconds for shape in shapes)
     kernel = products if what.endswith("products") else other_kernel
@@ -141,10 +145,10 @@ def other_kernel(what: str, shape: scan.Shape, device: torch.device) -> float:
     return measure.measure(lambda: torch.autograd.grad(make(*leaves), leaves, gradient), device, 5).seconds
 
 
-def keep(best: Numbers, device: torch.device) -> None:
+def keep(best: LaunchParameters, device: torch.device) -> None:
     """Save the parameters for the compute capability of this device, next to those of others."""
     capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
-    content = {name: asdict(numbers) for name, numbers in tuning.tuned().items()} | {capability: asdict(best)}
+    content = {name: asdict(parameters) for name, parameters in tuning.tuned().items()} | {capability: asdict(best)}
     write_atomic(TUNED, json.dumps(dict(sorted(content.items())), indent=2) + "\n")
     print(f"saved for compute capability {capability}: {TUNED}")
 

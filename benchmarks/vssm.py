@@ -66,7 +66,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     candidates.add_arguments(parser)
     measure.add_arguments(parser, limit=300)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if len(arguments.size) > 2:
+        parser.error(f"--size: one or two numbers, got {arguments.size}")
+    return arguments
 
 
 def part(network: torch.nn.Module, module: str) -> torch.nn.Module:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class FeaturesError(ValueError):
-    """VGG19's file is there but cannot be used. The message names it, what is wrong, and what to do."""
+    """The VGG19 weights file exists but cannot be used. The message names it, what is wrong, and what to do."""
 
 
 @term("contrast")

@@ -1,4 +1,4 @@
-"""The list of loss terms. A term joins by its decorator, in the file where it is written:
+"""Registry of loss terms. A decorator registers a function or a module:
 
     @term("fourier")
     def fourier(restored, sharp):

@@ -32,18 +32,17 @@ def load(source: str | Path = "xyscannet_t", device: str | torch.device | None =
 
     Args:
         source: "xyscannet_t", the small network that comes with the package; a weights file, released or trained here;
-            a folder written by `hub.HubXYScanNet.save_pretrained`; or the id of a Hugging Face repository,
-            "user/name" (the last two with the extra ``hub``).
+            a folder written by `hub.HubXYScanNet.save_pretrained` ("./xyscannet_t" for one of that name); or the id of
+            a Hugging Face repository, "user/name" (the last two with the extra ``hub``).
         device: where to put it, such as "cuda:1"; None takes a GPU if there is one, else the CPU.
-        options: of `XYScanNet`, for what a weights file does not tell: ``kl_gate``, ``scan_backend``, ….
+        options: arguments of `XYScanNet` that the weights file does not record: ``kl_gate``, ``scan_backend``, ….
     Returns:
         The network in evaluation mode.
     Raises:
         WeightsError: no such weights, or weights that do not fit. ImportError: without the extra ``hub``.
     """
-    shipped, path = PRETRAINED / f"{source}.pth", Path(source)
-    if shipped.is_file() and not path.exists():
-        path = shipped
+    shipped = {file.stem: file for file in PRETRAINED.glob("*.pth")}
+    path = shipped.get(str(source), Path(source))
     if path.is_dir() or not path.exists() and HUB_ID.fullmatch(str(source)) and path.suffix not in WEIGHTS_SUFFIXES:
         from .hub import load_pretrained  # only here: it needs the extra
 
@@ -51,7 +50,7 @@ def load(source: str | Path = "xyscannet_t", device: str | torch.device | None =
     elif path.exists() or path.suffix in WEIGHTS_SUFFIXES:
         network = load_network(path, **options)
     else:
-        names = ", ".join(sorted(file.stem for file in PRETRAINED.glob("*.pth")))
+        names = ", ".join(sorted(shipped))
         raise WeightsError(
             path, f"no such file, and no name of shipped weights ({names}) or of a repository, user/name"
         )
@@ -75,8 +74,8 @@ def deblur(
     Returns:
         The restored image, of the same type, size, mode and depth; alpha and PIL's ``info`` are carried over.
     Raises:
-        TypeError, ValueError: for what is no such image. WeightsError: as `load`. FloatingPointError: the network's
-        result is not finite.
+        TypeError, ValueError: unsupported image type, mode or shape. WeightsError: as `load`. FloatingPointError: the
+        network's result is not finite.
     """
     if not isinstance(network, XYScanNet):
         path = Path(network)
@@ -140,5 +139,5 @@ def _can_stream(network: XYScanNet) -> bool:
 
 @functools.lru_cache(maxsize=2)
 def _load_once(source: str, device: str | None, written: int | None) -> XYScanNet:
-    """`load`, again only for weights that have been written since."""
+    """`load`, cached until the weights file changes."""
     return load(source, device)

@@ -34,7 +34,7 @@ TOLERANCE = {"fp32": 0.01, "bf16": 0.1}
 
 
 def fused(network: XYScanNet, precision: str = "fp32") -> XYScanNet | None:
-    """A network with the same weights and fused blocks, without gradients; None where that cannot run or differs.
+    """A network with the same weights and fused blocks, for inference; None if they cannot run or give another result.
 
     Fp32 products are in TF32, as PyTorch's convolutions are by default; where that is switched off, nothing is fused.
 
@@ -43,14 +43,14 @@ def fused(network: XYScanNet, precision: str = "fp32") -> XYScanNet | None:
         precision: that it will run in, fp32 | bf16 (autocast).
     """
     weight = next(network.parameters())
-    if not _runs(weight) or weight.dtype != torch.float32:
+    if not _runs(weight) or weight.dtype != torch.float32 or source() != SOURCE:
         return None
     made = with_fused_levels(network)
     logger.info("comparing fused blocks with the network's; the first time on a machine, their kernels are compiled")
     with torch.autocast(weight.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        if source() == SOURCE and agrees(network, made, TOLERANCE[precision]):
+        if agrees(network, made, TOLERANCE[precision]):
             return made
-    logger.info("fused blocks cannot replace this network's, which run themselves")
+    logger.info("fused blocks do not reproduce this network; its own blocks run")
     return None
 
 

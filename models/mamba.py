@@ -80,7 +80,7 @@ def init_step_size(projection: nn.Linear) -> None:
     """Initial step sizes are log-uniform in [0.001, 0.1] (Gu & Dao 2023, Section 3.6); bias = softplus^-1(dt)."""
     bound = projection.in_features**-0.5
     nn.init.uniform_(projection.weight, -bound, bound)
-    if projection.bias.is_meta:  # a network of shapes alone; arithmetic on it makes PyTorch import its compiler
+    if projection.bias.is_meta:  # nothing to initialise, and arithmetic on it would import PyTorch's compiler
         return
     log_dt = torch.empty_like(projection.bias).uniform_(math.log(1e-3), math.log(0.1))
     dt = log_dt.exp().clamp(min=1e-4)

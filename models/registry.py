@@ -7,7 +7,7 @@ A decorator registers a class under a name:
         def __init__(self, dim, other_dims, options): ...
         def forward(self, current, other1, other2): ...
 
-``model.fusion=mine`` then trains, validates and predicts with it, its weights rebuild it, and the tables count it.
+``model.fusion=mine`` then trains, validates and predicts with it; its weights files record it, and the tables list it.
 """
 
 from collections.abc import Callable

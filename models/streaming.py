@@ -1,7 +1,7 @@
 """Streaming: run the network on a full image band by band, the same result to rounding in a fraction of the memory.
 
 A band is up to 32 consecutive rows (or columns) of a level's features. The wide maps inside a block, which make up most
-of the network's memory, exist for one band at a time. Kept for the full image are:
+of the network's memory, exist for one band at a time. Kept for the full image:
 
     the features of each level, updated in place. Convolutions read one row beyond the band on either side, the halo.
     Intra-VSSM    the scans of the columns, from a first pass over bands of columns; rows are scanned within a band
@@ -52,7 +52,7 @@ Band = range
 
 @torch.inference_mode()
 def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.Tensor:
-    """Compute ``network(images)``, to rounding, with two and a third maps of ``dim`` channels besides a band's.
+    """Compute ``network(images)``, to rounding, holding about 2.3 full-size maps of ``dim`` channels, and a band's.
 
     Args:
         network: in evaluation mode.
@@ -110,7 +110,7 @@ def streams_exactly(network: XYScanNet) -> bool:
 def agrees(
     network: XYScanNet, other: Callable[[torch.Tensor], torch.Tensor], tolerance: float, size: tuple[int, int] = PROBE
 ) -> bool:
-    """Whether ``other`` computes what the network does on a small random image; not where it cannot run.
+    """Whether ``other`` computes what the network does on a small random image; False if it cannot run.
 
     Args:
         tolerance: the largest difference, as a share of the largest residual.
@@ -121,14 +121,16 @@ def agrees(
     image = image.to(weight.device, weight.dtype)
     try:
         expected, found = network(image), other(image)
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        raise
     except Exception as error:  # of a module without the parts that are expected, or of a kernel that cannot run
-        if "allocate memory" in str(error):  # PyTorch's, on a CPU
+        if _is_out_of_memory(error):
             raise
         logger.info("%s: %s", type(error).__name__, error)
         return False
     return bool((expected - found).abs().max() <= tolerance * (expected - image).abs().max())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 # The U-Net's parts, named as in XYScanNet.
@@ -319,7 +321,7 @@ def _scan_columns(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
 def _fusion(
     module: nn.Module, current: torch.Tensor, others: tuple[torch.Tensor, torch.Tensor], band: int
 ) -> Callable[[Band], torch.Tensor]:
-    """Cross-level feature fusion as a function of rows, which reads no level but the current one and those above it.
+    """Cross-level feature fusion as a function of rows. It reads only the current level and the finer ones.
 
     KLFF's gates, where they average, are computed first.
     """
@@ -398,9 +400,9 @@ def _agrees_in_c(
             if not scale:  # of zero weights, which tell nothing yet
                 return False
             same = bool((expected - found).abs().max() <= TOLERANCE * scale)
-        except MemoryError:
-            raise
         except Exception as error:  # whatever an edited module does
+            if _is_out_of_memory(error):
+                raise
             logger.debug("%s stays in PyTorch: %s", type(parts[0]).__name__, error)
         _compared[parts[0]] = code, same
     return same

@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=XYScanNet)
 
 
 class WeightsError(ValueError):
-    """A file that PyTorch cannot read, that holds no XYScanNet weights, or another network's.
+    """The file cannot be read, holds no XYScanNet weights, or holds those of another network.
 
     Attributes:
         path: the file.
@@ -158,13 +158,9 @@ def _unfit(value: torch.Tensor) -> str | None:
 def check_finite(state: dict[str, torch.Tensor], path: str | Path) -> None:
     """Raise WeightsError that names the first of ``path``'s tensors with a NaN or an infinity."""
     for name, value in state.items():
-        if not _is_finite(value):
+        # The extremes, to which NaN propagates, are found much faster than isfinite checks each value.
+        if value.numel() and not all(map(math.isfinite, map(float, value.float().aminmax()))):
             raise WeightsError(path, f"{name} is not finite: it holds values that are NaN or infinite in float32")
-
-
-def _is_finite(value: torch.Tensor) -> bool:
-    """Whether all values are finite in float32. Checking the extremes (NaN propagates) is much faster than isfinite."""
-    return value.numel() == 0 or all(map(math.isfinite, map(float, value.float().aminmax())))
 
 
 def load_weights(network: torch.nn.Module, path: str | Path) -> None:
@@ -179,13 +175,11 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> None:
 
 
 def _compare(state: dict[str, torch.Tensor], network: torch.nn.Module, path: str | Path) -> None:
-    expected, problems = network.state_dict(), []
-    for what, names in (
-        ("missing", [name for name in expected if name not in state]),
-        ("unexpected", [name for name in state if name not in expected]),
-    ):
-        if names:
-            problems.append(f"{len(names)} {what}, the first {names[0]}")
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    differing = {"missing": missing, "unexpected": unexpected}
+    problems = [f"{len(names)} {what}, the first {names[0]}" for what, names in differing.items() if names]
     wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     if wrong:
         name = wrong[0]
@@ -194,7 +188,7 @@ def _compare(state: dict[str, torch.Tensor], network: torch.nn.Module, path: str
             f"{tuple(expected[name].shape)} in the network"
         )
     if problems:
-        raise WeightsError(path, "these weights are another network's; keys " + "; ".join(problems))
+        raise WeightsError(path, "these weights belong to another network: keys " + "; ".join(problems))
 
 
 def load_network(path: str | Path, **options) -> XYScanNet:
@@ -223,11 +217,9 @@ def build(kind: type[Network], options: dict, state: dict[str, torch.Tensor], pa
         # On the meta device first: one small tensor in the file can claim any width.
         with torch.device("meta"):
             _compare(state, kind(**options), path)
-    except (TypeError, KeyError) as error:
-        raise WeightsError(path, f"of a network that cannot be built here ({error})") from error
-    except ValueError as error:
-        if isinstance(error, WeightsError):
-            raise
+    except WeightsError:
+        raise
+    except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(path, f"of a network that cannot be built here: {error}") from error
     network = kind(**options)
     network.load_state_dict(state)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import fusion as _fusion  # noqa: F401 (registers its modules)
 from .blocks import Conv1x1, Conv3x3, DecoderBlock, EncoderBlock, Level, PatchEmbed, Rescale
 from .registry import FUSIONS, STATE_SPACES, Options
 
@@ -56,17 +55,6 @@ class XYScanNet(nn.Module):
         _check(dim, num_blocks, fusion, unshuffle)
         modules = [STATE_SPACES[name] for name in decoder_modules(vssm, scan, slices)]
         Fusion, options = FUSIONS[fusion], Options(kl_gate, scan, scan_backend)
-        # Saved with the weights, see `weights.described_state`.
-        self.description: dict[str, Any] = {
-            "dim": dim,
-            "num_blocks": list(num_blocks),
-            "kl_gate": kl_gate,
-            "vssm": vssm,
-            "scan": scan,
-            "slices": slices,
-            "fusion": fusion,
-            "unshuffle": unshuffle,
-        }
         self.dim, self.num_blocks, self.kl_gate, self.unshuffle = dim, tuple(num_blocks), kl_gate, unshuffle
         self.vssm, self.scan, self.slices, self.fusion = vssm, scan, slices, fusion
         dim1, dim2, dim3, channels = dim, 2 * dim, 4 * dim, 3 * unshuffle**2
@@ -92,6 +80,12 @@ class XYScanNet(nn.Module):
         self.reduce_chan_level1 = Conv1x1(2 * dim1, dim1)
         self.decoder_level1 = decoder(dim1, num_blocks[0], modules, options, checkpoint_activations)
         self.output = Conv3x3(dim1, channels)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The arguments that rebuild this network; saved with its weights, see `weights.described_state`."""
+        names = "dim", "num_blocks", "kl_gate", "vssm", "scan", "slices", "fusion", "unshuffle"
+        return {name: getattr(self, name) for name in names} | {"num_blocks": list(self.num_blocks)}
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = pad(image, GRID * self.unshuffle)
@@ -154,7 +148,7 @@ def decoder_modules(vssm: str = XYSCAN, scan: str = SCANS[0], slices: str = SLIC
     return vssm, vssm
 
 
-def pad(image: torch.Tensor, multiple: int = GRID) -> torch.Tensor:
+def pad(image: torch.Tensor, multiple: int) -> torch.Tensor:
     """Pad (B, 3, H, W) at the bottom and right by reflection, to multiples of ``multiple``.
 
     Raises:

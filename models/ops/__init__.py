@@ -13,6 +13,24 @@ def channels_last(features: torch.Tensor) -> torch.Tensor:
     return features.movedim(1, -1).contiguous()
 
 
+def channels_adjacent(tensor: torch.Tensor) -> torch.Tensor:
+    """(*batch, channels, steps) with channel stride 1, copied only where it has another."""
+    if tensor.shape[-2] == 1 or tensor.stride(-2) == 1:
+        return tensor
+    return tensor.mT.contiguous().mT
+
+
+def empty_adjacent(tensor: torch.Tensor) -> torch.Tensor:
+    """Uninitialised (*batch, channels, steps) with channel stride 1, otherwise in the tensor's order of strides.
+
+    For a tensor that is expanded along its steps, ``empty_like`` makes these adjacent.
+    """
+    empty = torch.empty_like(tensor)
+    if empty.shape[-2] == 1 or empty.stride(-2) == 1:
+        return empty
+    return torch.empty_like(tensor.mT, memory_format=torch.contiguous_format).mT
+
+
 def to_pixels(features: torch.Tensor) -> torch.Tensor:
     """(B, C, …) -> (pixels, C) with adjacent channels, copied only where they are not; a vector -> (1, C)."""
     pixels = features.movedim(1, -1).reshape(-1, features.shape[1]) if features.dim() > 1 else features.reshape(1, -1)

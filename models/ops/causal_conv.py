@@ -8,13 +8,14 @@ from ctypes import byref, c_int32, c_int64, c_void_p
 import torch
 import torch.nn.functional as F
 
+from . import channels_adjacent, empty_adjacent
 from .native.compiler import call, compiled
-from .native.view import View, address, channels_adjacent, sizes, structure
+from .native.view import View, address, sizes, structure
 from .selective_scan import resolve_backend
 
 
 def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, backend: str) -> torch.Tensor:
-    """(*batch, d, l) -> the same shape and strides' order.
+    """(*batch, d, l) -> the same shape and order of strides.
 
     Args:
         weight: (d, width); bias: (d,).
@@ -23,7 +24,7 @@ def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     if torch.compiler.is_compiling():
         return causal_conv_silu_ref(x, weight, bias)  # which the compiler fuses
     backend = resolve_backend(backend, x.device, x.dtype)
-    fits = weight.shape == (x.shape[-2], 4)
+    fits = weight.shape == (x.shape[-2], 4) and bias.shape == weight.shape[:1]
     if backend == "cpu" and x.dim() <= 4 and fits:
         return _CausalConvSilu.apply(channels_adjacent(x.float()), weight.float(), bias.float()).to(x.dtype)
     if backend == "triton" and fits:
@@ -51,8 +52,7 @@ _Gradients = structure((View, "x"), (c_void_p, "weight bias"))
 class _CausalConvSilu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
-        weight = weight.t().contiguous()
-        y = torch.empty_like(x)
+        weight, bias, y = weight.t().contiguous(), bias.contiguous(), empty_adjacent(x)
         compiled("conv.c").conv_forward(byref(_parameters(x, y, weight, bias)))  # which allocates nothing
         ctx.save_for_backward(x, weight, bias)
         return y
@@ -61,7 +61,7 @@ class _CausalConvSilu(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_y):
         x, weight, bias = ctx.saved_tensors
-        grad_y, grad_x, threads = channels_adjacent(grad_y), torch.empty_like(x), torch.get_num_threads()
+        grad_y, grad_x, threads = channels_adjacent(grad_y), empty_adjacent(x), torch.get_num_threads()
         grad_weight, grad_bias = weight.new_zeros(threads, *weight.shape), bias.new_zeros(threads, *bias.shape)
         gradients = _Gradients(View.of(grad_x), address(grad_weight), address(grad_bias))
         call(compiled("conv.c").conv_backward, _parameters(x, grad_y, weight, bias), gradients)

@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from .selective_scan.triton_kernel import as_rows, empty_rows, row_strides
+from . import empty_adjacent
+from .selective_scan.triton_kernel import as_rows, row_strides
 from .triton_runtime import COMPILE
-from .tuning import numbers
+from .tuning import launch_parameters
 
 WIDTH = 4
 
@@ -34,9 +35,9 @@ def tile_shape(channels: int, elements: int) -> tuple[int, int]:
 class _CausalConvSilu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
-        y, weight32, bias32 = empty_rows(x), weight.float().contiguous(), bias.float().contiguous()
+        y, weight32, bias32 = empty_adjacent(x), weight.float().contiguous(), bias.float().contiguous()
         _, inner, channels, length = x.shape
-        tuned = numbers(x.device)
+        tuned = launch_parameters(x.device)
         shape = tile_shape(channels, tuned.conv_tile)
         with torch.cuda.device_of(x):
             _forward[_grid(x, shape)](
@@ -51,7 +52,12 @@ class _CausalConvSilu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x, weight, bias = ctx.saved_tensors
-        dy, dx, weight32, bias32 = as_rows(dy), empty_rows(x), weight.float().contiguous(), bias.float().contiguous()
+        dy, dx, weight32, bias32 = (
+            as_rows(dy),
+            empty_adjacent(x),
+            weight.float().contiguous(),
+            bias.float().contiguous(),
+        )
         outer, inner, channels, length = x.shape
         shape = tile_shape(channels, ctx.tuned.conv_tile)
         blocks = triton.cdiv(length, shape[0])

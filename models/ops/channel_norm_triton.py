@@ -10,7 +10,7 @@ import triton.language as tl
 
 from . import from_pixels, to_pixels
 from .triton_runtime import COMPILE
-from .tuning import numbers
+from .tuning import launch_parameters
 
 WARPS = 4
 BACKWARD_PROGRAMS = 1024  # limit, which bounds the memory of their sums
@@ -56,7 +56,7 @@ class TritonChannelNorm(torch.autograd.Function):
 def _sizes(rows: torch.Tensor) -> tuple[int, int]:
     """(BLOCK, ROWS)."""
     block = triton.next_power_of_2(rows.shape[1])
-    return block, max(1, numbers(rows.device).norm_elements // block)
+    return block, max(1, launch_parameters(rows.device).norm_elements // block)
 
 
 @triton.jit

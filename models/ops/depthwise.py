@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import triton_runtime
-from .native.compiler import call, compiled, compiled_or_none
-from .native.view import address, structure
+from .native.compiler import call, compiled
+from .native.view import address, runs_in_c, structure
 
 
 def supports(conv: nn.Conv2d) -> bool:
@@ -27,7 +27,7 @@ def depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     Args:
         weight: (C, 1, 3, 3), one filter per channel.
     """
-    if triton_runtime.runs(x):
+    if _fits(x, weight) and triton_runtime.runs(x):
         return _in_triton(x, weight, gated=False)
     return depthwise_ref(x, weight)
 
@@ -39,9 +39,9 @@ def depthwise_ref(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def gated_depthwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) -> (B, C / 2, H, W), zero padding; weight as for ``depthwise``."""
-    if triton_runtime.runs(x):
+    if _fits(x, weight) and triton_runtime.runs(x):
         return _in_triton(x, weight, gated=True)
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling() and _available():
+    if _fits(x, weight) and runs_in_c("depthwise.c", x, weight):
         return _GatedDepthwise.apply(x.contiguous(memory_format=torch.channels_last), weight)
     return gated_depthwise_ref(x, weight)
 
@@ -50,6 +50,11 @@ def gated_depthwise_ref(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The same in plain PyTorch."""
     a, b = depthwise_ref(x, weight).chunk(2, dim=1)
     return F.silu(a) * b
+
+
+def _fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the kernels can take these; PyTorch's convolution names what does not fit."""
+    return x.dim() == 4 and weight.shape == (x.shape[1], 1, 3, 3)
 
 
 def _in_triton(x: torch.Tensor, weight: torch.Tensor, gated: bool) -> torch.Tensor:
@@ -89,7 +94,3 @@ class _GatedDepthwise(torch.autograd.Function):
 
 def _parameters(x, taps, y):
     return _Parameters(*map(address, (x, taps, y)), len(x), *x.shape[2:], x.shape[1], torch.get_num_threads())
-
-
-def _available() -> bool:
-    return compiled_or_none("depthwise.c") is not None

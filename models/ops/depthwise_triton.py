@@ -14,7 +14,7 @@ import triton.language as tl
 
 from . import channels_last
 from .triton_runtime import COMPILE
-from .tuning import numbers
+from .tuning import launch_parameters
 
 WARP_SPAN = 128  # elements of a row: four per thread
 BACKWARD_PROGRAMS = 1024  # about so many, which bounds the memory of their sums
@@ -54,13 +54,13 @@ def _taps(weight: torch.Tensor) -> torch.Tensor:
 
 def _tiles(y: torch.Tensor) -> tuple[int, int]:
     """Blocks of rows of all images, and spans of a row."""
-    (batch, height, width, channels), tuned = y.shape, numbers(y.device)
+    (batch, height, width, channels), tuned = y.shape, launch_parameters(y.device)
     span = WARP_SPAN * tuned.depthwise_warps
     return batch * triton.cdiv(height, tuned.depthwise_rows), triton.cdiv(width * channels, span)
 
 
 def _launch(kernel, programs: int, x: torch.Tensor, *tensors: torch.Tensor, **constants) -> None:
-    rows, warps = numbers(x.device).depthwise_rows, numbers(x.device).depthwise_warps
+    rows, warps = launch_parameters(x.device).depthwise_rows, launch_parameters(x.device).depthwise_warps
     if x.numel():
         with torch.cuda.device_of(x):
             kernel[(programs,)](

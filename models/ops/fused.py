@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from .channel_norm import channel_norm_ref
 from .depthwise import depthwise_ref
-from .native.compiler import call, compiled, compiled_or_none
+from .native import view
+from .native.compiler import call, compiled
 from .native.view import View, address, structure
 from .silu_gate import silu_gate_ref
 
@@ -33,8 +34,7 @@ class HiddenWeights(NamedTuple):
 
 def runs_in_c(x: torch.Tensor) -> bool:
     """Whether features like x are computed in C."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and not torch.compiler.is_compiling() and compiled_or_none("fused.c") is not None
+    return view.runs_in_c("fused.c", x) and not torch.is_autocast_enabled("cpu")
 
 
 def feed_forward(x: torch.Tensor, hidden: HiddenWeights, W_out: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ def branches(
     size = len(x), len(rows), len(columns)
     f = x.new_empty(*size, len(W)).movedim(-1, 1)
     b = x.new_empty(*size, len(hidden.W_in) // 2).movedim(-1, 1) if gate else None
-    _run("branches", x, hidden, W, rows, columns, halves=2 if gate else 1, f=_view(f), gate=_view(b))
+    _run("branches", x, hidden, W, rows, columns, halves=2 if gate else 1, f=f, gate=b)
     return f, b
 
 
@@ -154,7 +154,7 @@ _Gated = structure(
 )
 
 
-def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
+def _run(name, x, hidden, W_out, rows, columns, halves, f=None, gate=None):
     """Call a function of fused.c on a region of x."""
     batch, channels, height, width = x.shape
     both = len(hidden.W_in)
@@ -166,16 +166,10 @@ def _run(name, x, hidden, W_out, rows, columns, halves, **outputs):
     _require(hidden.W_d, shape=(both, 1, 3, 3))
     _require(W_out, shape=(len(W_out), both // 2, 1, 1))
     weights = [w.contiguous() for w in (hidden.norm_weight, hidden.norm_bias, hidden.W_in, hidden.W_d, W_out)]
-    names = [name for name, kind in _Pass._fields_ if kind is c_void_p]
+    region = rows.start, rows.stop, columns.start, columns.stop
     parameters = _Pass(
-        x=_view(x),
-        **dict(zip(names, map(address, weights), strict=True)),
-        **{"batch": batch, "height": height, "width": width, "channels": channels},
-        **{"half": both // 2, "halves": halves, "outputs": len(W_out)},
-        **{"top": rows.start, "bottom": rows.stop, "left": columns.start, "right": columns.stop},
-        **outputs,
-        eps=hidden.eps,
-        threads=torch.get_num_threads(),
+        *(_view(x), batch, height, width, channels, *map(address, weights), both // 2, halves, len(W_out)),
+        *(_view(f), _view(gate), *region, hidden.eps, torch.get_num_threads()),
     )
     call(getattr(compiled("fused.c"), name), parameters)
 

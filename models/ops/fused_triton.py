@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .triton_runtime import COMPILE
-from .tuning import Numbers, numbers
+from .tuning import LaunchParameters, launch_parameters
 
 GATED_OUTPUTS = 256  # of a program; above this, several programs share their pixels, and each computes W_in [h, v]
 # Not specialised: a new size of image compiles nothing.
@@ -52,7 +52,7 @@ def _launch(kernel, tensors, image_sizes, sizes, **flags):
     numbers it may load at once.
     """
     made, unit = tensors[-1], math.gcd(16, *sizes)
-    constants, compiled = options(kernel, made.shape[3], numbers(made.device), unit)
+    constants, compiled = options(kernel, made.shape[3], launch_parameters(made.device), unit)
     pixels, outputs = math.prod(made.shape[:3]), made.shape[3]
     programs = triton.cdiv(pixels, constants["PIXELS"]) * triton.cdiv(outputs, constants["OUTPUTS"])
     if programs:
@@ -61,7 +61,7 @@ def _launch(kernel, tensors, image_sizes, sizes, **flags):
             kernel[(programs,)](*tensors, *image_sizes, *units, **flags, **constants, **compiled, **COMPILE)
 
 
-def options(kernel, channels: int, tuned: Numbers, unit: int) -> tuple[dict, dict]:
+def options(kernel, channels: int, tuned: LaunchParameters, unit: int) -> tuple[dict, dict]:
     """A kernel's (constants, compile options) for so many output channels."""
     gated = kernel is _gated_projection
     pixels, most = (tuned.gated_pixels, GATED_OUTPUTS) if gated else (tuned.product_pixels, tuned.product_outputs)

@@ -1,16 +1,10 @@
-"""The divergence of Eq. 6, element by element: KL = p (log p - log q), p = sigmoid(current), q = sigmoid(other).
-
-One pass in Triton or in C, compiled at first use (native/pairs.c), or PyTorch's own operations.
-"""
-
-from functools import partial
+"""The divergence of Eq. 6, element by element: KL = p (log p - log q), p = sigmoid(current), q = sigmoid(other)."""
 
 import torch
 import torch.nn.functional as F
 
 from . import at_least_fp32, triton_runtime
-from .native import pairs
-from .pair import Pair
+from .pairs import apply
 
 
 def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -19,18 +13,14 @@ def kl_divergence(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     Args:
         current, other: logits of one shape.
     """
-    if triton_runtime.runs(current, other):
-        from . import pairs_triton  # imported here: not every machine has Triton
-
-        return Pair.apply(partial(pairs_triton.compute, "kl"), current, other)
-    current, other = at_least_fp32(current), at_least_fp32(other)
-    if torch.compiler.is_compiling():
-        return kl_divergence_ref(current, other)
-    return Pair.apply(partial(pairs.compute, "kl") if pairs.runs(current, other) else _in_pytorch, current, other)
+    if not triton_runtime.runs(current, other):  # which reads half precision itself
+        current, other = at_least_fp32(current), at_least_fp32(other)
+    return apply("kl", kl_divergence_ref, _in_pytorch, current, other)
 
 
 def kl_divergence_ref(current: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """The same in plain PyTorch."""
+    current, other = at_least_fp32(current), at_least_fp32(other)
     return current.sigmoid() * (F.logsigmoid(current) - F.logsigmoid(other))
 
 

@@ -11,7 +11,7 @@ ELEMENTS, WARPS = 2048, 4  # of a program
 
 
 def compute(operation: str, a: torch.Tensor, b: torch.Tensor, grad: torch.Tensor | None = None) -> list[torch.Tensor]:
-    """What `Pair` asks for, by "kl" or "silu_gate".
+    """y, or the gradients of a and b where y's is given, of "kl" or "silu_gate".
 
     The result is dense with channels last, in a's dtype; that of "kl" in float32.
     """

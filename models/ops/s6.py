@@ -7,6 +7,7 @@ from ctypes import c_int32, c_int64, c_void_p
 
 import torch
 
+from . import empty_adjacent
 from .native.compiler import call, compiled
 from .native.view import View, address, structure
 
@@ -43,7 +44,7 @@ def s6(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     w = {name: weights[name].contiguous() for name in shapes}
     w["A_log"] = -torch.exp(w["A_log"])
     x = x if x.stride(-1) == 1 or model == 1 else x.contiguous()
-    y, sizes = torch.empty_like(x), (*x.shape, inner, rank)
+    y, sizes = empty_adjacent(x.mT).mT, (*x.shape, inner, rank)
     parameters = _Parameters(View.of(x.mT), View.of(y.mT), *map(address, w.values()), *sizes, torch.get_num_threads())
     call(compiled("s6.c", f"STATES={states}").s6, parameters)
     return y

@@ -1,6 +1,6 @@
 """Whether Triton's kernels can run here, and what they have in common.
 
-Importing this module needs no Triton, those of kernels (``…_triton``) do: call why_missing() first.
+This module imports without Triton; the kernel modules (``…_triton``) do not, so call why_missing() first.
 """
 
 import functools

@@ -14,7 +14,7 @@ TUNED = Path(__file__).with_name("tuned.json")  # {"9.0": {"chunk": 64, â€¦}, â€
 
 
 @dataclass(frozen=True)
-class Numbers:
+class LaunchParameters:
     """Launch parameters of one GPU generation.
 
     forward_lanes: (sequence, channel) pairs per program for large inputs. forward_registers: limit per thread.
@@ -40,14 +40,14 @@ class Numbers:
     gated_pixels: int = 64
 
 
-def numbers(device: torch.device) -> Numbers:
-    """Those of the device's compute capability; the defaults for one that was not measured, and on a CPU."""
+def launch_parameters(device: torch.device) -> LaunchParameters:
+    """The parameters tuned for the device's compute capability; the defaults if it was never tuned, and on a CPU."""
     if device.type != "cuda":
-        return Numbers()
-    return tuned().get("{}.{}".format(*torch.cuda.get_device_capability(device)), Numbers())
+        return LaunchParameters()
+    return tuned().get("{}.{}".format(*torch.cuda.get_device_capability(device)), LaunchParameters())
 
 
 @functools.cache
-def tuned() -> dict[str, Numbers]:
+def tuned() -> dict[str, LaunchParameters]:
     content = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.is_file() else {}
-    return {capability: Numbers(**found) for capability, found in content.items()}
+    return {capability: LaunchParameters(**found) for capability, found in content.items()}

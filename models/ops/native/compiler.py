@@ -5,6 +5,7 @@ The shared library is kept in ``$XDG_CACHE_HOME/xyscannet`` (``~/.cache/xyscanne
 compiled again instead of loaded.
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -40,17 +41,18 @@ def compiled(source: str, *macros: str) -> ctypes.CDLL:
     compiler, failure = _compiler(), None
     for flags in FLAG_SETS:
         arguments = [*flags, *(f"-D{macro}" for macro in macros)]
-        name = f"{Path(source).stem}-{_key(compiler, source, arguments)}"
         try:
+            name = f"{Path(source).stem}-{_key(compiler, source, arguments)}"
             return ctypes.CDLL(str(_find(name) or _compile(compiler, source, arguments, name)))
         except (BuildError, OSError) as error:  # OSError: a library that it needs, such as OpenMP, is missing
+            logger.info("%s with %s: %s", source, " ".join(flags), error)
             failure = error
     raise BuildError(str(failure))
 
 
 @functools.cache
 def compiled_or_none(source: str) -> ctypes.CDLL | None:
-    """The same; None where it cannot be built, which is logged when the scan's backend is chosen."""
+    """The same; None if it cannot be built."""
     try:
         return compiled(source)
     except BuildError:
@@ -58,7 +60,7 @@ def compiled_or_none(source: str) -> ctypes.CDLL | None:
 
 
 def call(function: Callable[..., int], *structures: ctypes.Structure) -> None:
-    """Call a C function, which returns whether memory ran out, with pointers to these.
+    """Call a C function with pointers to these structures; it returns nonzero if it ran out of memory.
 
     Raises MemoryError.
     """
@@ -139,4 +141,6 @@ def _cache() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, RuntimeError):  # the latter of a user without a home
-        return Path(tempfile.mkdtemp(prefix="xyscannet-"))
+        temporary = tempfile.mkdtemp(prefix="xyscannet-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return Path(temporary)

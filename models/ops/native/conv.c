@@ -49,7 +49,7 @@ void conv_forward(const Conv *c) {
                 const float *x = at(&c->x, item.b0, b1, t);
                 float *y = at(&c->y, item.b0, b1, t);
                 for (int64_t d = 0; d < c->channels; d += LANES) {
-                    int count = (int)min64(LANES, c->channels - d);
+                    int count = count_of(c->channels, d);
                     vec pre = convolve(c, x + d, c->weight + d, c->bias + d, t, count);
                     store(y + d, pre * sigmoid(pre), count);
                 }
@@ -61,7 +61,7 @@ void conv_forward(const Conv *c) {
 INLINE void backward_step(const Conv *c, const float *x, const float *gy, float *gx, float *recent,
                           float *gweight, float *gbias, int64_t t) {
     for (int64_t d = 0; d < c->channels; d += LANES) {
-        int count = (int)min64(LANES, c->channels - d);
+        int count = count_of(c->channels, d);
         vec pre = convolve(c, x + d, c->weight + d, c->bias + d, t, count), sig = sigmoid(pre);
         vec grad = load(gy + d, count) * sig * (1.0f + pre * (1.0f - sig)), of_x = {0};
         store(recent + t % WIDTH * c->channels + d, grad, count);

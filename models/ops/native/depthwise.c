@@ -47,7 +47,7 @@ int depthwise_forward(const Depthwise *c) {
                 Window v = window_of_x(c, row / c->height, row % c->height, from);
                 float *y = c->y + (row * c->width + from) * outputs;
                 for (int64_t d = 0; d < outputs; d += LANES) {
-                    int count = (int)min64(LANES, outputs - d);
+                    int count = count_of(outputs, d);
                     convolve(&v, d, count, c->weight, 0, a, LANES);
                     convolve(&v, d + outputs, count, c->weight, 0, b, LANES);
                     for (int64_t w = 0; w < v.to - from; w++) {
@@ -83,7 +83,7 @@ INLINE void add_to_taps(const Window *v, const float *grad, int64_t d, int count
         vec g = load(grad + w * v->channels + d, count);
 #pragma GCC unroll 3
         for (int r = 0; r < 3; r++) {
-            vec right = w + 1 < v->width ? load(t.row[r] + (w + 1) * v->channels, count) : all(0);
+            vec right = w + 1 < v->width ? load(t.row[r] + (w + 1) * v->channels, count) : splat(0);
             s[3 * r] += g * t.left[r], s[3 * r + 1] += g * t.here[r], s[3 * r + 2] += g * right;
             t.left[r] = t.here[r], t.here[r] = right;
         }
@@ -102,9 +102,9 @@ static void backward_strip(const Depthwise *c, float *gx, int64_t image, int64_t
         for (int64_t from = 0; h < c->height && from < c->width; from += tile_width(c)) {
             Window v = window_of_x(c, image, h, from);
             for (int64_t d = 0; d < outputs; d += LANES)
-                gradient(c, &v, gy, d, (int)min64(LANES, outputs - d), grad);
+                gradient(c, &v, gy, d, count_of(outputs, d), grad);
             for (int64_t d = 0; h >= top && h < bottom && d < c->channels; d += LANES)
-                add_to_taps(&v, grad, d, (int)min64(LANES, c->channels - d), taps);
+                add_to_taps(&v, grad, d, count_of(c->channels, d), taps);
         }
         int64_t done = h - 1;                       /* the row whose neighbours' gradients are all computed */
         for (int64_t from = 0; done >= top && from < c->width; from += tile_width(c)) {
@@ -113,7 +113,7 @@ static void backward_strip(const Depthwise *c, float *gx, int64_t image, int64_t
                 if (v.row[r]) v.row[r] = ring + (done + r - 1) % 3 * row_size;
             float *out = gx + ((image * c->height + done) * c->width + from) * c->channels;
             for (int64_t d = 0; d < c->channels; d += LANES)
-                convolve(&v, d, (int)min64(LANES, c->channels - d), c->weight, 1, out + d, c->channels);
+                convolve(&v, d, count_of(c->channels, d), c->weight, 1, out + d, c->channels);
         }
     }
 }

@@ -12,7 +12,7 @@ INLINE Taps first_taps(const Window *v, int64_t d, int count) {
     Taps t;
     for (int r = 0; r < 3; r++) {
         t.row[r] = (v->row[r] ? v->row[r] : v->row[1]) + d;
-        t.left[r] = v->from > 0 ? load(t.row[r] + (v->from - 1) * v->channels, count) : all(0);
+        t.left[r] = v->from > 0 ? load(t.row[r] + (v->from - 1) * v->channels, count) : splat(0);
         t.here[r] = load(t.row[r] + v->from * v->channels, count);
     }
     return t;
@@ -35,13 +35,13 @@ INLINE void convolve(const Window *v, int64_t d, int count, const float *weight,
     vec tap[9], right[3];
     Taps t = first_taps(v, d, count);
     for (int k = 0; k < 9; k++)
-        tap[k] = v->row[k / 3] ? load(weight + (flip ? 8 - k : k) * v->channels + d, count) : all(0);
+        tap[k] = v->row[k / 3] ? load(weight + (flip ? 8 - k : k) * v->channels + d, count) : splat(0);
     int64_t w = v->from, inside = min64(v->to, v->width - 1);
     for (; w < inside; w++, out += stride) {
 #pragma GCC unroll 3
         for (int r = 0; r < 3; r++) right[r] = load(t.row[r] + (w + 1) * v->channels, count);
         store(out, weigh(tap, &t, right), count);
     }
-    right[0] = right[1] = right[2] = all(0);
+    right[0] = right[1] = right[2] = splat(0);
     if (w < v->to) store(out, weigh(tap, &t, right), count);
 }

@@ -11,7 +11,7 @@
 #include "matmul.h"
 
 #define TILE 32                                     /* pixels whose intermediate features stay in the cache */
-#define LEAST 4                                     /* rows or columns of a thread's share, which has two more at its border */
+#define MIN_SHARE 4                                 /* rows or columns of a thread, which also computes one on either side */
 
 typedef struct {
     View x;
@@ -40,16 +40,15 @@ typedef struct {
     float *hidden, *pixels, *result;
 } Share;
 
-INLINE int count_of(int64_t channels, int64_t d) { return (int)min64(LANES, channels - d); }
 
 /* `full`: the channels fill all vectors. */
 INLINE void normalise(const Pass *p, const float *x, float *y, int full) {
-    vec total = all(0), squares = all(0);
+    vec total = splat(0), squares = splat(0);
     for (int64_t d = 0; d < p->channels; d += LANES) total += load(x + d, full ? LANES : count_of(p->channels, d));
     float mean = sum(&total) / p->channels;
     for (int64_t d = 0; d < p->channels; d += LANES) {
         int count = full ? LANES : count_of(p->channels, d);
-        vec centred = load(x + d, count) - mean, kept = all(0);
+        vec centred = load(x + d, count) - mean, kept = splat(0);
         store((float *)&kept, centred, count);
         squares += kept * kept;
     }
@@ -134,7 +133,7 @@ static int run(const Pass *p, int in_place) {
     int64_t half = padded(p->half), outputs = padded(p->outputs), columns = hidden_channels(p);
     int64_t of_in = p->channels * columns, of_taps = 9 * columns, of_out = p->half * outputs;
     int64_t rows = p->bottom - p->top, side = in_place ? rows : max64(rows, p->right - p->left);
-    int64_t threads = max64(1, min64(p->threads, side / LEAST)), wide = 0, of_pixels = TILE * max64(p->channels, half);
+    int64_t threads = max64(1, min64(p->threads, side / MIN_SHARE)), wide = 0, of_pixels = TILE * max64(p->channels, half);
     for (int64_t i = 0; i < threads; i++) {
         Share s = share_of(p, in_place, i, threads);
         wide = max64(wide, s.last - s.first);

@@ -25,6 +25,9 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4)));
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Channels of the vector that begins at channel d. */
+INLINE int count_of(int64_t channels, int64_t d) { return (int)min64(LANES, channels - d); }
+
 /* A strided tensor (batch0, batch1, step, channel): strides in elements, channel stride 1. */
 typedef struct { float *data; int64_t batch0, batch1, step; } View;
 
@@ -36,10 +39,11 @@ INLINE vec load(const float *p, int count) {
     if (count == LANES) return *(const vec *)p;
 #ifdef __AVX512F__
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
-#endif
+#else
     vec v = {0};
     memcpy(&v, p, count * sizeof(float));
     return v;
+#endif
 }
 
 INLINE void store(float *p, vec v, int count) {
@@ -51,11 +55,13 @@ INLINE void store(float *p, vec v, int count) {
 #endif
 }
 
-INLINE vec all(float x) { return x - (vec){0}; }
+INLINE vec splat(float x) { return x - (vec){0}; }
 
 INLINE vec select_vec(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 
-INLINE vec max_vec(vec a, vec b) { return select_vec(a > b, a, b); }
+/* NaN where a is NaN, as in PyTorch. */
+INLINE vec max_vec(vec a, vec b) { return select_vec(a < b, b, a); }
+INLINE vec min_vec(vec a, vec b) { return select_vec(b < a, b, a); }
 
 INLINE float sum(const vec *v) {
     typedef float quarter __attribute__((vector_size(16), aligned(4)));
@@ -78,12 +84,12 @@ INLINE vec exp2_vec(vec x) {
 #ifdef __AVX512F__
     vec whole = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-    x = max_vec(x, all(-126.0f));
+    x = max_vec(x, splat(-126.0f));
     vec shifted = x + 12582912.0f;                                   /* 1.5 * 2^23: the fraction is rounded away */
     vec whole = shifted - 12582912.0f;
 #endif
     vec f = x - whole;
-    vec p = all(1.32187e-3f);
+    vec p = splat(1.32187e-3f);
     p = p * f + 9.67170e-3f;
     p = p * f + 5.550893e-2f;
     p = p * f + 2.4022238e-1f;
@@ -100,8 +106,6 @@ INLINE vec exp2_vec(vec x) {
 
 INLINE vec exp_vec(vec x) { return exp2_vec(x * LOG2_E); }
 
-INLINE vec min_vec(vec a, vec b) { return select_vec(a < b, a, b); }
-
 /* e^-|x|, from which softplus and sigmoid of x are computed. */
 INLINE vec exp_minus_abs(vec x) { return exp_vec(min_vec(x, -x)); }
 
@@ -116,10 +120,10 @@ INLINE vec sigmoid(vec x) { return sigmoid_of(x, exp_minus_abs(x)); }
 /* log(1 + e^x) = max(x, 0) + log1p(e), e = e^-|x|; log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3: accurate for small e. */
 INLINE vec softplus_of(vec x, vec e) {
     vec s = e * reciprocal(2.0f + e), t = s * s;
-    vec p = all(2.8161454e-1f);
+    vec p = splat(2.8161454e-1f);
     p = p * t + 2.7964345e-1f;
     p = p * t + 4.0024651e-1f;
     p = p * t + 6.6666320e-1f;
     p = p * t + 2.0f;
-    return max_vec(x, all(0.0f)) + s * p;
+    return max_vec(x, splat(0.0f)) + s * p;
 }

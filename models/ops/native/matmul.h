@@ -32,13 +32,13 @@ INLINE void matmul_block(const float *x, int64_t x_step, const float *w, int64_t
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int c = 0; c < panel; c++) sums[r][c] = all(0);
+        for (int c = 0; c < panel; c++) sums[r][c] = splat(0);
     for (int64_t k = 0; k < K; k++)
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
             for (int c = 0; c < panel; c++)
-                sums[r][c] += all(x[r * x_step + k]) * load(w + (k * panel + c) * LANES, LANES);
+                sums[r][c] += splat(x[r * x_step + k]) * load(w + (k * panel + c) * LANES, LANES);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3

@@ -34,29 +34,29 @@ INLINE Two silu_gate_gradients(vec a, vec b, vec grad) {
     return (Two){grad * b * s, grad * a * s * (1.0f + b * (1.0f - s))};
 }
 
-INLINE vec of(const Rows *r, int64_t row, int64_t c, int count) { return load(r->data + row * r->step + c, count); }
-INLINE void put(const Rows *r, int64_t row, int64_t c, int count, vec v) {
+INLINE vec load_row(const Rows *r, int64_t row, int64_t c, int count) { return load(r->data + row * r->step + c, count); }
+INLINE void store_row(const Rows *r, int64_t row, int64_t c, int count, vec v) {
     store(r->data + row * r->step + c, v, count);
 }
 
-#define OPERATION(name)                                                                                          \
-    void name##_forward(const Pair *p) {                                                                         \
-        _Pragma("omp parallel for num_threads(p->threads) schedule(static)")                                     \
-        for (int64_t row = 0; row < p->rows; row++)                                                              \
-            for (int64_t c = 0; c < p->channels; c += LANES) {                                                   \
-                int count = (int)min64(LANES, p->channels - c);                                                  \
-                put(&p->y, row, c, count, name(of(&p->a, row, c, count), of(&p->b, row, c, count)));             \
-            }                                                                                                    \
-    }                                                                                                            \
-    void name##_backward(const Pair *p) {                                                                        \
-        _Pragma("omp parallel for num_threads(p->threads) schedule(static)")                                     \
-        for (int64_t row = 0; row < p->rows; row++)                                                              \
-            for (int64_t c = 0; c < p->channels; c += LANES) {                                                   \
-                int count = (int)min64(LANES, p->channels - c);                                                  \
-                vec a = of(&p->a, row, c, count), b = of(&p->b, row, c, count);                                  \
-                Two g = name##_gradients(a, b, of(&p->grad, row, c, count));                                     \
-                put(&p->grad_a, row, c, count, g.a), put(&p->grad_b, row, c, count, g.b);                        \
-            }                                                                                                    \
+#define OPERATION(name)                                                                                                \
+    void name##_forward(const Pair *p) {                                                                               \
+        _Pragma("omp parallel for num_threads(p->threads) schedule(static)")                                           \
+        for (int64_t row = 0; row < p->rows; row++)                                                                    \
+            for (int64_t c = 0; c < p->channels; c += LANES) {                                                         \
+                int count = count_of(p->channels, c);                                                                  \
+                store_row(&p->y, row, c, count, name(load_row(&p->a, row, c, count), load_row(&p->b, row, c, count))); \
+            }                                                                                                          \
+    }                                                                                                                  \
+    void name##_backward(const Pair *p) {                                                                              \
+        _Pragma("omp parallel for num_threads(p->threads) schedule(static)")                                           \
+        for (int64_t row = 0; row < p->rows; row++)                                                                    \
+            for (int64_t c = 0; c < p->channels; c += LANES) {                                                         \
+                int count = count_of(p->channels, c);                                                                  \
+                vec a = load_row(&p->a, row, c, count), b = load_row(&p->b, row, c, count);                            \
+                Two g = name##_gradients(a, b, load_row(&p->grad, row, c, count));                                     \
+                store_row(&p->grad_a, row, c, count, g.a), store_row(&p->grad_b, row, c, count, g.b);                  \
+            }                                                                                                          \
     }
 
 OPERATION(kl)

@@ -58,14 +58,14 @@ static void run_chunk(const S6 *s, const Scan *scan, const Weights *w, const Buf
     const float *B = b->dbc + s->rank, *z = b->xz + PAST * wide + inner(s);
     for (int64_t block = 0; block < blocks; block++) {
         int64_t d = block * LANES;
-        int count = (int)min64(LANES, s->inner - d);
+        int count = count_of(s->inner, d);
         forward_chunk(scan, b->x + d, b->delta + d, z + d, B, B + STATES, b->x + d, w->A + block * STATES,
                       load(s->D + d, count), load(s->dt_bias + d, count), states + block * STATES, steps, count);
     }
     matmul(b->x, inner(s), w->out, steps, s->inner, model, b->out, model);
     for (int64_t t = 0; t < steps; t++)
         for (int64_t d = 0; d < s->model; d += LANES)
-            store(y + t * s->y.step + d, load(b->out + t * model + d, LANES), (int)min64(LANES, s->model - d));
+            store(y + t * s->y.step + d, load(b->out + t * model + d, LANES), count_of(s->model, d));
 }
 
 static void run_group(const S6 *s, const Scan *scan, const Weights *w, const Buffers *b, int64_t b0, int64_t first) {
@@ -74,8 +74,8 @@ static void run_group(const S6 *s, const Scan *scan, const Weights *w, const Buf
     memset(b->states, 0, size * inner(s) * STATES * sizeof(float));
     for (int64_t t = 0; t < s->length; t += CHUNK)
         for (int64_t i = 0; i < size; i++)
-            run_chunk(s, scan, w, b, sequence(&s->x, b0, first + i) + t * s->x.step,
-                      sequence(&s->y, b0, first + i) + t * s->y.step, i, min64(CHUNK, s->length - t));
+            run_chunk(s, scan, w, b, at(&s->x, b0, first + i, t), at(&s->y, b0, first + i, t), i,
+                      min64(CHUNK, s->length - t));
 }
 
 static void pack_weights(const S6 *s, const Weights *w) {

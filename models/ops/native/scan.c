@@ -37,15 +37,15 @@ int scan_forward(const Scan *s) {
                     if (s->starts)
                         memcpy(s->starts + ((b0 * s->batch1 + b1) * chunks + k) * blocks * STATES * LANES, states,
                                blocks * STATES * sizeof(vec));
-                    const float *u = sequence(&s->u, b0, b1) + t * s->u.step;
-                    const float *delta = sequence(&s->delta, b0, b1) + t * s->delta.step;
-                    const float *z = s->z.data ? sequence(&s->z, b0, b1) + t * s->z.step : NULL;
-                    const float *B = sequence(&s->B, b0, b1) + t * s->B.step;
-                    const float *C = sequence(&s->C, b0, b1) + t * s->C.step;
-                    float *y = sequence(&s->y, b0, b1) + t * s->y.step;
+                    const float *u = at(&s->u, b0, b1, t);
+                    const float *delta = at(&s->delta, b0, b1, t);
+                    const float *z = s->z.data ? at(&s->z, b0, b1, t) : NULL;
+                    const float *B = at(&s->B, b0, b1, t);
+                    const float *C = at(&s->C, b0, b1, t);
+                    float *y = at(&s->y, b0, b1, t);
                     for (int64_t block = 0; block < blocks; block++) {
                         int64_t c = block * LANES;
-                        int count = (int)min64(LANES, s->channels - c);
+                        int count = count_of(s->channels, c);
                         forward_chunk(s, u + c, delta + c, z ? z + c : NULL, B, C, y + c, A + block * STATES,
                                       load(s->D + c, count), load(s->bias + c, count), states + block * STATES, steps,
                                       count);
@@ -88,7 +88,7 @@ INLINE void recompute(const Scan *s, const Grad *g, const Place *p, const float 
     }
 }
 
-/* dL/dz, and in w->grad what dL/dy becomes on its way back through the gate. */
+/* Writes dL/dz, and to w->grad the gradient with respect to the result before the gate. */
 INLINE void backward_gate(const Scan *s, const Grad *g, const Place *p, const float *C, vec D, Work *w, int64_t steps,
                           int count) {
     for (int64_t t = 0; t < steps; t++) {
@@ -147,7 +147,7 @@ int scan_backward(const Scan *s, const Grad *g) {
         Work *w = malloc(sizeof(Work));
         vec *gA = (vec *)g->A + thread * blocks * STATES, *gD = (vec *)g->D + thread * blocks,
             *gbias = (vec *)g->bias + thread * blocks;
-        if (!carry || !w || failed) failed = 1;
+        failed |= !carry || !w;
         /* Fixed shares, so that the same call gives the same bits. */
         for (int64_t item = thread * items / s->threads; !failed && item < (thread + 1) * items / s->threads; item++) {
             int64_t b0 = item / groups, first = item % groups * GROUP, last = min64(first + GROUP, s->batch1);
@@ -156,21 +156,21 @@ int scan_backward(const Scan *s, const Grad *g) {
                 int64_t t = k * CHUNK, steps = min64(CHUNK, s->length - t);
                 for (int64_t b1 = first; b1 < last; b1++) {
                     const float *start = s->starts + ((b0 * s->batch1 + b1) * chunks + k) * blocks * STATES * LANES;
-                    const float *B = sequence(&s->B, b0, b1) + t * s->B.step;
-                    const float *C = sequence(&s->C, b0, b1) + t * s->C.step;
+                    const float *B = at(&s->B, b0, b1, t);
+                    const float *C = at(&s->C, b0, b1, t);
                     memset(w->B, 0, steps * sizeof(w->B[0]));
                     memset(w->C, 0, steps * sizeof(w->C[0]));
                     for (int64_t block = 0; block < blocks; block++) {
                         int64_t c = block * LANES;
-                        int count = (int)min64(LANES, s->channels - c);
+                        int count = count_of(s->channels, c);
                         Place p = {
-                            .u = sequence(&s->u, b0, b1) + t * s->u.step + c,
-                            .delta = sequence(&s->delta, b0, b1) + t * s->delta.step + c,
-                            .z = s->z.data ? sequence(&s->z, b0, b1) + t * s->z.step + c : NULL,
-                            .gy = sequence(&g->y, b0, b1) + t * g->y.step + c,
-                            .gu = sequence(&g->u, b0, b1) + t * g->u.step + c,
-                            .gdelta = sequence(&g->delta, b0, b1) + t * g->delta.step + c,
-                            .gz = g->z.data ? sequence(&g->z, b0, b1) + t * g->z.step + c : NULL,
+                            .u = at(&s->u, b0, b1, t) + c,
+                            .delta = at(&s->delta, b0, b1, t) + c,
+                            .z = s->z.data ? at(&s->z, b0, b1, t) + c : NULL,
+                            .gy = at(&g->y, b0, b1, t) + c,
+                            .gu = at(&g->u, b0, b1, t) + c,
+                            .gdelta = at(&g->delta, b0, b1, t) + c,
+                            .gz = g->z.data ? at(&g->z, b0, b1, t) + c : NULL,
                         };
                         const vec *A_here = A + block * STATES;
                         vec D = load(s->D + c, count);
@@ -181,7 +181,7 @@ int scan_backward(const Scan *s, const Grad *g) {
                                         carry + ((b1 - first) * blocks + block) * STATES, gA + block * STATES,
                                         gD + block, gbias + block, w, steps, count);
                     }
-                    float *gB = sequence(&g->B, b0, b1) + t * g->B.step, *gC = sequence(&g->C, b0, b1) + t * g->C.step;
+                    float *gB = at(&g->B, b0, b1, t), *gC = at(&g->C, b0, b1, t);
                     for (int64_t i = 0; i < steps; i++)
                         for (int n = 0; n < STATES; n++) {
                             gB[i * g->B.step + n] = sum(&w->B[i][n]);

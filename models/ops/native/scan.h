@@ -18,7 +18,6 @@ typedef struct {
 
 INLINE int64_t num_blocks(const Scan *s) { return (s->channels + LANES - 1) / LANES; }
 INLINE int64_t num_chunks(const Scan *s) { return (s->length + CHUNK - 1) / CHUNK; }
-INLINE float *sequence(const View *v, int64_t b0, int64_t b1) { return v->data + b0 * v->batch0 + b1 * v->batch1; }
 
 /* Prefetch step t of the next sequence: down a column every step is on another page, which hardware does not prefetch. */
 INLINE void fetch_next(const View *v, const float *p, int64_t t) {
@@ -40,7 +39,7 @@ typedef struct { vec x[CHUNK], d[CHUNK], dx[CHUNK], slope[CHUNK]; } Inputs;
 
 INLINE void prepare(const Scan *s, const float *u, const float *delta, vec bias, int64_t steps, int count, Inputs *in) {
     for (int64_t t = 0; t < steps; t++) {
-        vec d = load(delta + t * s->delta.step, count) + bias, slope = all(1.0f);
+        vec d = load(delta + t * s->delta.step, count) + bias, slope = splat(1.0f);
         if (s->softplus) {
             vec e = exp_minus_abs(d);
             slope = sigmoid_of(d, e);

@@ -4,6 +4,14 @@ import ctypes
 
 import torch
 
+from .compiler import compiled_or_none
+
+
+def runs_in_c(source: str, *tensors: torch.Tensor) -> bool:
+    """Whether a C file can compute these tensors: float32 on a CPU with a compiler, outside torch.compile."""
+    fit = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    return fit and not torch.compiler.is_compiling() and compiled_or_none(source) is not None
+
 
 def structure(*groups: tuple[type, str]) -> type[ctypes.Structure]:
     """A C structure with these fields in this order, given as (type, names)."""
@@ -25,13 +33,6 @@ class View(ctypes.Structure):
             return cls()
         batch0, batch1, _, step = (0, 0, 0, 0)[tensor.dim() :] + tensor.stride()
         return cls(tensor.data_ptr(), batch0, batch1, step)
-
-
-def channels_adjacent(tensor: torch.Tensor) -> torch.Tensor:
-    """(*batch, channels, steps) with channel stride 1, copied only where it has another."""
-    if tensor.shape[-2] == 1 or tensor.stride(-2) == 1:
-        return tensor
-    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
 def sizes(tensor: torch.Tensor) -> tuple[int, int, int, int]:

@@ -72,7 +72,7 @@ def selective_scan(
         BackendError: the backend is unknown or cannot run here.
         ValueError: the shapes do not fit together.
     """
-    _check_shapes(u, delta, A, B, C)
+    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     if torch.compiler.is_compiling():
         return _opaque_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend)
     name = resolve_backend(backend, u.device, u.dtype)
@@ -146,7 +146,7 @@ def _log_once(message: str) -> None:
     logger.info(message)
 
 
-def _check_shapes(u, delta, A, B, C) -> None:
+def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
     if u.dim() < 3 or delta.shape != u.shape:
         raise ValueError(
             f"u and delta must both be (*batch, channels, length), got {tuple(u.shape)}, {tuple(delta.shape)}"
@@ -160,3 +160,6 @@ def _check_shapes(u, delta, A, B, C) -> None:
         raise ValueError(
             f"B and C must be (*batch, states, length) = {expected}, got {tuple(B.shape)}, {tuple(C.shape)}"
         )
+    for name, tensor, shape in (("D", D, A.shape[:1]), ("z", z, u.shape), ("delta_bias", delta_bias, A.shape[:1])):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")

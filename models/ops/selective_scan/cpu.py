@@ -10,8 +10,9 @@ from ctypes import c_int32, c_int64, c_void_p
 
 import torch
 
+from .. import channels_adjacent, empty_adjacent
 from ..native.compiler import BuildError, call, compiled
-from ..native.view import View, address, channels_adjacent, sizes, structure
+from ..native.view import View, address, sizes, structure
 
 
 def selective_scan_cpu(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
@@ -20,7 +21,9 @@ def selective_scan_cpu(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta
     u, delta, B, C = (_prepare(t) for t in (u, delta, B, C))
     z = None if z is None else _prepare(z)
     D, delta_bias = (A.new_zeros(len(A)) if t is None else t for t in (D, delta_bias))
-    y = _Scan.apply(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), delta_softplus)
+    y = _Scan.apply(
+        u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), delta_softplus, torch.is_grad_enabled()
+    )
     return (y.unflatten(0, batch) if len(batch) > 2 else y).to(dtype_in)
 
 
@@ -46,11 +49,11 @@ _Gradients = structure((View, "y u delta z B C"), (c_void_p, "A D bias"))
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, z, bias, softplus):
+    def forward(ctx, u, delta, A, B, C, D, z, bias, softplus, grad_enabled):
         A, D, bias = (t.contiguous() for t in (A, D, bias))
-        library, y = _scan_library(A.shape[1]), torch.empty_like(u)
+        library, y = _scan_library(A.shape[1]), empty_adjacent(u)
         starts = None
-        if any(ctx.needs_input_grad):
+        if grad_enabled and any(ctx.needs_input_grad):
             batch0, batch1, channels, length = sizes(u)
             lanes, chunk = library.scan_lanes(), library.scan_chunk()
             blocks = -(-channels // lanes)
@@ -66,7 +69,7 @@ class _Scan(torch.autograd.Function):
         u, delta, A, B, C, D, z, bias, starts = ctx.saved_tensors
         grad_y, threads = channels_adjacent(grad_y), torch.get_num_threads()
         grad_u, grad_delta, grad_z, grad_B, grad_C = (
-            None if t is None else torch.empty_like(t) for t in (u, delta, z, B, C)
+            None if t is None else empty_adjacent(t) for t in (u, delta, z, B, C)
         )
         blocks, states, lanes = starts.shape[-3:]
         grad_A = u.new_zeros(threads, blocks, states, lanes)
@@ -77,7 +80,7 @@ class _Scan(torch.autograd.Function):
         call(_scan_library(states).scan_backward, parameters, gradients)
         grad_A = grad_A.sum(0).transpose(1, 2).reshape(-1, states)[: len(A)]
         grad_D, grad_bias = (t.sum(0).flatten()[: len(A)] for t in (grad_D, grad_bias))
-        return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, None
+        return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, None, None
 
 
 def _parameters(u, delta, A, B, C, D, z, bias, softplus, y, starts):

@@ -1,7 +1,7 @@
 """The selective scan on a GPU through Triton: compiled at first use, no compiler to install.
 
 Channels-last tensors are not copied; states are float32, inputs float32, bfloat16 or float16. For the backward pass one
-state in ``tuning.Numbers.chunk`` steps is kept. The same call on the same device gives the same bits.
+state in ``tuning.LaunchParameters.chunk`` steps is kept. The same call on the same device gives the same bits.
 The kernels are in triton_scan.py, imported when first used: not every machine has Triton.
 """
 
@@ -10,8 +10,9 @@ import functools
 import torch
 from torch.autograd.function import once_differentiable
 
+from .. import channels_adjacent, empty_adjacent
 from ..triton_runtime import COMPILE, DTYPES
-from ..tuning import numbers
+from ..tuning import launch_parameters
 
 MAX_STATES = 16  # triton_scan.STATES
 
@@ -36,18 +37,7 @@ def as_rows(tensor: torch.Tensor) -> torch.Tensor:
     """(*batch, channels, length) -> (outer, inner, channels, length), channel stride 1; a copy only where needed."""
     missing = 4 - tensor.dim()
     tensor = tensor[(None,) * missing] if missing >= 0 else tensor.flatten(0, -4)
-    if tensor.stride(2) == 1 or tensor.shape[2] == 1:
-        return tensor
-    return tensor.transpose(2, 3).contiguous().transpose(2, 3)
-
-
-def empty_rows(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """An uninitialised dense tensor of the same shape and order of strides."""
-    empty = torch.empty_like(tensor, dtype=dtype)
-    if empty.stride(2) == 1 or empty.shape[2] == 1:
-        return empty
-    outer, inner, channels, length = tensor.shape
-    return tensor.new_empty(outer, inner, length, channels, dtype=dtype).transpose(2, 3)
+    return channels_adjacent(tensor)
 
 
 def row_strides(*tensors: torch.Tensor) -> list[int]:
@@ -74,9 +64,9 @@ class _Scan(torch.autograd.Function):
         outer, inner, channels, length = u.shape
         pairs = outer * inner * channels
         keep = grad_enabled and any(ctx.needs_input_grad)
-        tuned = numbers(u.device)
+        tuned = launch_parameters(u.device)
         kept = u.new_empty(-(-length // tuned.chunk) if keep else 0, A.shape[1], pairs, dtype=torch.float32)
-        y, lanes = empty_rows(u), forward_lanes(pairs, tuned.forward_lanes)
+        y, lanes = empty_adjacent(u), forward_lanes(pairs, tuned.forward_lanes)
         A32, D32, bias32 = (_float32(t) for t in (A, D, bias))
         gate = u if z is None else z  # where there is none, its pointer is not followed
         with torch.cuda.device_of(u):
@@ -103,7 +93,7 @@ class _Scan(torch.autograd.Function):
         spans = new(blocks * workers, ctx.tuned.chunk // triton_scan.SPAN.value, MAX_STATES, warp)
         dBC, dA = new(blocks, outer, inner, length, twice), new(workers, channels, states)
         dD, dbias = new(workers, channels), new(workers, channels)
-        du, ddelta, dz = (None if t is None else empty_rows(t) for t in (u, delta, z))
+        du, ddelta, dz = (None if t is None else empty_adjacent(t) for t in (u, delta, z))
         dy, gate, dgate = as_rows(dy), u if z is None else z, du if z is None else dz
         A32, D32, bias32 = (_float32(t) for t in (A, D, bias))
         with torch.cuda.device_of(u):

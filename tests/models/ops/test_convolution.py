@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from models.ops import depthwise as op
 from models.ops.causal_conv import causal_conv_silu
-from models.ops.depthwise import gated_depthwise, gated_depthwise_ref
+from models.ops.depthwise import depthwise, gated_depthwise, gated_depthwise_ref
 from models.ops.kl_divergence import kl_divergence, kl_divergence_ref
-from models.ops.native import pairs
+from models.ops.native.view import runs_in_c
 from models.ops.pointwise import pointwise, pointwise_ref
 from models.ops.selective_scan import cpu
 from models.ops.silu_gate import silu_gate, silu_gate_ref
@@ -28,7 +28,7 @@ def assert_same(ours, theirs, inputs, tolerance):
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 2, 1, 1), (1, 4, 1, 40), (3, 80, 33, 9), (1, 48, 66, 70)])
 def test_gated_depthwise(shape, threads, monkeypatch):
     """Channels that fill no vector, images of a pixel, a row, more than a strip, wider than a tile."""
-    assert op._available()
+    assert runs_in_c("depthwise.c", torch.zeros(1))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     weight, x = torch.randn(shape[1], 1, 3, 3, requires_grad=True), torch.randn(shape, requires_grad=True)
@@ -54,7 +54,7 @@ def test_gated_depthwise_in_float64_and_without_a_compiler(monkeypatch):
     torch.manual_seed(0)
     weight, x = torch.randn(6, 1, 3, 3), torch.randn(2, 6, 5, 4)
     y = gated_depthwise(x, weight)
-    monkeypatch.setattr(op, "_available", lambda: False)
+    monkeypatch.setattr(op, "runs_in_c", lambda *_: False)
     torch.testing.assert_close(gated_depthwise(x, weight), y)
     torch.testing.assert_close(gated_depthwise(x.double(), weight.double()), y.double(), rtol=1e-5, atol=1e-6)
 
@@ -103,7 +103,7 @@ def test_pairs_in_float64(op, ref):
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 48, 9, 11), (3, 72, 1, 1), (0, 8, 2, 2)])
 def test_pairs_in_c(shape, order, threads, op, ref, monkeypatch):
     """Channels that fill no vector, half of a wider map, and a gradient that is one number for all."""
-    assert pairs.runs(torch.zeros(1), torch.zeros(1))
+    assert runs_in_c("pairs.c", torch.zeros(1))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     wide = (4 * torch.randn(shape[0], 2 * shape[1], *shape[2:])).contiguous(memory_format=order).requires_grad_()
@@ -114,6 +114,21 @@ def test_pairs_in_c(shape, order, threads, op, ref, monkeypatch):
     assert_same(op(a, b), ref(a, b), (a, wide), 2e-6)
     for ours, theirs in zip(*(torch.autograd.grad(f(a, b).sum(), (a, wide)) for f in (op, ref)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
+
+
+@PAIRS
+def test_pairs_are_broadcast(op, ref):
+    """As for KLFF with pooled features: kernels take tensors of one shape alone."""
+    torch.manual_seed(0)
+    a, pooled = torch.randn(2, 5, 7, 3, requires_grad=True), torch.randn(2, 5, 1, 1, requires_grad=True)
+    assert_same(op(a, pooled), ref(a, pooled), (a, pooled), 2e-6)
+    assert_same(op(pooled, a), ref(pooled, a), (pooled, a), 2e-6)
+
+
+def test_depthwise_weights_of_other_channels_are_named():
+    for function in (depthwise, gated_depthwise):
+        with pytest.raises(RuntimeError, match="channels"):
+            function(torch.randn(1, 8, 5, 5), torch.randn(6, 1, 3, 3))
 
 
 def test_kl_divergence_in_float32_is_exact_for_any_logit():

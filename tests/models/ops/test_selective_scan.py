@@ -177,6 +177,44 @@ def test_cpu_backend_takes_what_does_not_lie_well():
 
 
 @needs_compiler
+@pytest.mark.parametrize("expanded", range(5))
+def test_cpu_backend_takes_inputs_expanded_along_the_steps(expanded):
+    """As B of a model that is not selective: one value for all steps, whose gradient is their sum."""
+    inputs = make_inputs(channels=20, states=16, length=40, dtype=torch.float32)
+    wide = {0: 0, 1: 1, 2: 3, 3: 4, 4: 6}[expanded]  # u, delta, B, C, z
+    inputs[wide] = inputs[wide].detach()[..., :1].requires_grad_()
+    results = []
+    for backend in ("cpu", "reference"):
+        expanded_inputs = [t.expand(*t.shape[:2], 40) if i == wide else t for i, t in enumerate(inputs)]
+        y = selective_scan(*expanded_inputs, delta_softplus=True, backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=2e-5, atol=2e-5 * reference.abs().max().item())
+
+
+@needs_compiler
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_step_size_that_is_nan_gives_nan_from_there_on(backend):
+    inputs = [t.detach() for t in make_inputs(channels=20, states=16, length=9, dtype=torch.float32)]
+    inputs[1][0, 3, 4] = math.nan
+    y = selective_scan(*inputs, delta_softplus=True, backend=backend)
+    lost = torch.zeros(y.shape, dtype=torch.bool)
+    lost[0, 3, 4:] = True
+    assert torch.equal(y.isnan(), lost)
+
+
+@needs_compiler
+def test_cpu_backend_keeps_no_states_without_gradients(monkeypatch):
+    kept, parameters = [], cpu._parameters
+    monkeypatch.setattr(cpu, "_parameters", lambda *given: kept.append(given[-1] is not None) or parameters(*given))
+    inputs = make_inputs(length=40, states=16, dtype=torch.float32)
+    with torch.no_grad():
+        selective_scan(*inputs, backend="cpu")
+    selective_scan(*inputs, backend="cpu")
+    assert kept == [False, True]
+
+
+@needs_compiler
 def test_cpu_backend_is_exact_at_the_ends_of_its_functions():
     """Steps so small that softplus is e^x, so large that it is x and the state is forgotten; gates far from zero."""
     for bias, gate in ((-25, -90), (-12, 90), (60, 0), (95, 3)):
@@ -233,6 +271,9 @@ def test_shapes_that_do_not_fit_are_refused():
         selective_scan(u, delta, A, B[..., :4], C)
     with pytest.raises(ValueError, match="A must be real"):
         selective_scan(u, delta, A[:2], B, C)
+    for name, tensor in {"D": A[:1, 0], "z": u[:1], "delta_bias": A[:2, 0]}.items():
+        with pytest.raises(ValueError, match=f"{name} must be"):  # PyTorch would broadcast, kernels read past the end
+            selective_scan(u, delta, A, B, C, **{name: tensor})
 
 
 def test_mamba_kernel_is_called_with_its_own_signature(monkeypatch):

@@ -70,11 +70,11 @@ modern = pytest.mark.skipif(
 def test_the_forward_scan_compiles_to_few_instructions(capability, dtype, lanes, keep):
     """16 states need 16 powers of two and 48 products and sums, softplus and SiLU their own; the rest is bounded."""
     kernel = sass.forward(capability, dtype, lanes, keep)
-    assert kernel.spilled == kernel.shared == 0 and kernel.registers <= sass.NUMBERS.forward_registers
+    assert kernel.spilled == kernel.shared == 0 and kernel.registers <= sass.PARAMETERS.forward_registers
     assert not re.search(r"bar\.sync|shfl", kernel.ptx)
     assert not re.search(r"(ld|st)\.global\S*\.v[248]", kernel.ptx)  # neighbouring lanes may be rows apart
     assert 16 + 3 <= kernel.count("MUFU") <= 16 + 4
-    assert kernel.count("STG") <= 1 + 16 * keep / sass.NUMBERS.chunk + 0.1
+    assert kernel.count("STG") <= 1 + 16 * keep / sass.PARAMETERS.chunk + 0.1
     assert kernel.instructions <= (270 if dtype == "fp32" else 305)
 
 
@@ -85,7 +85,7 @@ def test_the_backward_scan_compiles_to_few_instructions(capability, dtype):
     kernel = sass.backward(capability, dtype)
     assert kernel.spilled == kernel.shared == 0  # B's and C's sums are passed on between registers
     assert kernel.count("SHFL") == 32 + 16 + 8 + 4 + 2
-    assert kernel.count("BAR") <= 3 / sass.NUMBERS.chunk
+    assert kernel.count("BAR") <= 3 / sass.PARAMETERS.chunk
     assert kernel.count("MUFU") <= 45
     assert kernel.instructions <= (820 if dtype == "fp32" else 900)
 
@@ -97,8 +97,8 @@ def test_the_convolution_compiles_without_spills(capability, dtype):
     from models.ops import causal_conv_triton
 
     pointers = {**dict.fromkeys("x y dy dx".split(), f"*{dtype}"), **dict.fromkeys("weight bias sums".split(), "*fp32")}
-    time, columns = causal_conv_triton.tile_shape(144, sass.NUMBERS.conv_tile)
-    constants, options = {"TIME": time, "CHANNELS": columns}, {"num_warps": sass.NUMBERS.conv_warps}
+    time, columns = causal_conv_triton.tile_shape(144, sass.PARAMETERS.conv_tile)
+    constants, options = {"TIME": time, "CHANNELS": columns}, {"num_warps": sass.PARAMETERS.conv_warps}
     for kernel in (causal_conv_triton._forward, causal_conv_triton._backward):
         assert sass.compile_kernel(kernel, pointers, constants, capability, options).spilled == 0
 
@@ -114,9 +114,9 @@ def test_norm_depthwise_and_pairs_compile_without_spills(dtype):
     tensors = dict.fromkeys("a b x y d dx dy grad grad_a grad_b".split(), f"*{dtype}")
     pointers = {**tensors, **dict.fromkeys("taps weight bias sums".split(), "*fp32"), "eps": "fp32"}
     aligned = ("channels", "step", "a_step", "b_step", "y_step", "grad_step", "grad_a_step", "grad_b_step", "dy_step")
-    span = depthwise_triton.WARP_SPAN * sass.NUMBERS.depthwise_warps
-    rows = {"ROWS": sass.NUMBERS.depthwise_rows, "SPAN": span}
-    pixels = {"ROWS": sass.NUMBERS.norm_elements // 256, "BLOCK": 256}  # of 144 channels
+    span = depthwise_triton.WARP_SPAN * sass.PARAMETERS.depthwise_warps
+    rows = {"ROWS": sass.PARAMETERS.depthwise_rows, "SPAN": span}
+    pixels = {"ROWS": sass.PARAMETERS.norm_elements // 256, "BLOCK": 256}  # of 144 channels
     kernels = [
         (depthwise_triton._forward, {"GATED": False, "BACKWARD": False, **rows}),
         *[(depthwise_triton._forward, {"GATED": True, "BACKWARD": backward, **rows}) for backward in (False, True)],
@@ -146,7 +146,7 @@ def test_fused_products_compile_to_tensor_cores_without_spills(capability, dtype
     pointers |= {"norm_weight": "*fp32", "norm_bias": "*fp32", "eps": "fp32"}
     kernels = fused_triton._normed_product, fused_triton._product, fused_triton._gated_projection
     for kernel, outputs, unit in zip(kernels, (288, 144, 144), (16, 16, 8), strict=True):  # XYScanNet-P, level 1
-        constants, options = fused_triton.options(kernel, outputs, sass.NUMBERS, unit)
+        constants, options = fused_triton.options(kernel, outputs, sass.PARAMETERS, unit)
         flags = {"ADD": True} if kernel is fused_triton._product else {}
         found = sass.compile_kernel(kernel, pointers, {**constants, **flags}, capability, options)
         assert found.spilled == 0 and found.registers <= 255 and found.shared <= 99 * 1024

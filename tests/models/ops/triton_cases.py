@@ -22,12 +22,12 @@ from models.ops.selective_scan.reference import selective_scan_ref
 from models.ops.selective_scan.triton_kernel import selective_scan_triton
 from models.ops.silu_gate import silu_gate, silu_gate_ref
 from models.ops.tf32 import without_tf32
-from models.ops.tuning import Numbers
+from models.ops.tuning import LaunchParameters
 from models.registry import Options
 from models.vssm import InterVSSM, IntraVSSM
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
-CHUNK = 8 if DEVICE == "cpu" else Numbers().chunk  # the interpreter takes its time over each step
+CHUNK = 8 if DEVICE == "cpu" else LaunchParameters().chunk  # the interpreter takes its time over each step
 
 
 def draw(*shape, dtype=torch.float32, seed=[0]):  # noqa: B006 (a running seed)
@@ -72,7 +72,7 @@ def assert_agree(leaves, inputs, tolerance=1e-4, softplus=True):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     if DEVICE == "cpu":
-        monkeypatch.setattr(triton_kernel, "numbers", lambda device: Numbers(chunk=CHUNK))
+        monkeypatch.setattr(triton_kernel, "launch_parameters", lambda device: LaunchParameters(chunk=CHUNK))
 
 
 @pytest.mark.parametrize("length, columns", [(1, False), (2, True), (7, False), (CHUNK, True), (CHUNK + 5, False)])
@@ -99,16 +99,16 @@ def test_wide_programs(monkeypatch):
 
 
 def test_sequences_shared_among_few_programs(monkeypatch):
-    monkeypatch.setattr(triton_kernel, "numbers", lambda device: Numbers(backward_programs=4))
+    monkeypatch.setattr(triton_kernel, "launch_parameters", lambda device: LaunchParameters(backward_programs=4))
     assert_agree(*network_inputs((5,), 3, 40))
 
 
 @pytest.mark.parametrize("chunk", [2, 8])
-def test_other_numbers_give_the_same_result(monkeypatch, chunk):
+def test_other_launch_parameters_give_the_same_result(monkeypatch, chunk):
     """What a search for the fastest may choose; 11 steps end within a chunk."""
-    other = Numbers(forward_lanes=32, chunk=chunk, backward_programs=3, conv_tile=256, conv_warps=4)
+    other = LaunchParameters(forward_lanes=32, chunk=chunk, backward_programs=3, conv_tile=256, conv_warps=4)
     for module in (triton_kernel, causal_conv_triton):
-        monkeypatch.setattr(module, "numbers", lambda device: other)
+        monkeypatch.setattr(module, "launch_parameters", lambda device: other)
     assert_agree(*network_inputs((2,), 11, 20))
     x, weight, bias = draw(2, 70, 20).transpose(1, 2), draw(20, 4), draw(20)
     assert_near(causal_conv_silu_triton(x, weight, bias), convolution(x, weight, bias), 1e-5)
