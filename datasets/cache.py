@@ -141,13 +141,16 @@ def _unique_paths(pairs: Sequence[Pair]) -> list[Path]:
     return list(dict.fromkeys(path for pair in pairs for path in (pair.blurred, pair.sharp) if path is not None))
 
 
-def decoded_bytes(pairs: Sequence[Pair]) -> int:
-    """Size of a cache of the pairs' images, from their headers.
+def missing_bytes(pairs: Sequence[Pair], folder: str | os.PathLike) -> int:
+    """Size of a cache of the pairs' images, from their headers; 0 if ``folder`` has it already.
 
     Raises:
         ImageError: an image cannot be read.
     """
     paths = _unique_paths(pairs)
+    stem = Path(folder) / _fingerprint(paths)
+    if _read_index(stem.with_suffix(".json"), stem.with_suffix(".rgb"), paths) is not None:
+        return 0
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         return _layout(paths, pool.map(read_size, paths))[1]
 

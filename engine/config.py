@@ -113,13 +113,13 @@ def load_config(job_name: str, stage: int, overrides: Sequence[str] = ()) -> Con
 
 
 def model_options(weights: Path, job_name: str) -> dict:
-    """What weights do not tell of their network: from the record or recipe beside them, else from the job's own."""
+    """Network options that a weights file may not record, from the configuration beside it, else from the job's."""
     name = f"config_stage{1 if weights.stem.endswith('stage1') else 2}.yaml"
     for folder in (weights.parent.parent, weights.parent, results_dir(job_name), config_dir(job_name)):
         path = folder / name
         if path.is_file():
             model = build(ModelConfig, read_yaml(path).get("model", {}), str(path), "model")
-            return {name: getattr(model, name) for name in ("kl_gate", "scan_backend", "scan", "slices")}
+            return {option: getattr(model, option) for option in ("kl_gate", "scan_backend", "scan", "slices")}
     return {}
 
 

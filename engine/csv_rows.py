@@ -1,4 +1,4 @@
-"""CSV tables that are appended to row by row, each row with a check that tells when it was cut or edited."""
+"""CSV tables that are appended to row by row, each row with a checksum that reveals truncation or editing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def digest(cells: Iterable[str]) -> str:
 
 
 def read_rows(path: Path) -> list[list[str]]:
-    """The cells of every line of a CSV file, but of a last one that a kill cut short; none where there is no file.
+    """The cells of each complete line of a CSV file; none if there is no file.
 
-    A damaged line gives cells that no check fits.
+    The checksum of a damaged line does not match.
     """
     text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
     return [_cells(line) for line in text.split("\n")[:-1] if line.strip()]

@@ -32,6 +32,9 @@ def process_group(device_name: str | None = None) -> Iterator[None]:
 
     GPU tensors are exchanged by NCCL where each process has a GPU of its own; tensors on the CPU by Gloo, without
     waiting for a GPU.
+
+    Raises:
+        PeerError: in place of a failed exchange with another process, which has ended.
     """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
@@ -41,13 +44,23 @@ def process_group(device_name: str | None = None) -> Iterator[None]:
         gpus = 1 if ":" in (device_name or "") else torch.cuda.device_count()
         if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus:  # NCCL needs a GPU for each process
             backend = "cpu:gloo,cuda:nccl"
-    importlib.import_module("torch.distributed.nn.functional")  # imported later, its default arguments keep the group
+    # Before the group exists: otherwise this module's default arguments hold a reference to it.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
+    except Exception as error:
+        if lost_peer(error):
+            raise PeerError(
+                "another process of this run has ended; its own message says why. What is saved is kept, and the same "
+                "command resumes from it"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
-        gc.collect()  # DistributedDataParallel, in cycles, holds the group: a thread of its left at exit may abort
+        # Reference cycles through DistributedDataParallel keep the group's threads, and one still running at exit can
+        # abort the process.
+        gc.collect()
 
 
 def device(name: str | None = None) -> torch.device:
@@ -55,7 +68,7 @@ def device(name: str | None = None) -> torch.device:
 
     A GPU becomes PyTorch's current one, so that nothing is allocated on another.
     """
-    if name is None or name == "auto":
+    if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(name)

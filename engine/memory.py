@@ -30,8 +30,8 @@ class OutOfMemory(DeviceError):
 def keep_freed_memory(device: torch.device) -> None:
     """On a CPU, keep freed memory for the next allocations, where the C library is glibc.
 
-    By default it goes back to the system after every few layers and returns by page faults, which took a tenth to a
-    fifth of the time of a training step or a small image.
+    By default glibc returns it to the system after every few layers; getting it back by page faults took 10 to 20 % of
+    the time of a training step or of a small image.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if device.type == "cpu" and mallopt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -26,15 +27,7 @@ def prefetch(pool: Executor, function: Callable[[Item], Result], items: Iterable
 
 
 def batches(items: Iterable[Item], size: int, kind: Callable[[Item], object]) -> Iterator[list[Item]]:
-    """Up to `size` neighbours of one `kind` at a time."""
-    batch: list[Item] = []
-    for item in items:
-        if batch and kind(item) != kind(batch[0]):
+    """Up to ``size`` consecutive items of one ``kind`` at a time; a full batch does not wait for the next item."""
+    for _, group in itertools.groupby(items, kind):
+        while batch := list(itertools.islice(group, size)):
             yield batch
-            batch = []
-        batch.append(item)
-        if len(batch) == size:  # at once: reading the next item may fail
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -51,11 +51,21 @@ def read_yaml(path: Path) -> dict:
 def parse_yaml(text: str, where: str) -> object:
     """The value of a YAML text; ConfigError, beginning with ``where``, for text that is not YAML."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except RecursionError as error:
         raise ConfigError(f"{where}: not valid YAML: nested too deep") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: 2020-99-99, or a number of 5000 digits
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, of which PyYAML keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def build(cls: type, content: object, source: str, prefix: str = "", origins: Mapping[str, str] | None = None):
@@ -103,7 +113,7 @@ def suggest(key: str, known: Iterable[str]) -> str:
 
 
 def _convert(value: object, wanted: typing.Any, where: str) -> object:
-    """``value`` as the annotated type ``wanted``, strictly; only text may be a number: PyYAML reads 1e-4 as text."""
+    """``value`` as the annotated type ``wanted``; only text is converted, to a number: PyYAML reads 1e-4 as text."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Literal:
         if value in arguments:

@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass
 class Pairing:
-    """The samples, sorted by name, and the images that are none: each list names them and says what is wrong."""
+    """The samples, sorted by name, and lists of the images that could not be paired, with the reason."""
 
     samples: list[Sample]
     missing: list[str] = field(default_factory=list)  # names in the data set that have no restored image
@@ -75,8 +75,9 @@ def find_samples(restored: Path, truth: list[Path], variant: str | None, sharp_n
     """
     if not restored.is_dir():
         raise LayoutError(f"{restored}: no such folder of restored images")
-    paths = {str(Path(path).with_suffix("")): restored / path for path in list_images(restored)}
-    if not paths or len(paths) < len(list_images(restored)):
+    images = list_images(restored)
+    paths = {str(Path(path).with_suffix("")): restored / path for path in images}
+    if not paths or len(paths) < len(images):
         raise LayoutError(f"{restored}: " + ("two images differ in nothing but their suffix" if paths else "no images"))
     if not truth:
         return _check_sizes(Pairing([Sample(name, path, None, None) for name, path in sorted(paths.items())]))
@@ -135,7 +136,7 @@ def match(restored: Iterable[str], references: Iterable[str], where: str) -> dic
 def words(name: str) -> Words:
     """What tells an image from others: the words of its relative path without those that say what kind it is."""
     everything = tuple(word for word in re.split(r"[/\\_\-]+", name) if word)
-    return tuple(word for word in everything if word.lower() not in KINDS) or everything
+    return tuple(word for word in everything if word.lower() not in KINDS) or everything or (name,)
 
 
 def _ends(longer: Words, shorter: Words) -> bool:

@@ -8,13 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-import yaml
 
 from datasets.files import JsonError, read_json, write_atomic
 from metrics.catalogue import METRICS
 
 from .. import provenance
 from ..config import ConfigError, results_dir
+from ..typed_yaml import read_yaml
 from .command import Request
 from .pairing import Pairing
 
@@ -73,7 +73,7 @@ def config_of(made_by: dict | None) -> dict | None:
     path = folder / f"config_{weights.stem.rpartition('_')[2]}.yaml"  # best_XYScanNet_stage2 -> config_stage2
     if folder.resolve() not in weights.resolve().parents or not path.is_file():
         return None
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(path)
 
 
 def write_record(folder: Path, record: dict, metrics: dict[str, dict], complete: bool) -> dict:
@@ -99,7 +99,7 @@ def earlier_record(folder: Path) -> dict:
 
 
 def other_metrics(earlier: dict, columns: list[str], same: bool) -> dict[str, dict]:
-    """The earlier record's metrics that are not asked for now: as they are where all files are the `same`, else what
-    decides their values alone, by which their scores of single images are still of use."""
+    """Metrics in the earlier record that were not requested now. If the files are unchanged (`same`), they are kept;
+    otherwise only their `how`, so that the scores of unchanged images can be reused."""
     entries = {name: entry for name, entry in earlier["metrics"].items() if name in METRICS and name not in columns}
     return {name: entry if same else {"how": entry["how"]} for name, entry in entries.items() if entry.get("how")}

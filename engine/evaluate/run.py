@@ -26,6 +26,7 @@ from metrics.fid import inception
 
 from .. import distributed
 from ..csv_rows import digest
+from ..lock import run_lock
 from ..provenance import code_checksum
 from .command import Request
 from .comparison import compare
@@ -52,44 +53,51 @@ def evaluate(request: Request) -> dict:
 def score(request: Request, pairing: Pairing) -> dict:
     """Measures what is wanted and not measured yet, writes scores.csv and scores.json; returns what the latter holds.
 
-    Raises EvaluationError for a file that is no model, ImageError for a file that is no image.
+    Raises EvaluationError for a file that is no model, ImageError for a file that is no image, BusyError where another
+    evaluation writes to the same folder.
     """
-    # With what: a network that cannot be had costs its own column alone.
     columns, device = wanted_columns(request), distributed.device(request.device)
     scorers, how, missing = load_scorers(columns, request, pairing.samples, device)
     per_image = [name for name in how if METRICS[name].kind != SET]
 
-    # What an earlier run has measured.
-    stamps = {sample.name: stamp(sample.restored, sample.sharp) for sample in pairing.samples}
-    files = digest_of_files(pairing.samples, "restored", "sharp", "blurred")
-    earlier = earlier_record(request.folder)
-    kept = [name for name, entry in earlier["metrics"].items() if entry.get("how") == how.get(name, entry.get("how"))]
-    images = ImageScores(request.folder / "scores.csv", stamps, kept)
-    same = earlier["files"] == files if "files" in earlier else images.found == stamps
-    others = other_metrics(earlier, columns, same)
+    folder = request.folder.absolute()
+    with run_lock(folder, folder.with_name(f".{folder.name}.lock")):  # no other evaluation into the same folder
+        # What an earlier run has measured.
+        stamps = {sample.name: stamp(sample.restored, sample.sharp) for sample in pairing.samples}
+        files = digest_of_files(pairing.samples, "restored", "sharp", "blurred")
+        earlier = earlier_record(request.folder)
+        kept = [
+            name for name, entry in earlier["metrics"].items() if entry.get("how") == how.get(name, entry.get("how"))
+        ]
+        images = ImageScores(request.folder / "scores.csv", stamps, kept)
+        same = earlier["files"] == files if "files" in earlier else images.found == stamps
+        others = other_metrics(earlier, columns, same)
 
-    # Measure.
-    record = describe(request, pairing, device) | {"files": files}
-    if same:  # of the same images an earlier command may have said which data set they are of
-        record["dataset"] = record["dataset"] or earlier.get("dataset")
-    write_record(request.folder, record, {name: {"how": how[name]} for name in how} | others, complete=False)
-    images.begin(per_image)
-    sets = SetScores(pairing.samples, scorers, how, request.profile, device, request.folder)
-    passes = split_by_device(per_image, device)
-    with progress_bar(len(passes) * len(pairing.samples) + sets.steps) as bar:
-        for score_all, names in passes.items():
-            tasks = [(sample, lack) for sample in pairing.samples if (lack := images.missing(sample.name, names))]
-            bar.update(len(pairing.samples) - len(tasks))
-            for name, scores in score_all(tasks, scorers, request.workers or cores()):
-                images.add(name, scores)
-                bar.update()
-        of_sets = sets.score(bar)
+        # Measure.
+        record = describe(request, pairing, device) | {"files": files}
+        if same:  # of the same images an earlier command may have said which data set they are of
+            record["dataset"] = record["dataset"] or earlier.get("dataset")
+        write_record(request.folder, record, {name: {"how": how[name]} for name in how} | others, complete=False)
+        images.begin(per_image)
+        sets = SetScores(pairing.samples, scorers, how, request.profile, device, request.folder)
+        passes = split_by_device(per_image, device)
+        steps = len(passes) * len(pairing.samples) + sets.steps
+        with tqdm(total=steps, desc="scoring", unit="image", mininterval=0.1 if sys.stderr.isatty() else 30) as bar:
+            for score_all, names in passes.items():
+                tasks = [(sample, lack) for sample in pairing.samples if (lack := images.missing(sample.name, names))]
+                bar.update(len(pairing.samples) - len(tasks))
+                for name, scores in score_all(tasks, scorers, request.workers or cores()):
+                    images.add(name, scores)
+                    bar.update()
+            of_sets = sets.score(bar)
 
-    # Write.
-    images.write()
-    scores = image_means(images, per_image) | of_sets | {name: {"not_measured": why} for name, why in missing.items()}
-    metrics = {name: scores[name] | {"how": how.get(name)} for name in columns}
-    return write_record(request.folder, record, metrics | others, complete=True)
+        # Write.
+        images.write()
+        scores = (
+            image_means(images, per_image) | of_sets | {name: {"not_measured": why} for name, why in missing.items()}
+        )
+        metrics = {name: scores[name] | {"how": how.get(name)} for name in columns}
+        return write_record(request.folder, record, metrics | others, complete=True)
 
 
 def report(request: Request, record: dict) -> None:
@@ -163,12 +171,12 @@ def load_scorers(
         if any(getattr(sample, kind) is None for sample in samples for kind in metric.images):
             missing[name] = NO_BLURRED
             continue
-        if metric.kind == SET and no_features:  # a download that fails is not waited for twice
+        if metric.kind == SET and no_features:  # a failed download is not retried for every metric
             missing[name] = no_features
             continue
         try:
             scorers[name] = metric.load(device=str(device), niqe_model=request.niqe_model)
-            facts = features_facts(device) if metric.kind == SET else getattr(scorers[name], "facts", {})
+            facts = inception(str(device)).facts if metric.kind == SET else getattr(scorers[name], "facts", {})
         except DownloadError as error:
             missing[name] = str(error)
             no_features = str(error) if metric.kind == SET else ""
@@ -185,11 +193,6 @@ def load_scorers(
             if metric.baseline_of:
                 how[name]["files"] = digest_of_files(samples, "blurred")
     return scorers, how, missing
-
-
-def features_facts(device: torch.device) -> dict[str, object]:
-    """What decides the features that sets are compared by. Raises DownloadError where Inception is unavailable."""
-    return inception(str(device)).facts
 
 
 def digest_of_files(samples: list[Sample], *kinds: str) -> str:
@@ -221,7 +224,3 @@ def image_means(images: ImageScores, columns: list[str]) -> dict[str, dict]:
                 "not_measured": f"no image could be scored; the first failed with: {next(iter(failed.values()))}"
             }
     return means
-
-
-def progress_bar(steps: int) -> tqdm:
-    return tqdm(total=steps, desc="scoring", unit="image", mininterval=0.1 if sys.stderr.isatty() else 30)

@@ -25,7 +25,6 @@ from .store import stamp
 
 logger = logging.getLogger(__name__)
 
-SEED = 0  # kernel_distance's own, of KID's subsets
 KINDS = ("restored", "sharp", "blurred")
 NO_BLURRED = "the blurred inputs are unknown; give --gt the whole data set, not only its sharp images"
 
@@ -83,7 +82,6 @@ class SetScores:
         score = {
             "value": scale * values["restored"],
             "images": len(self._paths["sharp"]),
-            "seed": SEED,
             "bounds": {
                 "sharp_against_sharp": scale * values["sharp"],
                 "blurred_against_sharp": None if blurred is None else scale * blurred,

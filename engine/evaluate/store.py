@@ -32,7 +32,7 @@ Score = float | str  # a string is the reason why there is no number
 
 
 class ScoresError(ConfigError):
-    """The CSV of an earlier run is not written by this program."""
+    """The existing CSV was not written by this program."""
 
 
 def stamp(*files: Path | None) -> str:

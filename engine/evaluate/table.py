@@ -67,7 +67,7 @@ class Table:
         return draw(title, header, body, self.notes, colours)
 
     def _best(self, column: Column) -> str | None:
-        """The best figure as it is printed, so that equal figures share the honour."""
+        """The best figure as it is printed, so that ties are all in bold."""
         figures = [line.figures.get(column.name) for line in self.lines if line.competes]
         numbers = [figure for figure in figures if isinstance(figure, (int, float)) and not math.isnan(figure)]
         if len(numbers) < 2 or column.higher_is_better is None:

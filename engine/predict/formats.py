@@ -184,7 +184,7 @@ def _cause(error: BaseException) -> str:
 
 
 def round_to_half(network: XYScanNet) -> None:
-    """Round the weights of convolutions and linear maps to fp16, in place; the others tell in the result."""
+    """Round the weights of convolutions and linear maps to fp16, in place; others would change the result."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.dim() > 1 and not name.endswith("A_log"):

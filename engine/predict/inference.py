@@ -116,11 +116,6 @@ class Restorer:
         )
 
     @property
-    def kl_gate(self) -> str | None:
-        """XYScanNet's; None for other networks."""
-        return getattr(self.network, "kl_gate", None)
-
-    @property
     def credit(self) -> dict[str, str]:
         """Architecture and licence of another network than XYScanNet."""
         network = self.network
@@ -132,7 +127,7 @@ class Restorer:
         return {
             "weights_sha256": self.weights_sha256,
             "network_code": None if self.credit else network_code(),
-            "kl_gate": self.kl_gate,
+            "kl_gate": getattr(self.network, "kl_gate", None),  # None for other networks
             "precision": self.precision,
             "tile": self.tile,
             "overlap": self.overlap if self.tile else None,

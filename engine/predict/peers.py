@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..memory import is_out_of_memory
+
 EXTRA = "spandrel_extra_arches"
 
 
@@ -67,7 +69,9 @@ def load_peer(path: Path) -> Peer:
         raise PeerWeightsError(
             f"{path}: not the weights of a supported network (XYScanNet, or one that spandrel knows)"
         ) from error
-    except (RuntimeError, KeyError, ValueError) as error:
+    except Exception as error:  # SafetensorError, and whatever an architecture's code raises
+        if is_out_of_memory(error):
+            raise
         raise PeerWeightsError(f"{path}: weights that do not fit the network they seem to be of: {error}") from error
     channels = descriptor.input_channels, descriptor.output_channels
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.scale != 1 or channels != (3, 3):

@@ -214,7 +214,9 @@ def _eight_bit(image: Image.Image) -> Photograph:
         image = ImageOps.exif_transpose(image)
     icc = image.info.get("icc_profile")
     if image.mode[0] in "IF":
-        raise ImageError(f"pixels of 32 bits ({image.mode}); convert the photograph to 8 or 16 bits")
+        raise ImageError(
+            f"pixels of mode {image.mode}; convert the photograph to an 8-bit image, or a 16-bit PNG or TIFF"
+        )
     if image.mode == "CMYK" and icc:
         profiles = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")

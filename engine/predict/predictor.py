@@ -62,7 +62,6 @@ class Outcome:
     pairs: list[Pair]
     left_out: list[str]
     mode: str
-    tiled: bool
     results: dict[str, Any]
 
 
@@ -91,43 +90,25 @@ def run(data_set: DataSet, arguments: argparse.Namespace) -> Outcome:
 
     refuse_to_overwrite_inputs(predictions, pairs)
     with run_lock(predictions.images, predictions.lock):  # no other run in the same folder
-        results = restore_missing(data_set, arguments, weights, pairs, restorer, predictions)
-    mode = f"{restorer.mode}, {restorer.precision}"
-    return Outcome(
-        predictions, pairs, [pair.name for pair in everything[len(pairs) :]], mode, bool(restorer.tile), results
-    )
-
-
-def restore_missing(
-    data_set: DataSet,
-    arguments: argparse.Namespace,
-    weights: Path,
-    pairs: list[Pair],
-    restorer: Restorer,
-    predictions: Predictions,
-) -> dict[str, object]:
-    """Restores what a stopped run has not, and records time and memory, which it returns."""
-    # What is done already.
-    if distributed.is_main():
-        # What decides a result's values: a folder never mixes images made with different ones.
-        decisive = [*restorer.maker, INPUT, *(["batch_size"] if restorer.kl_gate == "batch" else [])]
-        predictions.begin(make_record(data_set, arguments, weights, restorer), decisive, arguments.overwrite)
-        where = distributed.describe(restorer.device)
-        print(f"{data_set.title}: {len(pairs)} images with {weights} on {where}", flush=True)
-    (done, *_) = distributed.gather(set(predictions.finished()) if distributed.is_main() else None)
-    share = [pair for pair in pairs if pair.name not in done][distributed.rank() :: distributed.world_size()]
-
-    # Restore and save.
-    earlier = sum(pair.name in done for pair in pairs)
-    seconds = restore_all(share, restorer, arguments.batch_size, predictions, earlier)
-
-    # Conclude.
-    measured = distributed.gather((seconds, peak_memory(restorer.device)))
-    results = summarise(len(pairs), arguments.batch_size, measured)
-    if distributed.is_main():
-        predictions.merge()
-        predictions.conclude(results)
-    return results
+        with distributed.fail_together():
+            if distributed.is_main():
+                # What decides a result's values: a folder never mixes images made with different ones.
+                maker = restorer.maker
+                decisive = [*maker, INPUT, *(["batch_size"] if maker["kl_gate"] == "batch" else [])]
+                predictions.begin(make_record(data_set, arguments, weights, restorer), decisive, arguments.overwrite)
+                where = distributed.describe(restorer.device)
+                print(f"{data_set.title}: {len(pairs)} images with {weights} on {where}", flush=True)
+        (done, *_) = distributed.gather(set(predictions.finished()) if distributed.is_main() else None)
+        share = [pair for pair in pairs if pair.name not in done][distributed.rank() :: distributed.world_size()]
+        earlier = sum(pair.name in done for pair in pairs)
+        seconds = restore_all(share, restorer, arguments.batch_size, predictions, earlier)
+        measured = distributed.gather((seconds, peak_memory(restorer.device)))
+        results = summarise(len(pairs), arguments.batch_size, measured)
+        if distributed.is_main():
+            predictions.merge()
+            predictions.conclude(results)
+    left_out = [pair.name for pair in everything[len(pairs) :]]
+    return Outcome(predictions, pairs, left_out, f"{restorer.mode}, {restorer.precision}", results)
 
 
 def images_folder(data_set: DataSet, arguments: argparse.Namespace) -> Path:
@@ -193,18 +174,13 @@ def restore_all(
     )
     # After an error, or Ctrl-C, the writers still save what is restored.
     with bar, thread_pool(READERS) as readers, ThreadPoolExecutor(WRITERS) as writers:
-        read = prefetch(readers, read_pair, pairs, depth=max(READERS, batch_size))
+        read = prefetch(readers, lambda pair: (pair, read_rgb(pair.blurred)), pairs, depth=max(READERS, batch_size))
         equal = batches(read, batch_size, kind=lambda loaded: loaded[1].shape)
         restored = (image for batch in equal for image in restore_batch(restorer, batch))
         for taken in prefetch(writers, functools.partial(save, predictions), restored, depth=2 * WRITERS):
             seconds.append(taken)
             bar.update()
     return seconds
-
-
-def read_pair(pair: Pair) -> tuple[Pair, np.ndarray]:
-    """The pair and its blurred image. Raises ImageError for a damaged image."""
-    return pair, read_rgb(pair.blurred)
 
 
 def restore_batch(restorer: Restorer, batch: list[tuple[Pair, np.ndarray]]) -> Iterator[tuple[Pair, np.ndarray, float]]:
@@ -246,7 +222,7 @@ def report(data_set: DataSet, arguments: argparse.Namespace, outcome: Outcome) -
     print_scores(data_set, f"{data_set.title}, {len(outcome.pairs)} images, {outcome.mode}", record, arguments.evaluate)
     if data_set.count not in (None, len(outcome.pairs)) and data_set.table:
         print(f"Not comparable with the paper's figures: they are over all {data_set.count} images of the test set.")
-    if outcome.tiled:
+    if arguments.tile:
         print("Not comparable with scores of full images, including the paper's: tiles score differently.")
     if data_set.note:
         print(data_set.note)

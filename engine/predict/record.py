@@ -86,7 +86,7 @@ class Predictions:
 
         Raises:
             PredictionsError: without `overwrite`, the folder holds images without a record, or with one that differs in
-                a decisive entry. In any case, the list is not written by this program file.
+                a decisive entry. Also if its list was not written by this program.
         """
         self.list.parent.mkdir(parents=True, exist_ok=True)
         self._refuse_foreign_list(overwrite and self.record.is_file())

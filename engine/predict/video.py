@@ -142,6 +142,7 @@ class _Copy:
         self.first, self.stop = frames.start or 0, frames.stop
         self.video = reader.streams.video[0]
         self.video.thread_type = "AUTO"
+        self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(24)  # unknown for a single frame
         # Made with the first frame: the header goes out with the first packet and needs its size and colours.
         self.encoder: Any = None
         self.sound: dict = {}
@@ -150,7 +151,7 @@ class _Copy:
         self.last = 0.0  # time of the last frame in seconds
 
     def run(self, source: Path) -> None:
-        count = self.video.frames or int((self.video.duration or 0) * self.video.time_base * self.video.average_rate)
+        count = self.video.frames or int((self.video.duration or 0) * self.video.time_base * self.rate)
         count = min(self.stop, count) if self.stop and count else self.stop or count
         bar = tqdm(total=max(count - self.first, 0) or None, desc=source.name, unit="frame", leave=False, disable=None)
         with bar:
@@ -213,13 +214,13 @@ class _Copy:
         # Where frames carry no times, they are as far apart as the rate says.
         made.time_base = self.encoder.codec_context.time_base
         if frame.pts is None:
-            made.pts = round((len(self.statistics.seconds) - 1) / self.video.average_rate / made.time_base)
+            made.pts = round((len(self.statistics.seconds) - 1) / self.rate / made.time_base)
         else:
             made.pts = frame.pts - round(self.begin / frame.time_base)
         self.writer.mux(self.encoder.encode(made))
 
     def _make_encoder(self, image: np.ndarray, frame):
-        encoder = self.writer.add_stream("libx264", rate=self.video.average_rate, options={"crf": QUALITY})
+        encoder = self.writer.add_stream("libx264", rate=self.rate, options={"crf": QUALITY})
         encoder.height, encoder.width = image.shape[:2]
         # Odd sides have no half as many colour samples.
         encoder.pix_fmt = "yuv444p" if image.shape[0] % 2 or image.shape[1] % 2 else "yuv420p"

@@ -93,9 +93,12 @@ def _write(content: object, temporary: Path, path: Path) -> None:
         ) from None
 
 
-def load_state(path: Path) -> dict | None:
+def load_state(path: Path, set_aside: bool = True) -> dict | None:
     """The newest readable training state, None where there is none.
 
+    Args:
+        set_aside: rename a damaged newest state. Otherwise the next save would make it the previous one, in place of
+            the good one.
     Raises:
         CheckpointError: there are files, but neither can be read or resumed from.
     """
@@ -116,9 +119,9 @@ def load_state(path: Path) -> dict | None:
             )
         if problems:
             logger.warning("resuming from %s", candidate)
-            # Otherwise the next save would make the damaged file the previous one, in place of this good one.
-            with contextlib.suppress(FileNotFoundError):  # another rank was first
-                os.replace(path, path.with_name(f"damaged_{path.name}"))
+            if set_aside:
+                with contextlib.suppress(FileNotFoundError):  # another rank was first
+                    os.replace(path, path.with_name(f"damaged_{path.name}"))
         return state
     if problems:
         raise CheckpointError("; ".join(problems) + ". Move these files away to start from scratch")

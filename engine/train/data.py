@@ -88,7 +88,8 @@ class TrainingData:
         trained_on = {pair.blurred.resolve() for pair in self.train_pairs}
         if both := sum(pair.blurred.resolve() in trained_on for pair in self.val_pairs):
             logger.warning(
-                "data.val: %d of %d images are trained on, too; their scores, by which best_ is chosen, say little",
+                "data.val: %d of %d validation images are also training images, so the scores that select best_ mean "
+                "little",
                 both,
                 len(self.val_pairs),
             )

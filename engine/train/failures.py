@@ -5,7 +5,6 @@ import re
 import traceback
 from collections.abc import Iterator
 
-from .. import distributed
 from ..memory import OutOfMemory, is_out_of_memory
 
 # PyTorch's message on a data loader process that has died, whenever it notices.
@@ -25,10 +24,10 @@ class WorkerError(RuntimeError):
 
 @contextlib.contextmanager
 def explain_failures() -> Iterator[None]:
-    """Turn out-of-memory errors, dead data loader processes and lost ranks into errors that say what to do.
+    """Turn out-of-memory errors and dead data loader processes into errors that say what to do.
 
     Raises:
-        OutOfMemory, WorkerError, distributed.PeerError
+        OutOfMemory, WorkerError
     """
     try:
         yield
@@ -44,10 +43,5 @@ def explain_failures() -> Iterator[None]:
             raise WorkerError(
                 f"{what.rstrip(' .')}: perhaps the system ran out of memory; try fewer data.workers, or "
                 "data.workers=0 to read in the training process"
-            ) from error
-        if distributed.lost_peer(error):
-            raise distributed.PeerError(
-                "another process of this run has ended; its own message says why. The last saved state is kept, and "
-                "the same command resumes from it"
             ) from error
         raise

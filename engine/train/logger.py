@@ -102,7 +102,7 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         logging.getLogger().removeHandler(self)
-        logger.warning("%s is not written any more: %s", self.baseFilename, sys.exc_info()[1])
+        logger.warning("logging to %s has stopped: %s", self.baseFilename, sys.exc_info()[1])
 
 
 class Meter:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from datasets.cache import decoded_bytes
+from datasets.cache import missing_bytes
 from datasets.check import check
 from datasets.images import ImageError
 from datasets.layouts import LayoutError
@@ -63,7 +63,7 @@ def _check_state(run: TrainingRun) -> Iterator[str]:
     """The state or the weights that the run begins with, and VGG19's."""
     start = start_weights(run.config)
     try:
-        state = load_state(run.path("last"))
+        state = load_state(run.path("last"), set_aside=False)
         if state is not None:
             run.restore(state)
     except CheckpointError as error:
@@ -88,9 +88,9 @@ def _check_cache(run: TrainingRun) -> Iterator[str]:
     data = run.config.data
     if data.cache == "none":
         return
-    needed = sum(decoded_bytes(pairs) for pairs in (run.data.train_pairs, run.data.val_pairs))
+    needed = sum(missing_bytes(pairs, data.cache_dir) for pairs in (run.data.train_pairs, run.data.val_pairs))
     free = _free_disk(Path(data.cache_dir))
-    print(f"cache: {needed / 1e9:.2f} GB in {data.cache_dir}, {free / 1e9:.2f} GB free")
+    print(f"cache: {needed / 1e9:.2f} GB to write in {data.cache_dir}, {free / 1e9:.2f} GB free")
     if needed > free:
         yield f"{data.cache_dir}: the cache does not fit; set data.cache_dir to another disk, or data.cache=none"
 
@@ -135,7 +135,7 @@ def _measure_step(run: TrainingRun, count: int, side: int) -> tuple[int | None, 
     blurred = sharp.roll(1, -1)
 
     def step() -> None:
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.train.precision == "bf16"):
+        with run.autocast():
             restored = run.network(blurred)
         loss(restored, sharp, blurred)[0].backward()
         run.optimizer.step()

@@ -38,19 +38,14 @@ def recipe_of(config: Config, train_pairs: Sequence[Pair]) -> Recipe:
 
     Which weights it began with is in its state, as their checksum.
     """
-    names = "\n".join(pair.name for pair in train_pairs).encode(errors="surrogateescape")
+    names = "\n".join(pair.name for pair in train_pairs).encode()
     found = {**_values(config), COUNT: len(train_pairs), NAMES: hashlib.sha256(names).hexdigest()[:16]}
     del found["train.start_from"]
     return found
 
 
 def recipe_in(state: dict) -> Recipe:
-    """The recipe that a training state was made with, with the defaults of keys that were added since.
-
-    The earliest states recorded a few keys only; then only those are compared.
-    """
-    if "recipe" not in state:
-        return {"optim.name": "adam", **state["identity"]}
+    """The recipe that a training state was made with, with the defaults of keys that were added since."""
     return {**_values(Config("", 0, DataConfig(train=""), TrainConfig())), **state["recipe"]}
 
 

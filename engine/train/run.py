@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import logging
+import shutil
 from pathlib import Path
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from datasets.files import checksum, write_atomic
+from datasets.files import atomic, checksum, write_atomic
 from models import XYScanNet, load_weights
 from models.ops.selective_scan import resolve_backend
 from models.weights import described_state
@@ -172,21 +173,21 @@ class TrainingRun:
             self.network.load_state_dict(state["model_state"])
             load_optimizer_state(self.optimizer, state["optimizer_state"])
             if self.ema:
-                self.ema.load_state_dict(state["ema_state"] or self.ema.state_dict())
-        except (RuntimeError, ValueError, KeyError) as error:  # early states recorded only a few keys
-            raise CheckpointError(f"{path} is of another network than this recipe's: {error}") from error
+                self.ema.load_state_dict(state["ema_state"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} holds a different network from this recipe's: {error}") from error
         self.iteration, self.best, self.start = state["iteration"], state["best"], state.get("start")
-        self.validation_due = state.get("validation_due", False)
+        self.validation_due = state["validation_due"]
         if (code := state.get("network_code", network_code())) != network_code():
             allowed.append(f"code in models/ (checksum) {code} -> {network_code()}")
         self.new_changes = [f"at step {self.iteration} {change}" for change in allowed]
-        self.changes = [*state.get("changes", []), *self.new_changes]
+        self.changes = [*state["changes"], *self.new_changes]
         set_random_state(state["random_state"][self.rank % len(state["random_state"])])
         start = start_weights(self.config)
         if "start" in state and start and start.is_file() and checksum(start) != self.start:
             logger.info(
-                "%s: not the weights that this run began with; it continues from %s. To begin with them, use another "
-                "--job_name, or move that file away",
+                "%s: not the weights that this run started from; it resumes from %s. To start from these weights, use "
+                "another --job_name, or move that file away",
                 start,
                 path,
             )
@@ -210,13 +211,17 @@ class TrainingRun:
                 )
 
     def _set_weights_aside(self) -> None:
-        """Rename best_ and final_ weights of another origin, such as released ones, before this run writes its own."""
+        """Copy best_ and final_ weights of another origin, such as released ones, before this run writes its own.
+
+        Not renamed: train.start_from may name them, and the run may fail before it has saved a state.
+        """
         for path in (self.path("best"), self.path("final")):
-            if path.exists():
+            if path.exists() and checksum(path) not in map(checksum, path.parent.glob(f"earlier*_{path.name}")):
                 names = (path.with_name(f"earlier{k}_{path.name}") for k in itertools.count(1))
                 kept = next(name for name in names if not name.exists())
-                path.rename(kept)
-                logger.info("%s is of no run that could be resumed; it is kept as %s", path, kept.name)
+                with atomic(kept) as temporary:
+                    shutil.copyfile(path, temporary)
+                logger.info("%s does not belong to a run that can be resumed; kept as %s", path, kept.name)
 
     def save(self, same_step: bool = False) -> None:
         """Write last_: everything that the rest of the run depends on.
@@ -256,6 +261,10 @@ class TrainingRun:
         with distributed.fail_together():
             if distributed.is_main():
                 save_atomic(described_state(self.released), self.path(kind))
+
+    def autocast(self) -> torch.autocast:
+        """The network's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     @property
     def _stop_mark(self) -> Path:

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-# With which terminals, ssh and batch systems end a job; SIGINT alone is everywhere.
+# Signals by which terminals, ssh and batch systems end a job; only SIGINT exists on every platform.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 STOPPED = 75  # exit status (EX_TEMPFAIL) of a run that was asked to stop: the same command resumes
 LAUNCHER = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None

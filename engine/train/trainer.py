@@ -15,7 +15,7 @@ from losses import DeblurLoss
 
 from .. import distributed
 from ..config import results_dir
-from ..memory import GIB, peak_memory
+from ..memory import GIB, OutOfMemory, is_out_of_memory, peak_memory
 from .checkpoint import save_atomic
 from .data import Batch
 from .failures import explain_failures
@@ -145,12 +145,9 @@ class Trainer:
         self.run.update_average()
 
     def _losses(self, network, blurred, sharp, mask_sum):
-        with self._autocast():
+        with self.run.autocast():
             restored = network(blurred)
         return self.loss(restored, sharp, blurred, mask_sum)
-
-    def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def _to_device(self, batch: Batch) -> Batch:
         """uint8 images in pinned memory -> numbers in [-0.5, 0.5] on the device."""
@@ -179,13 +176,20 @@ class Trainer:
                     self.validation_images,
                     run.released,
                     self.device,
-                    self._autocast,
+                    run.autocast,
                     stop=lambda: request.reason is not None,
                 )
             except ImageError as error:
                 raise ImageError(
                     f"validation: {error}. The state of step {run.iteration} is saved; the same command resumes with "
                     "its validation"
+                ) from error
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise OutOfMemory(
+                    f"validation: out of memory on full images. The state of step {run.iteration} is saved; resume "
+                    "with smaller images, train.precision=bf16, or data.val=null"
                 ) from error
             if found is None:
                 return  # the state is saved, and the same command resumes with this validation

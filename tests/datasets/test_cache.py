@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import cache
-from datasets.cache import CacheError, cached_reader
+from datasets.cache import CacheError, cached_reader, missing_bytes
 from datasets.images import ImageError, read_rgb
 from datasets.layouts import Pair, find_pairs
 from datasets.paired import PairedCrops
@@ -58,6 +58,12 @@ def test_is_decoded_once(pairs: list[Pair], tmp_path: Path, monkeypatch: pytest.
     first = cached_reader(pairs, tmp_path / "cache")
     monkeypatch.setattr(cache, "read_rgb", None)  # A second decoding would fail.
     assert cached_reader(pairs, tmp_path / "cache").file == first.file
+
+
+def test_a_complete_cache_needs_no_more_bytes(pairs: list[Pair], tmp_path: Path) -> None:
+    needed = missing_bytes(pairs, tmp_path / "cache")
+    assert cached_reader(pairs, tmp_path / "cache").file.stat().st_size == needed
+    assert missing_bytes(pairs, tmp_path / "cache") == 0
 
 
 def test_a_changed_file_makes_another_cache(pairs: list[Pair], tmp_path: Path) -> None:

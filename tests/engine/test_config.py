@@ -188,7 +188,13 @@ def test_what_the_command_line_refuses_is_a_line_and_status_2(place, capsys):
 
 @pytest.mark.parametrize(
     "content",
-    [b"\xff\xfe\x00", b"a: " + b"[" * 3000, b"model: !!python/object:os.system {}", b"data: 3\ntrain: {epochs: 1}"],
+    [
+        b"\xff\xfe\x00",
+        b"a: " + b"[" * 3000,
+        b"model: !!python/object:os.system {}",
+        b"data: 3\ntrain: {epochs: 1}",
+        b"optim: {lr: 1}\noptim: {}",
+    ],
 )
 def test_files_that_are_no_recipe_are_named(place, content):
     path = place / "configs" / "tiny" / "config_stage1.yaml"

@@ -93,6 +93,7 @@ def test_names_that_fit_several_images_are_refused_and_named(tmp_path, truth):
 def test_another_scenes_frame_is_no_partner():
     assert match(["a/1", "b/2"], ["b/1", "a/2"], "here") == {}
     assert match(["x_1", "1"], ["1", "x/1"], "here") == {"1": "1", "x/1": "x_1"}
+    assert match(["_", "1"], ["1", "-"], "here") == {"1": "1"}
 
 
 def test_realblurs_prefixes_do_not_count(tmp_path):

@@ -8,8 +8,11 @@ import re
 import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -33,6 +36,15 @@ from tests.workplace import make_config, make_pairs, start
 SIMPLE = ("psnr", "ssim_matlab_rgb", "ssim_per_channel")
 TASK = ("--pred", "out", "--gt", "GoPro", "--dataset", "gopro", "--device", "cpu")
 FAST = (*TASK, "--workers", "1", "--metrics")
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "a") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -295,7 +307,7 @@ def features(monkeypatch):
         ).astype(np.float64)
 
     monkeypatch.setattr(set_level, "inception_features", coarse)
-    monkeypatch.setattr(run, "features_facts", lambda *_: {"backbone": "a coarse grid"})
+    monkeypatch.setattr(run, "inception", lambda *_: SimpleNamespace(facts={"backbone": "a coarse grid"}))
     return asked, coarse
 
 
@@ -303,6 +315,20 @@ def use_network(monkeypatch, make):
     """What `make` returns takes the place of every network."""
     load = Metric.load
     monkeypatch.setattr(Metric, "load", lambda self, **how: make() if self.is_network else load(self, **how))
+
+
+def test_a_second_evaluation_into_the_same_folder_is_refused(place, monkeypatch, capsys):
+    """POSIX locks do not exclude their own process, so the second one is another process."""
+    main([*FAST, "psnr"])
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(place / ".out_scores.lock")], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        refused(*FAST, "ssim_matlab_rgb")
+        holder.stdin.close()
+    assert "out_scores is in use by another run" in capsys.readouterr().err
+    main([*FAST, "ssim_matlab_rgb"])
+    assert {"psnr", "ssim_matlab_rgb"} <= record(place)["metrics"].keys()
 
 
 def test_networks_run_one_by_one_here_and_in_batches_on_a_gpu(place, monkeypatch):
@@ -325,7 +351,7 @@ def test_offline_the_rest_of_the_table_is_made_and_the_reason_is_printed_once(pl
         raise DownloadError("alexnet.pth cannot be downloaded; put it at cache/alexnet.pth")
 
     use_network(monkeypatch, offline)
-    monkeypatch.setattr(run, "features_facts", offline)
+    monkeypatch.setattr(run, "inception", offline)
     main([*FAST, "psnr", "lpips", "fid", "kid"])
     scores = record(place)["metrics"]
     assert scores["psnr"]["value"] > 0
@@ -352,7 +378,6 @@ def test_fid_and_kid_raw_and_over_the_blurred_inputs_with_both_bounds(place, fea
             {"sharp_against_sharp": values["sharp"], "blurred_against_sharp": values["blurred"]}, rel=1e-9
         )
         assert scores[f"{name}_over_blurred"]["value"] == pytest.approx(values["restored"] / values["blurred"])
-        assert scores[name]["seed"] == 0
     asked.clear()
     shutil.copy("out/000.png", "out/001.png")
     main([*FAST, "fid", "kid"])

@@ -47,6 +47,12 @@ def test_what_is_no_networks_gets_a_line(tmp_path):
         load_peer(tmp_path / "other.pth")
 
 
+def test_a_damaged_safetensors_file_gets_a_line(tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.raises(PeerWeightsError, match="cut.safetensors"):
+        load_peer(tmp_path / "cut.safetensors")
+
+
 def test_a_network_that_enlarges_is_refused(tmp_path):
     from spandrel.architectures.SPAN.__arch.span import SPAN
 

@@ -218,7 +218,7 @@ def test_unreadable_files_are_named(tmp_path, name, content, complaint):
 
 def test_32_bit_pixels_are_refused_with_advice(tmp_path):
     Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "radiance.tiff")
-    with pytest.raises(ImageError, match="radiance.tiff: pixels of 32 bits .*convert the photograph to 8 or 16 bits"):
+    with pytest.raises(ImageError, match="radiance.tiff: pixels of mode .*convert the photograph to an 8-bit image"):
         read_photograph(tmp_path / "radiance.tiff")
 
 

@@ -13,6 +13,7 @@ import torch
 
 from engine.config import load_config
 from engine.memory import OutOfMemory
+from engine.train import trainer
 from engine.train.failures import WorkerError, explain_failures
 from engine.train.logger import RunLogger
 from engine.train.nan_check import NonFiniteError
@@ -152,7 +153,7 @@ def test_a_log_that_cannot_be_written_ends_in_one_line(tmp_path, capsys, caplog)
         logging.getLogger("any").warning("a message")
     run_logger.close()
     assert "Traceback" not in capsys.readouterr().err
-    assert sum("not written any more" in record.getMessage() for record in caplog.records) == 1
+    assert sum("has stopped" in record.getMessage() for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -228,3 +229,25 @@ def test_too_little_memory_comes_with_advice(place, monkeypatch, error):
     monkeypatch.setattr(DeblurLoss, "forward", fail)
     with pytest.raises(OutOfMemory, match="train.accumulate.*train.checkpoint_activations.*data.patch_size"):
         Trainer(TrainingRun(load_config("tiny", 1), "cpu")).fit()
+
+
+def test_a_run_that_fails_in_its_first_step_can_start_again_from_weights_in_its_own_folder(place, monkeypatch):
+    train(place, "train.epochs=1")
+    (place / LAST).unlink()
+    best = "train.start_from=results/tiny/models/best_XYScanNet_stage1.pth"
+    with monkeypatch.context() as failing:
+        failing.setattr(DeblurLoss, "forward", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(place, best)
+    assert "kept as" not in train(place, best, "train.epochs=1")
+
+
+def test_too_little_memory_for_validation_has_advice_of_its_own(place, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(trainer, "validate", fail)
+    with pytest.raises(OutOfMemory, match="validation: .*data.val=null"):
+        Trainer(TrainingRun(load_config("tiny", 1), "cpu")).fit()
+    assert torch.load(place / LAST, weights_only=True)["validation_due"]

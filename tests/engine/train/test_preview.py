@@ -67,6 +67,16 @@ def test_a_step_that_does_not_fit(place, monkeypatch):
     assert "train.accumulate" in problem
 
 
+def test_a_damaged_state_is_reported_and_stays_where_it_is(place):
+    train(place, "--job_name", "tiny", "train.epochs=2", "train.save_every=1")
+    last = place / "results/tiny/models/last_XYScanNet_stage1.pth"
+    last.write_bytes(b"cut short")
+    before = sorted(path.name for path in last.parent.iterdir())
+    printed = train(place, "--job_name", "tiny", "--dry_run", "train.epochs=2")
+    assert "start: resumes from" in printed
+    assert sorted(path.name for path in last.parent.iterdir()) == before and last.read_bytes() == b"cut short"
+
+
 def test_missing_vgg19_is_said_and_left_out(place, monkeypatch):
     monkeypatch.setattr(preview, "find_vgg19", lambda: None)
     printed = train(place, "--job_name", "tiny", "--dry_run", "loss.contrast_weight=0.1")
@@ -100,5 +110,5 @@ def test_start_weights_lie_where_the_released_code_looks(place):
 
 def test_validation_images_that_are_trained_on_are_told(place):
     out = train(place, "--job_name", "tiny", "--dry_run", "data.val=datasets/GoPro/train", code=0)
-    assert "data.val: 5 of 5 images are trained on" in out
-    assert "trained on" not in train(place, "--job_name", "tiny", "--dry_run", code=0)
+    assert "data.val: 5 of 5 validation images are also training images" in out
+    assert "also training images" not in train(place, "--job_name", "tiny", "--dry_run", code=0)

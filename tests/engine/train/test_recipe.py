@@ -4,7 +4,6 @@ import logging
 import shutil
 
 import pytest
-import torch
 import yaml
 
 from engine.config import load_config
@@ -96,24 +95,6 @@ def test_edited_code_of_the_network_is_noted(place, monkeypatch):
     assert any(
         "code in models/" in change and "-> edited" in change for change in resumed("train.epochs=4").new_changes
     )
-
-
-def test_states_from_before_recipes_were_saved_resume(place):
-    state = torch.load(LAST, weights_only=True)
-    state["identity"] = {
-        "data.batch_size": 4,
-        "data.degradation": None,
-        "train.seed": 666,
-        "number of training pairs": 5,
-    }
-    for key in ("recipe", "changes", "validation_due"):
-        del state[key]
-    torch.save(state, LAST)
-    Trainer(resumed("train.epochs=4")).fit()
-    torch.save(state, LAST)
-    for other in ("train.seed=1", "optim.name=muon", "model.dim=16"):
-        with pytest.raises(CheckpointError):
-            resumed(other)
 
 
 def test_keys_added_since_have_their_defaults():

@@ -105,7 +105,7 @@ def test_weights_without_a_state_are_kept(place):
             path.unlink()
         for kind in ("best", "final"):
             kept[f"earlier{seed}_{kind}_XYScanNet_stage1.pth"] = weights(place, kind=kind)
-    assert "it is kept as earlier3_" not in train(place, "--job_name", "tiny", "train.epochs=1")
+    assert "kept as earlier3_" not in train(place, "--job_name", "tiny", "train.epochs=1")
     for name, state in kept.items():
         assert equal(torch.load(models / name, weights_only=True), state), name
 
@@ -291,13 +291,13 @@ def test_stage_2_starts_from_stage_1s_final_weights(place):
     out = train(place, "--job_name", "tiny", stage=2)
     assert "starting from results/tiny/models/final_XYScanNet_stage1.pth" in out
     assert largest_difference(weights(place), weights(place, stage=2)) < 1e-9
-    assert "not the weights that this run began with" not in train(place, "--job_name", "tiny", stage=2)
+    assert "not the weights that this run started from" not in train(place, "--job_name", "tiny", stage=2)
     best = "results/tiny/models/best_XYScanNet_stage2.pth"
     train(place, "--job_name", "tiny", "train.epochs=4")  # stage 1 goes on
     out = train(place, "--job_name", "tiny", "train.iterations=2", stage=2)
-    assert "final_XYScanNet_stage1.pth: not the weights that this run began with" in out
+    assert "final_XYScanNet_stage1.pth: not the weights that this run started from" in out
     out = train(place, "--job_name", "tiny", "train.iterations=3", f"train.start_from={best}", stage=2)
-    assert f"{best}: not the weights that this run began with" in out
+    assert f"{best}: not the weights that this run started from" in out
 
 
 def test_a_damaged_newest_state_falls_back_to_the_one_before(place):
