@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from analysis.figure import COLOURS, add_output_flag, check_name, save_pixels
 from analysis.inputs import InputError, check_unique, named_path
 from datasets.images import IMAGE_SUFFIXES, read_rgb
-from datasets.layouts import AmbiguityError, Pair, find_pairs
+from datasets.layouts import Pair, find_pairs
 from engine.evaluate.pairing import find_samples, listed, words
 
 CROP = (64, 96)  # height and width where none is given, in the image's pixels; at most half the image's
@@ -135,10 +135,7 @@ def find_pair(image: str, truth: list[Path]) -> Pair:
     truth: a data set or its test split, or two folders, blurred and sharp.
     Raises: InputError where no name fits or several do; LayoutError for what find_pairs cannot read.
     """
-    try:
-        pairs = find_pairs(truth) if len(truth) == 2 else find_pairs(truth[0], "test")
-    except AmbiguityError as error:
-        raise InputError(f"{error}; give the folder of one {error.what}") from error
+    pairs = find_pairs(truth) if len(truth) == 2 else find_pairs(truth[0], "test")
     stem, dot, suffix = image.rpartition(".")
     wanted = words(stem if dot + suffix.lower() in IMAGE_SUFFIXES else image)
     fitting = [pair for pair in pairs if words(pair.name) == wanted] or [

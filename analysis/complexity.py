@@ -32,7 +32,7 @@ from analysis.variants import (
     table_variants,
 )
 from engine.config import ModelConfig
-from engine.evaluate.table import FORMATS, NOT_MEASURED, Column, Figure, Line, Table
+from engine.evaluate.table import FORMATS, NOT_MEASURED, PAPERS, Column, Figure, Line, Table
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Heavier modules are imported where they are used: --help needs no PyTorch.
 
 MODULES = "modules"  # the tables by module
-PAPER, HERE = " (paper)", " (here)"
+HERE = " (here)"
 DIGITS = {"train s": 0, "step s": 3, "test s": 3}  # the others have two
 # The columns that are counted or measured; "step s" and "GMACs" are not the paper's.
 COLUMNS = {
@@ -253,7 +253,7 @@ def paper_table(number: int, own: dict[str, dict[str, Figure]], remarks: list[st
     """The efficiency columns, the paper's rows first; in each group, ratios are to the last row."""
     papers = {row: figures for row, figures in paper_rows([number]).items() if row in TABLES[number].rows}
     lines = []
-    for group, suffix in ((papers, PAPER), (own, HERE)):
+    for group, suffix in ((papers, PAPERS), (own, HERE)):
         *_, reference = group.values()
         lines += [
             Line(row + suffix, {column: cell(column, figures, reference) for column in COLUMNS[number]}, competes=False)

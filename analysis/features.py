@@ -51,7 +51,6 @@ TITLES = {
 }
 MISSING = {BACKWARD: "this network does not\nscan from there", BOTH: "L→R is all\nthat the module adds"}
 UNTRAINED = ("bidirectional", "unidirectional")
-LEVELS = (1, 2, 3)
 BRIGHTEST = 0.999  # the share of all values within the scale: single pixels must not darken the rest
 PANEL = 2.9  # inches
 
@@ -117,7 +116,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--level",
         type=int,
         default=1,
-        metavar="L",
+        choices=(1, 2, 3),
         help="the decoder's level, from 1 (full resolution) to 3 (a quarter of it); default %(default)s",
     )
     parser.add_argument(
@@ -146,8 +145,6 @@ def find_module(network: NamedNetwork, level: int, block: int, module: str) -> n
     """
     from models.mamba import S6
 
-    if level not in LEVELS:
-        raise InputError(f"--level {level}: the decoder has levels 1, 2 and 3")
     blocks = getattr(network.network, f"decoder_level{level}")
     if not 1 <= block <= len(blocks):
         raise InputError(

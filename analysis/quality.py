@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 
 from analysis.variants import paper_rows
 from datasets.catalogue import DATA_SETS
-from engine.evaluate.comparison import OWN_NAMES, PAPERS, columns, differences, notes
-from engine.evaluate.table import NOT_MEASURED, Line, Table
+from engine.evaluate.comparison import OWN_NAMES, columns, differences, notes
+from engine.evaluate.table import NOT_MEASURED, PAPERS, Line, Table
 from engine.provenance import network_code
 
 PAPER_SEEDS = 4  # the paper averages four runs

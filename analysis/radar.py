@@ -7,12 +7,12 @@ outer rim is the better one for all metrics; the figures at both ends stand besi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.figure import COLOURS, new_figure, save
 from engine.evaluate.comparison import OWN_NAMES, differences, paper_lines, run_line
-from engine.evaluate.table import Figure
+from engine.evaluate.table import PAPERS, Figure
 from metrics.catalogue import METRICS
 
 AXES = ("KID", "FID", "LPIPS", "NIQE", "SSIM")
@@ -54,11 +54,14 @@ def normalise(figures: dict[str, list[float]]) -> dict[str, list[float]]:
     """Each axis from 0, the worst of the lines, to 1, the best; 1 where all are equal."""
     columns = []
     for axis, column in zip(AXES, zip(*figures.values(), strict=True), strict=True):
-        best, worst = max(column), min(column)
-        if not METRICS[OWN_NAMES[axis]].higher_is_better:
-            best, worst = worst, best
+        worst, best = ends(axis, column)
         columns.append([(value - worst) / (best - worst) if best != worst else 1.0 for value in column])
     return {label: list(values) for label, values in zip(figures, zip(*columns, strict=True), strict=True)}
+
+
+def ends(axis: str, column: Sequence[float]) -> tuple[float, float]:
+    """The worst and the best figure of an axis."""
+    return (min(column), max(column)) if METRICS[OWN_NAMES[axis]].higher_is_better else (max(column), min(column))
 
 
 def draw(figures: dict[str, list[float]], path: Path) -> None:
@@ -95,16 +98,15 @@ def draw(figures: dict[str, list[float]], path: Path) -> None:
 
 
 def axis_label(axis: str, column: tuple[float, ...]) -> str:
-    higher = METRICS[OWN_NAMES[axis]].higher_is_better
-    best, worst = (max(column), min(column)) if higher else (min(column), max(column))
-    return f"{axis} {'↑' if higher else '↓'}\n{worst:.3g} to {best:.3g}"
+    worst, best = ends(axis, column)
+    return f"{axis} {'↑' if METRICS[OWN_NAMES[axis]].higher_is_better else '↓'}\n{worst:.3g} to {best:.3g}"
 
 
 def style(label: str, index: int) -> dict[str, object]:
     """The paper's XYScanNet and our own runs stand out; the others are thin, with a marker each."""
-    if label == "XYScanNet (paper)":
+    if label == f"XYScanNet{PAPERS}":
         return {"color": HERO, "linewidth": 3, "marker": "*", "markersize": 13, "zorder": 4}
-    if not label.endswith("(paper)"):
+    if not label.endswith(PAPERS):
         return {"color": OWN, "linewidth": 2.5, "linestyle": (0, (5 - index % 4, 1.5)), "marker": "h", "zorder": 5}
     return {
         "color": COLOURS[index % len(COLOURS)],

@@ -21,7 +21,9 @@ from datasets.catalogue import DATA_SETS, DataSet
 from datasets.files import JsonError, checksum, read_json
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
+from engine.train.data import TrainingData
 from engine.train.signals import STOP_SIGNALS, STOPPED
+from engine.typed_yaml import read_yaml
 from metrics.catalogue import column_names
 
 SCRIPTS = Path(__file__).parents[1]
@@ -98,12 +100,12 @@ class Run:
 
         Raises:
             ConfigError: the recipe is invalid, or not the one that the run was started with.
-            LayoutError: there are no training images.
+            LayoutError: there are no images for training or validation.
         """
         config = load_config(self.name, 1, self.overrides)
         record = results_dir(self.name) / "config_stage1.yaml"
         if record.is_file():
-            before, now = _by_key(record.read_text(encoding="utf-8"), record), _by_key(to_yaml(config), record)
+            before, now = _by_key(read_yaml(record)), _by_key(yaml.safe_load(to_yaml(config)))
             changes = [
                 f"    {key}: {before[key]} then, {value} now"
                 for key, value in now.items()
@@ -115,13 +117,10 @@ class Run:
                     + "\n".join(changes)
                     + "\nUse that recipe, or remove the folder to start again"
                 )
+        if config.data.val is None:
+            raise ConfigError("data.val: must be given: the weights with the best validation PSNR are scored")
         if not self.is_trained():
-            try:
-                find_pairs(config.data.train, "train")
-            except LayoutError as error:
-                raise LayoutError(
-                    f"data.train: {error}. Unpack the data set there; --quick makes small data of its own"
-                ) from error
+            TrainingData(config, pin_memory=False)
 
     def make(self, test_sets: Collection[TestSet]) -> None:
         """Train, then restore and score each test set; what is done already is skipped. Raises Unfinished."""
@@ -193,15 +192,11 @@ class Run:
             raise Unfinished(f"{script} {how}, see its messages above")
 
 
-def _by_key(text: str, path: Path) -> dict[str, object]:
-    """section.key -> value of a saved configuration."""
-    try:
-        content = yaml.safe_load(text)
-        return {
-            f"{section}.{key}": value
-            for section, values in content.items()
-            if isinstance(values, dict)
-            for key, value in values.items()
-        }
-    except (yaml.YAMLError, AttributeError) as error:
-        raise ConfigError(f"{path}: not the record of a run; remove its folder to start again") from error
+def _by_key(content: dict) -> dict[str, object]:
+    """section.key -> value of a configuration."""
+    return {
+        f"{section}.{key}": value
+        for section, values in content.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }

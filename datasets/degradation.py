@@ -33,7 +33,17 @@ from tqdm import tqdm
 
 from .folder import new_folder, thread_pool
 from .images import ImageError, read_rgb, write_png
-from .layouts import SHARP_NAMES, SPLITS, AmbiguityError, LayoutError, Pair, find_pairs, image_names, list_images
+from .layouts import (
+    SHARP_NAMES,
+    SPLITS,
+    AmbiguityError,
+    LayoutError,
+    Pair,
+    existing_folder,
+    find_pairs,
+    image_names,
+    list_images,
+)
 
 BOUNDS = {"noise": (1, 255), "jpeg": (1, 100), "sr": (2, 8)}
 WRITTEN = re.compile(rf"({'|'.join(BOUNDS)}):([0-9]{{1,3}})(?:-([0-9]{{1,3}}))?")
@@ -110,9 +120,7 @@ def sharp_pairs(folder: str | os.PathLike, split: str | None = None) -> list[Pai
         LayoutError: the folder is missing, has no images, or has images beside folders of sharp ones.
         AmbiguityError: the folder contains both train and test.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise LayoutError(f"{root}: no such folder")
+    root = existing_folder(folder)
     try:
         found = find_pairs(root, split, need_sharp=True)
         return [Pair(pair.name, pair.sharp, pair.sharp) for pair in found if pair.sharp]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -47,10 +48,10 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         OSError: reported by the file system (full, read-only, no permission), with ``path`` as its file name.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:40]}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path.parent.resolve())
+        remove_abandoned(path.parent.resolve())
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -73,15 +74,24 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def temporary_beside(path: Path) -> Path:
+    """A unique hidden name beside ``path``, by which `remove_abandoned` knows the process that writes it."""
+    return path.with_name(f".{path.name[:40]}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
 @functools.cache  # once for each folder and process
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes of this machine left in a folder."""
     for entry in os.scandir(folder):
         match = TEMPORARY.fullmatch(entry.name)
-        if match and not is_running(int(match[1])):
-            Path(entry.path).unlink(missing_ok=True)
+        if match and not _is_running(int(match[1])):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
 
 
-def is_running(process: int) -> bool:
+def _is_running(process: int) -> bool:
     """Whether a process of this machine lives; True where that cannot be known."""
     if os.name != "posix":  # on Windows, signal 0 is Ctrl-C
         return True
@@ -137,13 +147,14 @@ def _walk(folder: Path, seen: set[Path], unreadable: Callable[[OSError], None] |
         return
     seen.add(resolved)
     try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         if unreadable is None:
             raise
         unreadable(error)
         return
     # Files first, and links last: a folder is then visited under its real name.
-    yield from (entry for entry in entries if entry.is_file() or not entry.exists())
-    for entry in sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: (entry.is_symlink(), entry)):
-        yield from _walk(entry, seen, unreadable)
+    yield from (folder / entry.name for entry in entries if entry.is_file() or not os.path.exists(entry.path))
+    for entry in sorted((entry for entry in entries if entry.is_dir()), key=os.DirEntry.is_symlink):
+        yield from _walk(folder / entry.name, seen, unreadable)

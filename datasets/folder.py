@@ -1,14 +1,13 @@
 """Creates output folders that appear only when complete, and thread pools that stop at the first error."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from .files import HOST, is_running, sync_folder
+from .files import remove_abandoned, sync_folder, temporary_beside
 
 
 @contextmanager
@@ -32,23 +31,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or error
         raise FileExistsError(f"{out}: this folder cannot be replaced ({reason}); choose a new one in it") from error
-    _remove_abandoned(out)
-    partial = out.with_name(f"{out.name}.{HOST}-{os.getpid()}.partial")
+    partial = temporary_beside(out)
     try:
         partial.mkdir(parents=True)
+        remove_abandoned(out.parent)
         yield partial
         os.replace(partial, out)
         sync_folder(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_abandoned(out: Path) -> None:
-    name = re.compile(rf"{re.escape(out.name)}\.{HOST}-(\d+)\.partial")
-    for entry in os.scandir(out.parent) if out.parent.is_dir() else ():
-        match = name.fullmatch(entry.name)
-        if match and not is_running(int(match[1])):
-            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def cores() -> int:

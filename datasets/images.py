@@ -178,7 +178,10 @@ def read_size(path: str | os.PathLike) -> tuple[int, int]:
             head = file.read(16)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
-            _check_whole(path, head, file.read(), size)
+            tail = file.read()
+            _check_whole(path, head, tail, size)
+            if head.startswith(PNG_SIGNATURE) and b"eXIf" in tail:  # behind the pixels, where Pillow does not look
+                return read_rgb(path).shape[:2]
             file.seek(0)
             with Image.open(file) as image:
                 if isinstance(image, TiffImageFile):

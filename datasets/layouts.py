@@ -43,7 +43,7 @@ class AmbiguityError(LayoutError):
     """A folder with several splits or variants (``what``), of which one must be chosen among ``choices``."""
 
     def __init__(self, root: Path, what: str, choices: list[str]) -> None:
-        super().__init__(f"{root}: contains {' and '.join(choices)}; choose a {what}")
+        super().__init__(f"{root}: contains {' and '.join(choices)}; choose a {what}, or give the folder of one")
         self.what, self.choices = what, choices
 
 
@@ -80,7 +80,7 @@ def find_pairs(
         raise ValueError(f"split is 'train', 'test' or None, variant 'J', 'R' or None, not {split!r} and {variant!r}")
     if not isinstance(source, (str, os.PathLike)):
         return _two_folders(source)
-    root = _folder(source)
+    root = existing_folder(source)
     if split == "train" and root.resolve().name == "test" and not any((root / name).is_dir() for name in SPLITS):
         raise LayoutError(f"{root}: a test split, which must not be trained on")
     pairs = _known_layout(root, split, variant)
@@ -136,7 +136,7 @@ def _choose(root: Path, what: str, wanted: str | None, choices: list[str]) -> st
 
 
 def _two_folders(source: Iterable[str | os.PathLike]) -> list[Pair]:
-    folders = [_folder(folder) for folder in source]
+    folders = [existing_folder(folder) for folder in source]
     if len(folders) != 2:
         raise LayoutError(f"{len(folders)} folders given; expected one, or two as [blurred, sharp]")
     blurred, sharp = folders
@@ -146,7 +146,8 @@ def _two_folders(source: Iterable[str | os.PathLike]) -> list[Pair]:
     return pairs
 
 
-def _folder(path: str | os.PathLike) -> Path:
+def existing_folder(path: str | os.PathLike) -> Path:
+    """The path of a folder; LayoutError if it is none."""
     if not Path(path).is_dir():
         raise LayoutError(f"{path}: no such folder")
     return Path(path)

@@ -27,7 +27,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -36,13 +35,11 @@ from tqdm import tqdm
 from .blur import add_noise, average, linear_photo, shaken_pair, to_8_bit
 from .folder import new_folder, thread_pool
 from .images import VIDEO_SUFFIXES, ImageError, read_rgb, read_size, write_png
-from .layouts import image_names, list_images
+from .layouts import existing_folder, image_names, list_images
 
 logger = logging.getLogger(__name__)
 
 LINEAR_LIGHT = 2.2
-
-Source = TypeVar("Source", str, Path)
 
 
 def synthesize_photos(
@@ -108,7 +105,9 @@ def synthesize_photos(
 
 def _photos(source: str | os.PathLike, size: int) -> dict[str, Path]:
     """The photographs in a folder by name; ImageError where there are none, or one is smaller than ``size``."""
-    photos = {name: Path(source) / path for name, path in _scene_names(list_images(_folder(source))).items()}
+    paths = list_images(existing_folder(source))
+    names = [name.replace("/", "-") for name in image_names(paths)]  # subfolders joined by a dash
+    photos = _without_clashes(zip(names, (Path(source) / path for path in paths), strict=True))
     if not photos:
         raise ImageError(f"{source}: no photographs found")
     blurred = next((path for path in photos.values() if path.parent.name in ("blur", "blur_gamma")), None)
@@ -247,26 +246,14 @@ def _held_out(names: list[str], test_every: int, test_photos: Sequence[str] | No
     return {name: "test" if name in test_photos else "train" for name in names}
 
 
-def _scene_names(paths: Sequence[str]) -> dict[str, str]:
-    """Relative paths by scene name: without suffix where that is unique, subfolders joined by a dash."""
-    names = [name.replace("/", "-") for name in image_names(list(paths))]
-    return _without_clashes(zip(names, paths, strict=True))
-
-
-def _without_clashes(named: Iterable[tuple[str, Source]]) -> dict[str, Source]:
+def _without_clashes(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     """As a dictionary; ImageError if two sources would be written under one name."""
-    scenes: dict[str, Source] = {}
+    scenes: dict[str, Path] = {}
     for name, path in named:
         if name in scenes:
             raise ImageError(f"{scenes[name]} and {path} would both be called {name}; rename one of them")
         scenes[name] = path
     return scenes
-
-
-def _folder(source: str | os.PathLike) -> Path:
-    if not Path(source).is_dir():
-        raise ImageError(f"{source}: no such folder")
-    return Path(source)
 
 
 # Clips
@@ -276,7 +263,7 @@ def _clips(source: Path) -> dict[str, Path]:
     """Clips by name: the source itself, or the clips in it."""
     if source.is_file():
         return {source.stem: source}
-    inside = sorted(_folder(source).iterdir())
+    inside = sorted(existing_folder(source).iterdir())
     videos = [(path.stem, path) for path in inside if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
     folders = [
         (path.name, path) for path in inside if path.is_dir() and not path.name.startswith(".") and list_images(path)

@@ -10,7 +10,6 @@ import hashlib
 import os
 import socket
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -99,13 +98,7 @@ def _download(weights: Weights, path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file, in hexadecimal; a file that has not changed since is not read again."""
-    state = path.stat()
-    return _sha256(path, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, modified: int) -> str:
+    """The checksum of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

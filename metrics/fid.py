@@ -22,6 +22,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 
 from .checks import check_rgb
@@ -146,12 +147,7 @@ def patches(image: np.ndarray) -> list[np.ndarray]:
     check_rgb("image", image)
     if image.shape[:2] != (720, 1280):
         raise ValueError(f"patches are cut from images of 1280 x 720, this one is {image.shape[1]} x {image.shape[0]}")
-    rows, columns = PATCH
-    return [
-        image[top : top + rows, left : left + columns]
-        for top in range(0, 720, rows)
-        for left in range(0, 1280, columns)
-    ]
+    return list(rearrange(image, "(r h) (c w) d -> (r c) h w d", h=PATCH[0], w=PATCH[1]))
 
 
 def frechet_distance(features1: np.ndarray, features2: np.ndarray) -> float:

@@ -18,20 +18,8 @@ def _tables() -> dict[str, dict[str, list]]:
 def paper_table(dataset: str) -> dict[str, dict[str, float | None]]:
     """The paper's figures on a data set: method -> column -> figure, None where the paper reports none.
 
-    `dataset` is a key of paper_numbers.yaml: gopro, hide, rwbi, realblur_j, realblur_r, ablation_… . Raises KeyError
-    that lists the names known for an unknown data set.
+    `dataset` is a key of paper_numbers.yaml: gopro, hide, rwbi, realblur_j, realblur_r, ablation_…
     """
-    tables = _tables()
-    if dataset not in tables:
-        raise KeyError(f"the paper has no table {dataset!r}; known: {', '.join(tables)}")
-    table = dict(tables[dataset])
+    table = dict(_tables()[dataset])
     columns = table.pop("columns")
     return {method: dict(zip(columns, figures, strict=True)) for method, figures in table.items()}
-
-
-def paper_row(dataset: str, method: str = "XYScanNet") -> dict[str, float | None]:
-    """One method's row of `paper_table`. Raises KeyError that lists the names known for an unknown one."""
-    table = paper_table(dataset)
-    if method not in table:
-        raise KeyError(f"the paper's table {dataset!r} has no method {method!r}; known: {', '.join(table)}")
-    return table[method]

@@ -59,6 +59,18 @@ def make_vgg19(folder: Path) -> None:
     torch.save(state, folder / "models" / "vgg19-dcbb9e9d.pth")
 
 
+def forbid_reading(monkeypatch, name: str) -> None:
+    """No folder called ``name`` can be read; root may read everything."""
+    scandir = os.scandir
+
+    def forbidden(folder):
+        if Path(folder).name == name:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+
+
 def start(folder: Path, script: str, *arguments: str, torchrun: int = 0, **options) -> Script:
     """Start a script in ``folder``, if asked for as so many ranks of torchrun; `Script` has the options."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []

@@ -31,16 +31,17 @@ async function tryGraphicsCard() {
   tried = true;
   if (!(await navigator.gpu?.requestAdapter())) return;
   const processor = await trial(worker), candidate = new Worker("worker.js?on=webgpu", { type: "module" });
-  const card = processor && await trial(candidate);
+  const card = processor && await trial(candidate, PATIENCE);
   const same = card?.values.every((value, i) => Math.abs(value - processor.values[i]) < 0.5 / 255);
   if (!same || card.seconds >= processor.seconds) return candidate.terminate();
   better = { candidate, ratio: processor.seconds / card.seconds };
   advance();
 }
 
-function trial(worker) {
+/** What a worker computes of a small image; null after `patience` ms, if given. The processor may first end an image. */
+function trial(worker, patience) {
   return new Promise((resolve) => {
-    setTimeout(resolve, PATIENCE, null);
+    if (patience) setTimeout(resolve, patience, null);
     worker.addEventListener("message", ({ data }) => { if (data.trial || data.fatal) resolve(data.trial); });
     worker.postMessage({ trial: true });
   });

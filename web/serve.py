@@ -88,6 +88,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def prepare(weights: Path | None = None) -> None:
     """Fill web/vendor, and web/model.onnx with the network of ``weights``; what is there and up to date stays."""
+    from engine.provenance import network_code  # imported here: it needs PyTorch, --help does not
+
     vendor, model = WEB / "vendor", WEB / "model.onnx"
     weights = (weights or WEB.parent / shipped_weights("xyscannet_t")).resolve()
     if not all((vendor / name).is_file() for name in RUNTIME):
@@ -97,8 +99,9 @@ def prepare(weights: Path | None = None) -> None:
         vendor.mkdir(exist_ok=True)
         for name in RUNTIME:
             shutil.copy(WEB / "node_modules" / "onnxruntime-web" / "dist" / name, vendor / name)
-    # The model's metadata name the checksum of the weights that it was exported from.
-    if not model.is_file() or checksum(weights).encode() not in model.read_bytes():
+    # The model's metadata name the checksums of the weights and of the code in models/ that it was exported from.
+    marks = checksum(weights), network_code()
+    if not model.is_file() or not all(mark.encode() in model.read_bytes() for mark in marks):
         command = ["-m", "engine.predict.export", "--weights", str(weights), "--output", str(model)]
         subprocess.run([sys.executable, *command], cwd=WEB.parent, check=True)
 

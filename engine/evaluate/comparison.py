@@ -10,10 +10,9 @@ from metrics.catalogue import METRICS
 from metrics.paper import paper_table
 
 from .pairing import listed
-from .table import NOT_MEASURED, Column, Line, Table
+from .table import NOT_MEASURED, PAPERS, Column, Line, Table
 
 REFERENCES = ("Ground Truth", "Blurred")  # rows of the paper that are no method's
-PAPERS = " (paper)"  # marks the paper's own rows
 OWN_NAMES = {metric.paper: name for name, metric in METRICS.items() if metric.paper}  # the paper's word -> our name
 NORMALISED = (
     "The paper does not say how it normalises KID and FID to [0, 1]. Dividing by the blurred inputs' score "

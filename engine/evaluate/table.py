@@ -11,6 +11,7 @@ FORMATS = ("text", "markdown", "latex")
 NOT_REPORTED, NOT_MEASURED = "–", "not measured"
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 HEADER_WIDTH = 12
+PAPERS = " (paper)"  # marks the paper's own rows
 BOLD, PLAIN = "\033[1m", "\033[0m"
 
 Figure = float | str | None  # a string is printed as it is, None stands for a figure that is not reported

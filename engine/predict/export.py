@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from ..config import model_options
     from ..console import readable_errors
+    from ..provenance import network_code
     from .formats import ExportError, write_onnx, write_program, write_released
     from .weights import find_weights
 
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
         network = load_network(weights, **model_options(weights, arguments.job_name) | {"scan_backend": "auto"})
         with atomic(arguments.output) as temporary:
             if arguments.output.suffix == ".onnx":
-                write_onnx(network, temporary, arguments.half, weights_sha256=checksum(weights))
+                marks = {"weights_sha256": checksum(weights), "network_code": network_code()}
+                write_onnx(network, temporary, arguments.half, **marks)
             else:
                 {".pt2": write_program, ".pth": write_released}[arguments.output.suffix](network, temporary)
             size = temporary.stat().st_size

@@ -25,7 +25,7 @@ from datasets.headers import check_headers
 from datasets.images import read_rgb, write_png
 from datasets.layouts import LayoutError, Pair, find_pairs
 from metrics.catalogue import METRICS, SINGLE, column_names
-from metrics.paper import paper_row
+from metrics.paper import paper_table
 from models.images import images_to_tensor, tensor_to_images
 
 from .. import distributed, provenance
@@ -261,7 +261,7 @@ def pairing(outcome: Outcome) -> Pairing:
 
 def print_scores(data_set: DataSet, title: str, record: dict | None, all_measured: bool) -> None:
     """The table of means, the paper's figures in a row of their own that says so."""
-    paper = paper_row(data_set.key) if data_set.key and data_set.table else {}
+    paper = paper_table(data_set.key)["XYScanNet"] if data_set.key and data_set.table else {}
     lines = [*baseline_lines(record), run_line("restored", record)] if record else []
     names = set(column_names(ALWAYS)) & {name for line in lines for name in line.figures}
     figures = {OWN_NAMES[word]: figure for word, figure in paper.items()}

@@ -300,7 +300,8 @@ def test_a_run_goes_on_with_its_own_recipe_alone(place, capfd):
     [
         (["data.batch_sise=8"], "did you mean batch_size"),
         (["--niqe_model", "model.mat"], "model.mat"),
-        (["data.train=nowhere"], "data.train: nowhere: no such folder. Unpack the data set there; --quick"),
+        (["data.train=nowhere"], "data.train: nowhere: no such folder. Unpack the data set there"),
+        (["data.val=null"], "data.val: must be given"),
         (["--variants", "yours"], "--variants: 'yours' is not a variant"),
         (["--variants", "model.fusion=yours"], "fusion: must be one of klff"),
     ],
@@ -308,6 +309,15 @@ def test_a_run_goes_on_with_its_own_recipe_alone(place, capfd):
 def test_mistakes_are_said_before_anything_is_made(place, capfd, arguments, message):
     assert message in refused(["--table", "5", *arguments], capfd)
     assert not calls(place)
+
+
+def test_training_images_are_looked_for_as_training_does(place):
+    """Sharp images alone, which are blurred or made noisy while training."""
+    shutil.copytree("datasets/GoPro/test/sharp", "photographs")
+    folders = "data.train=photographs", "data.val=photographs"
+    runs.Run("ablation/xyscan@1", (*folders, "data.degradation=noise:25")).check()
+    with pytest.raises(ValueError, match="data.train: photographs"):
+        runs.Run("ablation/xyscan@1", folders).check()
 
 
 # Failing and stopped

@@ -197,10 +197,6 @@ def test_the_patch_begins_at_the_corner_asked_for(folder, capsys):
     assert printed[0] == printed[1] != ""
 
 
-def no_level(folder):
-    return ["--level", "4"], ["--level 4", "levels 1, 2 and 3"]
-
-
 def no_block(folder):
     return ["--block", "2"], ["--block 2: decoder level 1 of two has block 1 alone"]
 
@@ -255,7 +251,6 @@ def not_a_figure(folder):
 @pytest.mark.parametrize(
     "case",
     [
-        no_level,
         no_block,
         block_zero,
         ss2d,

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from datasets.files import HOST, atomic, walk, write_atomic
+from tests.workplace import forbid_reading
 
 
 def test_the_new_content_is_there_and_nothing_else(tmp_path):
@@ -74,14 +75,8 @@ def test_a_walk_goes_on_after_a_folder_that_cannot_be_read(tmp_path, monkeypatch
     for name in ("a/1", "b/2"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("")
-    there, errors = type(tmp_path).iterdir, []
-
-    def forbidden(folder):
-        if folder.name == "a":
-            raise PermissionError(13, "Permission denied", str(folder))
-        return there(folder)
-
-    monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
+    errors = []
+    forbid_reading(monkeypatch, "a")
     assert list(walk(tmp_path, unreadable=errors.append)) == [tmp_path / "b" / "2"]
     assert [error.filename for error in errors] == [str(tmp_path / "a")]
     with pytest.raises(PermissionError):

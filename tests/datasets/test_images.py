@@ -63,6 +63,18 @@ def test_truncated_file_is_named(tmp_path: Path, suffix: str, lost: float) -> No
         read_rgb(path)
 
 
+def test_size_agrees_with_pixels_where_a_png_has_its_exif_behind_them(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = pillow_saved(tmp_path / "a.png", Image.fromarray(textured(20, 30, 2)), exif=exif)
+    data = path.read_bytes()
+    begin = data.index(b"eXIf") - 4
+    end = begin + 12 + int.from_bytes(data[begin : begin + 4], "big")
+    last = data.index(b"IEND") - 4
+    path.write_bytes(data[:begin] + data[end:last] + data[begin:end] + data[last:])
+    assert read_size(path) == read_rgb(path).shape[:2] == (30, 20)
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image at all"])
 def test_empty_and_alien_files_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.png"

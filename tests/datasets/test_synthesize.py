@@ -298,7 +298,7 @@ def test_a_cut_video_is_told(tmp_path: Path, caplog) -> None:
 def test_an_output_that_is_a_link_or_the_current_folder(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "disk" / "empty").mkdir(parents=True)
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "empty")
-    abandoned = tmp_path / "disk" / f"empty.{HOST}-99999999.partial"
+    abandoned = tmp_path / "disk" / f".empty.{HOST}-99999999-01234567.tmp"
     abandoned.mkdir()
     with new_folder(tmp_path / "out") as folder:
         assert folder.parent == tmp_path / "disk" and not abandoned.exists()

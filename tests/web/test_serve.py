@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from datasets.files import checksum
+from engine import provenance
 from engine.config import shipped_weights
 from web import serve
 
@@ -17,7 +18,9 @@ def exported(tmp_path, monkeypatch):
     def run(command, **_):
         weights, model = (command[command.index(flag) + 1] for flag in ("--weights", "--output"))
         calls.append(weights)
-        (tmp_path / "web" / "model.onnx").write_bytes(b"..." + checksum(weights).encode())
+        (tmp_path / "web" / "model.onnx").write_bytes(
+            b"..." + checksum(weights).encode() + provenance.network_code().encode()
+        )
         assert model == str(tmp_path / "web" / "model.onnx")
 
     shipped = tmp_path / shipped_weights("xyscannet_t")
@@ -29,6 +32,14 @@ def exported(tmp_path, monkeypatch):
     monkeypatch.setattr(serve, "WEB", tmp_path / "web")
     monkeypatch.setattr(serve.subprocess, "run", run)
     return calls
+
+
+def test_a_network_is_exported_again_when_its_code_changes(exported, monkeypatch):
+    serve.prepare()
+    monkeypatch.setattr(provenance, "network_code", lambda: "edited")
+    for _ in range(2):
+        serve.prepare()
+    assert len(exported) == 2
 
 
 def test_a_network_is_exported_again_when_its_weights_change(exported, tmp_path):

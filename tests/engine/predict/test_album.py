@@ -23,7 +23,7 @@ from engine.predict.video import read_maker
 from models import XYScanNet
 from tests.engine.predict.test_peers import nafnet
 from tests.engine.predict.test_video import make_video, read_video
-from tests.workplace import ROOT, make_config, start
+from tests.workplace import ROOT, forbid_reading, make_config, start
 
 
 class Unchanged:
@@ -183,14 +183,7 @@ def test_links_and_fifos(tmp_path):
 def test_a_folder_that_cannot_be_read_is_counted_and_the_others_go_on(tmp_path, monkeypatch):
     for name in ("good/1.png", "secret/2.png"):
         photo(tmp_path / name)
-    there = type(tmp_path).iterdir
-
-    def forbidden(folder):  # root may read everything
-        if folder.name == "secret":
-            raise PermissionError(13, "Permission denied", str(folder))
-        return there(folder)
-
-    monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
+    forbid_reading(monkeypatch, "secret")
     album = find_photographs([tmp_path], tmp_path / "out")
     assert len(album.photographs) == 1 and album.report() == 1
     with pytest.raises(PermissionError):
