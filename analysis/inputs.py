@@ -1,4 +1,4 @@
-"""What the figures look at, and the flags that name it: networks, trained or not, folders, patches of images."""
+"""Inputs of the figures and the flags that select them: networks, trained or not, folders, patches of images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class NamedNetwork:
         network = self.network
         parts = [f"dim {network.dim}", f"blocks {'-'.join(map(str, network.num_blocks))}"]
         if network.unshuffle == 2:
-            parts.append("half the size inside")
+            parts.append("at half resolution")
         if network.vssm == "xyscan":
             parts += [network.scan, network.slices.replace("_", " and ")]
         else:

@@ -129,7 +129,7 @@ def find_variants(names: Sequence[str]) -> list[Variant]:
     """The variants of ``--variants``, each once.
 
     Raises:
-        VariantError: for a name that is nothing, or two things at once.
+        VariantError: for an unknown or ambiguous name.
         ConfigError: for a recipe or a value that cannot be.
     """
     return list(dict.fromkeys(map(find_variant, names)))

@@ -73,7 +73,7 @@ class DataSet:
         return max((len(word) for word in words if word in path), default=0)
 
 
-OWN = DataSet(None, "Images", "", {}, "images")  # of anybody
+OWN = DataSet(None, "Images", "", {}, "images")  # the user's own
 # fmt: off
 DATA_SETS: dict[str, DataSet] = {data_set.key: data_set for data_set in (  # type: ignore[misc]  # all have keys
     DataSet("gopro", "GoPro", "datasets/GoPro", {"train": 2103, "test": 1111}, "images", table=1, has_gamma=True,
@@ -94,5 +94,5 @@ DATA_SETS: dict[str, DataSet] = {data_set.key: data_set for data_set in (  # typ
 
 
 def data_set(key: str | None) -> DataSet:
-    """The entry of a key; None stands for anybody's own images."""
+    """The entry of a key; None stands for the user's own images."""
     return OWN if key is None else DATA_SETS[key]

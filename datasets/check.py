@@ -31,7 +31,7 @@ PLAIN, LINEAR, WITHIN, LARGEST_ERROR = 1.0, 2.2, 0.45, 0.25
 TILES_ACROSS = 12
 LEAST_EXCESS = 5e-4  # tiles with less blur say nothing about the exponent
 SAME_PSNR = 60.0
-NOTABLE_GLOW = 1.5  # 8-bit levels; below 0.5 for GoPro's `blur`, 4 to 5 for REDS
+NOTABLE_GAP = 1.5  # 8-bit levels; below 0.5 for GoPro's `blur`, 4 to 5 for REDS
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Measurement:
 
     psnr: float  # of the blurred images, mean in dB
     brightness: float  # of the sharp images, mean in 8-bit levels
-    glow: float  # by how many levels the blurred images are brighter, mean
+    brightness_gap: float  # by how many levels the blurred images are brighter, mean
     sharpness: float  # gradient energy of the blurred image over that of the sharp one, median
     exponent: float  # with which frames were averaged; NaN if it cannot be determined
     error: float  # its standard error
@@ -117,19 +117,19 @@ def recognise(pairs: Sequence[Pair], split: str | None) -> tuple[DataSet | None,
 
 def measure(pairs: Sequence[Pair]) -> Measurement:
     """Measure pairs that have sharp images."""
-    psnr, brightness, glow, sharpness, sums = [], [], [], [], []
+    psnr, brightness, gaps, sharpness, sums = [], [], [], [], []
     for pair in tqdm(pairs, "Measuring", unit="pair", leave=False, disable=None):
         blurred, sharp = (read_rgb(path).astype(np.float32) / 255 for path in (pair.blurred, pair.sharp) if path)
         psnr.append(-10 * math.log10(max(1e-10, float(np.mean((blurred - sharp) ** 2)))))
         brightness.append(255 * float(sharp.mean()))
-        glow.append(255 * float(blurred.mean()) - brightness[-1])
+        gaps.append(255 * float(blurred.mean()) - brightness[-1])
         sharpness.append(_gradient_energy(blurred) / max(1e-12, _gradient_energy(sharp)))
         sums.append(_excess_sums(blurred, sharp))
     exponent, error = _average_exponent(np.array(sums))
     return Measurement(
         float(np.mean(psnr)),
         float(np.mean(brightness)),
-        float(np.mean(glow)),
+        float(np.mean(gaps)),
         float(np.median(sharpness)),
         exponent,
         error,
@@ -191,9 +191,9 @@ def _check_pixels(pairs: Sequence[Pair], data_set: DataSet | None, samples: int)
         return ["blurred and sharp images are the same"]
     if found.sharpness > 1:
         return [f"gradient energy of blurred over sharp images is {found.sharpness:.2f}: they may be swapped"]
-    if abs(found.glow) > NOTABLE_GLOW:
+    if abs(gap := found.brightness_gap) > NOTABLE_GAP:
         print(
-            f"  blurred images are {abs(found.glow):.1f} levels {'brighter' if found.glow > 0 else 'darker'} than "
+            f"  blurred images are {abs(gap):.1f} levels {'brighter' if gap > 0 else 'darker'} than "
             "sharp ones: a network trained on them learns to change the brightness of other images"
         )
     if data_set and data_set.photographed:

@@ -62,7 +62,7 @@ def _match_intensity(restored: np.ndarray, sharp: np.ndarray) -> np.ndarray:
 
 
 def _align(image: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image warped onto the target, zero where it does not reach, and where it does: 1, else 0; both (H, W, 3)."""
+    """The image warped onto the target, zero outside, and the mask of the pixels that it covers; both (H, W, 3)."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, ITERATIONS, 0)
     try:
         _, homography = cv2.findTransformECC(

@@ -42,7 +42,7 @@ class Metric:
         part: which of several scores that the function returns.
         arguments, settings: what a class is built with: fixed values, and names of evaluate.py's settings ("device",
             "niqe_model"). What is built with a device is a network, and has `batch` for several images of one size.
-        only: settings under which the flag stands for it: profile, or niqe_model ("live" or "file").
+        only: settings under which the flag selects this metric: profile, or niqe_model ("live" or "file").
         scale: factor.
         over_blurred: whether it is then divided by the same score of the blurred inputs.
         baseline_of: the metric that this is the value of for the blurred input, instead of the restored image.

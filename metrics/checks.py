@@ -1,4 +1,4 @@
-"""What every metric demands of its two images, so that a wrong range or order of axes never becomes a number."""
+"""Input checks: a wrong range or order of axes is an error, not a score."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def frechet_distance(features1: np.ndarray, features2: np.ndarray) -> float:
     the trace of the root is the sum of the singular values of A B'. So no root of a matrix is taken, which is inexact
     where the covariances are singular, as they are for fewer images than features.
 
-    Raises ValueError for what are no such features.
+    Raises ValueError for features that are not finite, too few, or of different widths.
     """
     features1, features2 = _check(features1, features2)
     offset = features1.mean(axis=0) - features2.mean(axis=0)
@@ -181,7 +181,7 @@ def kernel_distance(
     The kernel is (x.y / D + 1)^3; the unbiased estimate is averaged over random subsets. They are drawn as clean-fid
     draws them after numpy.random.seed(seed).
 
-    Raises ValueError for what are no such features.
+    Raises ValueError for features that are not finite, too few, or of different widths.
     """
     features1, features2 = _check(features1, features2)
     size = min(len(features1), len(features2), max_subset_size)

@@ -39,7 +39,7 @@ or download https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/ni
 
 # MATLAB's rgb2gray: the first row of the inverse of the matrix from YIQ to RGB.
 GREY = np.linalg.inv([[1.0, 0.956, 0.621], [1.0, -0.272, -0.647], [1.0, -1.106, 1.703]])[:1]
-# The shape parameters that are tried, and the ratio of moments by which a distribution is told to have one of them.
+# The shape parameters that are tried, and the moment ratio of a distribution with each of them.
 SHAPES = 0.2 + 0.001 * np.arange(9801)
 RATIOS = np.array([math.gamma(2 / a) ** 2 / (math.gamma(1 / a) * math.gamma(3 / a)) for a in SHAPES])
 # By each shape: from the standard deviation to the scale, and the mean of a distribution of scale 1.

@@ -1,10 +1,10 @@
 """ST-LPIPS, shift-tolerant LPIPS (Ghildyal & Liu, ECCV 2022), by its published AlexNet, in a network of our own.
 
-Against LPIPS' AlexNet, the first convolution moves by one pixel instead of four and a blurred subsampling by two
-follows it before its ReLU; pooling moves by one pixel, and a blurred subsampling by two follows (Zhang, ICML 2019). The
-blur is a binomial filter of 3 x 3 over borders mirrored by two pixels. Strides and borders are those that reproduce
-scores of the published package. The weights, heads included, lie in the wheel of stlpips-pytorch 0.0.2 (BSD 2-Clause),
-of which nothing else is used: it is never imported.
+Compared with LPIPS' AlexNet, the first convolution has stride 1 instead of 4, with a blur pool of stride 2 before its
+ReLU; max pooling has stride 1 and a blur pool of stride 2 after it (Zhang, ICML 2019). The blur is a 3 x 3 binomial
+filter with a reflection padding of 2. Strides and padding are those that reproduce scores of the published package.
+The weights, heads included, lie in the wheel of stlpips-pytorch 0.0.2 (BSD 2-Clause), of which nothing else is used: it
+is never imported.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ShiftTolerantAlexNet(nn.Module):
         self.register_buffer("scale", torch.empty(1, 3, 1, 1))
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> what follows each ReLU, by half, a quarter and three times an eighth in size."""
+        """(B, 3, H, W) in [-1, 1] -> the outputs of the five ReLUs, at 1/2, 1/4, 1/8, 1/8 and 1/8 of the size."""
         first = F.relu(blur_pool(self.conv1((images - self.shift) / self.scale)))
         second = F.relu(self.conv2(blur_pool(F.max_pool2d(first, 3, stride=1))))
         third = F.relu(self.conv3(blur_pool(F.max_pool2d(second, 3, stride=1))))

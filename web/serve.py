@@ -44,7 +44,7 @@ class Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *arguments) -> None:
-        """A line a request says nothing to whoever looks at the page."""
+        """Requests are not logged."""
 
 
 def main(argv: list[str] | None = None) -> int:

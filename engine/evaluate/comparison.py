@@ -28,7 +28,7 @@ def compare(dataset: str | None, profile: str, records: dict[str, dict], papers:
     """The table of a data set: the paper's rows where the profile is the paper's, then a row for each record.
 
     Args:
-        dataset: key of datasets/catalogue.py; None for anybody's own images, whose table has no row of the paper.
+        dataset: key of datasets/catalogue.py; None for the user's own images, whose table has no row of the paper.
         records: what scores.json holds, by the row's label.
         papers: False leaves the paper's rows out.
 

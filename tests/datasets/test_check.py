@@ -73,7 +73,7 @@ def test_a_change_of_brightness_is_named(tmp_path: Path, capsys: pytest.CaptureF
         for number in range(2):
             save(tmp_path / "blur" / f"{number}.png", np.rint(blurred + difference).astype(np.uint8))
             save(tmp_path / "sharp" / f"{number}.png", image.astype(np.uint8))
-        assert measure(find_pairs(tmp_path)).glow == pytest.approx(difference, abs=0.1)
+        assert measure(find_pairs(tmp_path)).brightness_gap == pytest.approx(difference, abs=0.1)
         main([str(tmp_path)])
         output = capsys.readouterr().out
         assert words in output if words else "levels" not in output

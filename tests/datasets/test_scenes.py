@@ -69,10 +69,10 @@ def test_levelled_tiles_are_as_bright_as_the_sharp_ones(tmp_path):
     sharp = texture(0, 640, 640) // 2
     write_png(tmp_path / "set" / "train" / "sharp" / "1.png", sharp)
     write_png(tmp_path / "set" / "train" / "blur" / "1.png", cv2.GaussianBlur(sharp, (0, 0), 3) + 6)
-    for level, glow in ((False, 6), (True, 0)):
+    for level, difference in ((False, 6), (True, 0)):
         cut_tiles(tmp_path / "set", tmp_path / str(level), size=320, level=level)
         for pair in find_pairs(tmp_path / str(level), "train"):
-            assert read_rgb(pair.blurred).mean() - read_rgb(pair.sharp).mean() == pytest.approx(glow, abs=0.5)
+            assert read_rgb(pair.blurred).mean() - read_rgb(pair.sharp).mean() == pytest.approx(difference, abs=0.5)
 
 
 @pytest.mark.parametrize("scene", DATA_SETS["gopro"].test_scenes[::10])
