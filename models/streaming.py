@@ -71,7 +71,7 @@ def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.
     image = pad(images, GRID * n)
 
     # Encoder.
-    level1 = _map(lambda seen: network.patch_embed(F.pixel_unshuffle(seen, n)), image, band, ratio=n)
+    level1 = _map(lambda x: network.patch_embed(F.pixel_unshuffle(x, n)), image, band, ratio=n)
     _encode(network.encoder_level1, level1, band)
     level2 = _map(network.down1_2, level1, band, ratio=2)
     _encode(network.encoder_level2, level2, band)
@@ -91,7 +91,7 @@ def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.
     _decode(network.decoder_level1, x, band)
 
     def restored(rows: Band) -> torch.Tensor:
-        residual = _seeing(network.output, x, range(rows.start // n, rows.stop // n))
+        residual = _with_halo(network.output, x, range(rows.start // n, rows.stop // n))
         return _rows(image, rows) + F.pixel_shuffle(residual, n)
 
     return _assemble(restored, image.shape[2], n * band)[..., : images.shape[2], : images.shape[3]]
@@ -162,7 +162,7 @@ def _join(
 ) -> torch.Tensor:
     """Write reduce_chan([up(below), fused]), the input of a decoder level, to ``out`` and return it."""
     for rows in _bands(out.shape[2], band):
-        joined = torch.cat([_seeing(up, below, rows, ratio=0.5), fused(rows)], dim=1)
+        joined = torch.cat([_with_halo(up, below, rows, ratio=0.5), fused(rows)], dim=1)
         _rows(out, rows).copy_(reduce_chan(joined))
         report(joined)
     return out
@@ -181,7 +181,7 @@ def _feed_forward(norm: nn.Module, ffn: nn.Module, x: torch.Tensor, band: int) -
         in_c(x)
         report(x)
     else:
-        _update(x, lambda rows: _seeing(plain, x, rows), band)
+        _update(x, lambda rows: _with_halo(plain, x, rows), band)
 
 
 def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> None:
@@ -241,11 +241,11 @@ class _AroundScans:
         """``outputs`` of conv_input(F), and Y, where (F, Y) = W_d W_p norm(x); without the gate, Y is not computed."""
         norm, vssm = self.norm, self.vssm
         if gate:
-            features, Y = _seeing(lambda seen: vssm.dwconv(vssm.proj_in(norm(seen))), x, band, dim).chunk(2, dim=1)
+            features, Y = _with_halo(lambda x: vssm.dwconv(vssm.proj_in(norm(x))), x, band, dim).chunk(2, dim=1)
         else:
             half, Y = slice(vssm.proj_in.out_channels // 2), None
-            features = _seeing(
-                lambda seen: _outputs(vssm.dwconv, _outputs(vssm.proj_in, norm(seen), half), half), x, band, dim
+            features = _with_halo(
+                lambda x: _outputs(vssm.dwconv, _outputs(vssm.proj_in, norm(x), half), half), x, band, dim
             )
         return _outputs(vssm.conv_input, features, outputs), Y
 
@@ -437,10 +437,10 @@ def _share(rows: Band, x: torch.Tensor) -> float:
     return len(rows) / x.shape[2]
 
 
-def _seeing(
+def _with_halo(
     function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, band: Band, dim: int = 2, ratio: float = 1
 ) -> torch.Tensor:
-    """function(x) at a band, of a function with at most one 3x3 convolution.
+    """function(x) restricted to a band; the function may contain at most one 3x3 convolution.
 
     It runs on the band and a halo, whose result is cut off: its zero padding counts at the border of x alone.
 
@@ -454,8 +454,8 @@ def _seeing(
 
 
 def _map(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, band: int, ratio: int = 1) -> torch.Tensor:
-    """function(x), as in `_seeing`."""
-    return _assemble(lambda rows: _seeing(function, x, rows, ratio=ratio), x.shape[2] // ratio, band)
+    """function(x), as in `_with_halo`."""
+    return _assemble(lambda rows: _with_halo(function, x, rows, ratio=ratio), x.shape[2] // ratio, band)
 
 
 def _assemble(function: Callable[[Band], torch.Tensor], size: int, band: int, dim: int = 2) -> torch.Tensor:

@@ -62,9 +62,9 @@ def _sizes(rows: torch.Tensor) -> tuple[int, int]:
 @triton.jit
 def _normalised(x, row, channel, rows, channels, step, eps):
     """((x - mean) / deviation, 1 / deviation) of these rows, [ROWS, BLOCK] and [ROWS, 1]; 0 outside."""
-    there = (row < rows) & (channel < channels)
-    values = tl.load(x + row.to(tl.int64) * step + channel, mask=there, other=0.0).to(tl.float32)
-    centred = tl.where(there, values - tl.sum(values, axis=1, keep_dims=True) / channels, 0.0)
+    mask = (row < rows) & (channel < channels)
+    values = tl.load(x + row.to(tl.int64) * step + channel, mask=mask, other=0.0).to(tl.float32)
+    centred = tl.where(mask, values - tl.sum(values, axis=1, keep_dims=True) / channels, 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=1, keep_dims=True) / channels + eps)
     return centred * scale, scale
 
@@ -88,16 +88,16 @@ def _backward(x, weight, dy, dx, sums, rows, channels, step, dy_step, eps, ROWS:
     dweight, dbias = tl.zeros([ROWS, BLOCK], tl.float32), tl.zeros([ROWS, BLOCK], tl.float32)
     for start in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
         row = start + tl.arange(0, ROWS)[:, None]
-        there = (row < rows) & (channel < channels)
+        mask = (row < rows) & (channel < channels)
         normalised, scale = _normalised(x, row, channel, rows, channels, step, eps)
-        d = tl.load(dy + row.to(tl.int64) * dy_step + channel, mask=there, other=0.0).to(tl.float32)
+        d = tl.load(dy + row.to(tl.int64) * dy_step + channel, mask=mask, other=0.0).to(tl.float32)
         dweight += d * normalised
         dbias += d
         d *= w
         mean = tl.sum(d, axis=1, keep_dims=True) / channels
         along = tl.sum(d * normalised, axis=1, keep_dims=True) / channels
         at = dx + row.to(tl.int64) * channels + channel
-        tl.store(at, (scale * (d - mean - normalised * along)).to(dx.dtype.element_ty), mask=there)
+        tl.store(at, (scale * (d - mean - normalised * along)).to(dx.dtype.element_ty), mask=mask)
     sums += tl.program_id(0) * 2 * channels + channel
     tl.store(sums, tl.sum(dweight, axis=0, keep_dims=True), mask=channel < channels)
     tl.store(sums + channels, tl.sum(dbias, axis=0, keep_dims=True), mask=channel < channels)

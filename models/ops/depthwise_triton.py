@@ -78,11 +78,11 @@ def _place(tile, height, size, ROWS: tl.constexpr, SPAN: tl.constexpr):
 
 
 @triton.jit
-def _neighbours(row, at, channels, pixel, width, there):
+def _neighbours(row, at, channels, pixel, width, mask):
     """The elements one pixel to the left, here, and one to the right; 0 outside the image."""
-    left = tl.load(row + at - channels, mask=there & (pixel > 0) & (pixel < width), other=0.0)
-    here = tl.load(row + at, mask=there & (pixel < width), other=0.0)
-    right = tl.load(row + at + channels, mask=there & (pixel < width - 1), other=0.0)
+    left = tl.load(row + at - channels, mask=mask & (pixel > 0) & (pixel < width), other=0.0)
+    here = tl.load(row + at, mask=mask & (pixel < width), other=0.0)
+    right = tl.load(row + at + channels, mask=mask & (pixel < width - 1), other=0.0)
     return left.to(tl.float32), here.to(tl.float32), right.to(tl.float32)
 
 
@@ -113,14 +113,14 @@ def _forward(
         v6, v7, v8 = _three_taps(taps, 6, channels, channel + outputs)
         b_done, b, b_begun = zero, zero, zero
     for r in tl.static_range(ROWS + 2):
-        there = (top + r >= 1) & (top + r <= height)
+        mask = (top + r >= 1) & (top + r <= height)
         row = x + (first + r - 1) * width * channels
-        left, here, right = _neighbours(row, at, channels, pixel, width, there)
+        left, here, right = _neighbours(row, at, channels, pixel, width, mask)
         done += w6 * left + w7 * here + w8 * right
         a += w3 * left + w4 * here + w5 * right
         begun = w0 * left + w1 * here + w2 * right
         if GATED:
-            left, here, right = _neighbours(row, at + outputs, channels, pixel, width, there)
+            left, here, right = _neighbours(row, at + outputs, channels, pixel, width, mask)
             b_done += v6 * left + v7 * here + v8 * right
             b += v3 * left + v4 * here + v5 * right
             b_begun = v0 * left + v1 * here + v2 * right
@@ -162,8 +162,8 @@ def _backward(x, taps, d, dx, sums, batch, height, width, channels, ROWS: tl.con
         done, now = zero, zero  # rows of dx, and the inputs there
         x_done, x_now = zero, zero
         for r in tl.static_range(ROWS + 2):
-            there = (top + r >= 1) & (top + r <= height)
-            left, here, right = _neighbours(d + (first + r - 1) * size, place, channels, pixel, width, there)
+            mask = (top + r >= 1) & (top + r <= height)
+            left, here, right = _neighbours(d + (first + r - 1) * size, place, channels, pixel, width, mask)
             x_begun = zero
             if r < ROWS:
                 inside = (top + r < height) & (pixel < width)

@@ -81,8 +81,8 @@ def _place(channels, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr):
 @triton.jit
 def _weights(W, row, rows, column, columns, step):
     """The block W[row, column] transposed; 0 outside of W (rows, columns), whose rows are step elements apart."""
-    there = (row < rows)[None, :] & (column < columns)[:, None]
-    return tl.load(W + row[None, :] * step + column[:, None], mask=there, other=0.0)
+    mask = (row < rows)[None, :] & (column < columns)[:, None]
+    return tl.load(W + row[None, :] * step + column[:, None], mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=SIZES[:1])
@@ -102,8 +102,8 @@ def _normed_product(
     mean = (tl.sum(total, axis=1) / channels)[:, None]
     total = tl.zeros([PIXELS, INNER], tl.float32)
     for c in range(0, channels, INNER):
-        there = inside & (c + inner < channels)[None, :]
-        centred = tl.where(there, tl.load(at + c, mask=there, other=0.0).to(tl.float32) - mean, 0.0)
+        mask = inside & (c + inner < channels)[None, :]
+        centred = tl.where(mask, tl.load(at + c, mask=mask, other=0.0).to(tl.float32) - mean, 0.0)
         total += centred * centred
     scale = tl.rsqrt(tl.sum(total, axis=1) / channels + eps)[:, None]
 
@@ -131,8 +131,8 @@ def _product(
     total = tl.zeros([PIXELS, OUTPUTS], tl.float32)
     for c in range(0, channels, INNER):
         channel = c + inner
-        there = inside & (channel < channels)[None, :]
-        block = tl.load(values + pixel[:, None] * step + channel[None, :], mask=there, other=0.0)
+        mask = inside & (channel < channels)[None, :]
+        block = tl.load(values + pixel[:, None] * step + channel[None, :], mask=mask, other=0.0)
         weights = _weights(W, output, outputs, channel, channels, channels)
         total = tl.dot(block, weights, total, input_precision="tf32")
     at, kept = pixel[:, None] * outputs + output[None, :], inside & (output < outputs)[None, :]
@@ -161,15 +161,15 @@ def _gated_projection(
         mixed = tl.zeros([PIXELS, INNER], tl.float32)  # W_in [h, v]
         for c in range(0, half, INNER):
             channel = c + inner
-            there = inside & (channel < half)[None, :]
+            mask = inside & (channel < half)[None, :]
             weights = _weights(W_in, middle, channels, channel, half, channels)
-            values = tl.load(h + channel[None, :], mask=there, other=0.0)
+            values = tl.load(h + channel[None, :], mask=mask, other=0.0)
             mixed = tl.dot(values, weights, mixed, input_precision="tf32")
             weights = _weights(W_in + half, middle, channels, channel, half, channels)
-            values = tl.load(v + channel[None, :], mask=there, other=0.0)
+            values = tl.load(v + channel[None, :], mask=mask, other=0.0)
             mixed = tl.dot(values, weights, mixed, input_precision="tf32")
-        there = inside & (middle < channels)[None, :]
-        y = tl.load(gate + middle[None, :], mask=there, other=0.0).to(tl.float32)
+        mask = inside & (middle < channels)[None, :]
+        y = tl.load(gate + middle[None, :], mask=mask, other=0.0).to(tl.float32)
         mixed = (mixed * y * tl.sigmoid(y)).to(made.dtype.element_ty)
         weights = _weights(W_out, output, channels, middle, channels, channels)
         total = tl.dot(mixed, weights, total, input_precision="tf32")

@@ -35,7 +35,7 @@ def compute(operation: str, a: torch.Tensor, b: torch.Tensor, grad: torch.Tensor
 
 @triton.jit
 def _place(rows, channels, ELEMENTS: tl.constexpr):
-    """The program's first row, its elements' rows from there, their channels, and which are there."""
+    """The program's first row, its elements' rows from there, their channels, and the mask of those inside."""
     start = tl.program_id(0).to(tl.int64) * ELEMENTS
     first = start // channels
     local = (start - first * channels).to(tl.int32) + tl.arange(0, ELEMENTS)
@@ -57,14 +57,14 @@ def _softplus(x):
 
 @triton.jit(do_not_specialize=["rows"])
 def _forward(a, b, y, rows, channels, a_step, b_step, y_step, KL: tl.constexpr, ELEMENTS: tl.constexpr):
-    first, row, channel, there = _place(rows, channels, ELEMENTS)
-    p = tl.load(a + first * a_step + row * a_step + channel, mask=there, other=0.0).to(tl.float32)
-    q = tl.load(b + first * b_step + row * b_step + channel, mask=there, other=0.0).to(tl.float32)
+    first, row, channel, mask = _place(rows, channels, ELEMENTS)
+    p = tl.load(a + first * a_step + row * a_step + channel, mask=mask, other=0.0).to(tl.float32)
+    q = tl.load(b + first * b_step + row * b_step + channel, mask=mask, other=0.0).to(tl.float32)
     if KL:
         out = _sigmoid(p) * (_softplus(-q) - _softplus(-p))
     else:
         out = q * _sigmoid(q) * p
-    tl.store(y + first * y_step + row * y_step + channel, out.to(y.dtype.element_ty), mask=there)
+    tl.store(y + first * y_step + row * y_step + channel, out.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -72,10 +72,10 @@ def _backward(
     a, b, grad, grad_a, grad_b, rows, channels, a_step, b_step, grad_step, grad_a_step, grad_b_step, KL: tl.constexpr,
     ELEMENTS: tl.constexpr
 ):  # fmt: skip
-    first, row, channel, there = _place(rows, channels, ELEMENTS)
-    p = tl.load(a + first * a_step + row * a_step + channel, mask=there, other=0.0).to(tl.float32)
-    q = tl.load(b + first * b_step + row * b_step + channel, mask=there, other=0.0).to(tl.float32)
-    g = tl.load(grad + first * grad_step + row * grad_step + channel, mask=there, other=0.0).to(tl.float32)
+    first, row, channel, mask = _place(rows, channels, ELEMENTS)
+    p = tl.load(a + first * a_step + row * a_step + channel, mask=mask, other=0.0).to(tl.float32)
+    q = tl.load(b + first * b_step + row * b_step + channel, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(grad + first * grad_step + row * grad_step + channel, mask=mask, other=0.0).to(tl.float32)
     if KL:
         s = _sigmoid(p)
         kl = s * (_softplus(-q) - _softplus(-p))
@@ -86,5 +86,5 @@ def _backward(
         of_a = g * q * s
         of_b = g * p * s * (1.0 + q * (1.0 - s))
     at_a, at_b = grad_a + first * grad_a_step, grad_b + first * grad_b_step
-    tl.store(at_a + row * grad_a_step + channel, of_a.to(grad_a.dtype.element_ty), mask=there)
-    tl.store(at_b + row * grad_b_step + channel, of_b.to(grad_b.dtype.element_ty), mask=there)
+    tl.store(at_a + row * grad_a_step + channel, of_a.to(grad_a.dtype.element_ty), mask=mask)
+    tl.store(at_b + row * grad_b_step + channel, of_b.to(grad_b.dtype.element_ty), mask=mask)

@@ -140,8 +140,10 @@ def forward(
 
 @triton.jit
 def _inputs(u_at, delta_at, channel, shift, t, length, u_time, delta_time, SOFTPLUS: tl.constexpr):
-    """u, the raw step size and the step size at t. Beyond the end those of the last step: no gradient has come there
-    yet (dy is 0), and nothing is added to any sum."""
+    """u, the raw step size and the step size at t.
+
+    Past the end, the last step's values: dy is masked to 0 there, so they add nothing to any gradient.
+    """
     at = tl.minimum(t, length - 1).to(tl.int64)
     u_t = tl.load(_tile(u_at + at * u_time, channel)).to(tl.float32)
     raw = tl.load(_tile(delta_at + at * delta_time, channel)).to(tl.float32) + shift
