@@ -26,6 +26,7 @@ from engine.evaluate.table import FORMATS, Table
 
 if TYPE_CHECKING:
     from analysis.runs import Run, TestSet
+    from engine.schema import DataConfig
 
 # Heavier modules are imported where they are used: --help needs no PyTorch.
 
@@ -115,8 +116,9 @@ def train_and_tabulate(arguments: argparse.Namespace) -> int:
     if arguments.quick:
         print(QUICK, flush=True)
         make_quick_data()
+    found: set[DataConfig] = set()
     for run in everything:
-        run.check()
+        run.check(found)
     test_sets, missing = find_test_sets(arguments)
     for reason in missing.values():
         print(f"not measured: {reason}", flush=True)

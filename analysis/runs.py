@@ -21,6 +21,7 @@ from datasets.catalogue import DATA_SETS, DataSet
 from datasets.files import JsonError, checksum, read_json
 from datasets.layouts import LayoutError, find_pairs
 from engine.config import ConfigError, load_config, models_dir, results_dir, to_yaml
+from engine.schema import DataConfig
 from engine.train.data import TrainingData
 from engine.train.signals import STOP_SIGNALS, STOPPED
 from engine.typed_yaml import read_yaml
@@ -95,9 +96,11 @@ class Run:
         """Training writes final_ last."""
         return (models_dir(self.name) / "final_XYScanNet_stage1.pth").is_file()
 
-    def check(self) -> None:
+    def check(self, found: set[DataConfig]) -> None:
         """Refuse what would fail, or give scores of another recipe, before anything is trained.
 
+        Args:
+            found: the data of other runs, which are not looked for again; this run's are added.
         Raises:
             ConfigError: the recipe is invalid, or not the one that the run was started with.
             LayoutError: there are no images for training or validation.
@@ -119,8 +122,9 @@ class Run:
                 )
         if config.data.val is None:
             raise ConfigError("data.val: must be given: the weights with the best validation PSNR are scored")
-        if not self.is_trained():
+        if not self.is_trained() and config.data not in found:
             TrainingData(config, pin_memory=False)
+            found.add(config.data)
 
     def make(self, test_sets: Collection[TestSet]) -> None:
         """Train, then restore and score each test set; what is done already is skipped. Raises Unfinished."""

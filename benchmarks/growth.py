@@ -12,7 +12,6 @@ warm-up.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -132,10 +131,7 @@ def run(case: Case, device: torch.device) -> measure.Measurement:
 
 
 def fit(found: list[Point], what: str) -> tuple[float, float, float]:
-    """(a, b, largest relative residual) of the fit a + b x over pixels, in seconds or bytes; NaN below 3 points."""
-    found = [(case, result) for case, result in found if getattr(result, what)]  # a small image may take no new memory
-    if len(found) < 3:
-        return math.nan, math.nan, math.nan
+    """(a, b, largest relative residual) of the fit a + b x over pixels, in seconds or bytes."""
     pixels = np.array([case.pixels for case, _ in found], float)
     values = np.array([getattr(result, what) for _, result in found], float)
     # Relative residuals: otherwise the largest images would decide the fit.
@@ -145,6 +141,7 @@ def fit(found: list[Point], what: str) -> tuple[float, float, float]:
 
 
 def fit_in_words(found: list[Point]) -> str:
+    found = [(case, result) for case, result in found if result.memory]  # a small image may take no new memory
     if len(found) < 3:
         return ""
     (a, b, off), (c, d, error) = fit(found, "seconds"), fit(found, "memory")

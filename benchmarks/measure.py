@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import signal
 import statistics
 import sys
 import time
@@ -62,7 +61,7 @@ def isolated(function: Callable, *arguments, device: torch.device, limit: float)
         function: defined at the top level of a module; its arguments and result must be picklable.
         limit: seconds after which the process is killed.
     Returns:
-        The function's result; None, after a line on stderr, if it takes too long or runs out of memory.
+        The function's result; None, after a line on stderr, if it takes too long, runs out of memory or is killed.
     Raises:
         RuntimeError: for any other error, with its traceback.
     """
@@ -74,9 +73,8 @@ def isolated(function: Callable, *arguments, device: torch.device, limit: float)
         result, error = receiver.recv() if receiver.poll(limit) else (None, f"took longer than {limit:g} s")
     except EOFError:
         process.join()
-        if process.exitcode != -signal.SIGKILL:  # by which the system ends a process when it is short of memory
-            raise RuntimeError(f"{function.__name__}{arguments} ended with exit code {process.exitcode}") from None
-        result, error = None, OUT_OF_MEMORY
+        # By SIGKILL the system ends a process when it is short of memory.
+        result, error = None, OUT_OF_MEMORY if process.exitcode == -9 else f"ended with exit code {process.exitcode}"
     finally:
         process.kill()
         process.join()

@@ -88,7 +88,8 @@ def remove_abandoned(folder: Path) -> None:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
-                Path(entry.path).unlink(missing_ok=True)
+                with suppress(OSError):  # another user's
+                    os.unlink(entry.path)
 
 
 def _is_running(process: int) -> bool:
@@ -155,6 +156,12 @@ def _walk(folder: Path, seen: set[Path], unreadable: Callable[[OSError], None] |
         unreadable(error)
         return
     # Files first, and links last: a folder is then visited under its real name.
-    yield from (folder / entry.name for entry in entries if entry.is_file() or not os.path.exists(entry.path))
-    for entry in sorted((entry for entry in entries if entry.is_dir()), key=os.DirEntry.is_symlink):
+    # A link is asked for by os.path, for which one that leads nowhere, or to itself, is no error.
+    yield from (
+        folder / entry.name
+        for entry in entries
+        if (os.path.isfile(entry.path) or not os.path.exists(entry.path) if entry.is_symlink() else entry.is_file())
+    )
+    below = [entry for entry in entries if (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir())]
+    for entry in sorted(below, key=os.DirEntry.is_symlink):
         yield from _walk(folder / entry.name, seen, unreadable)

@@ -43,7 +43,7 @@ class AmbiguityError(LayoutError):
     """A folder with several splits or variants (``what``), of which one must be chosen among ``choices``."""
 
     def __init__(self, root: Path, what: str, choices: list[str]) -> None:
-        super().__init__(f"{root}: contains {' and '.join(choices)}; choose a {what}, or give the folder of one")
+        super().__init__(f"{root}: contains {' and '.join(choices)}; choose a {what}")
         self.what, self.choices = what, choices
 
 

@@ -104,7 +104,7 @@ def synthesize_photos(
 
 
 def _photos(source: str | os.PathLike, size: int) -> dict[str, Path]:
-    """The photographs in a folder by name; ImageError where there are none, or one is smaller than ``size``."""
+    """The photographs in a folder by name; ImageError if there are none, or one is smaller than ``size``."""
     paths = list_images(existing_folder(source))
     names = [name.replace("/", "-") for name in image_names(paths)]  # subfolders joined by a dash
     photos = _without_clashes(zip(names, (Path(source) / path for path in paths), strict=True))

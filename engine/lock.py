@@ -1,4 +1,4 @@
-"""One run at a time in a job's results: a lock that the system releases however its holder ends."""
+"""One run at a time in a folder of results: a lock that the system releases however its holder ends."""
 
 import contextlib
 import errno
@@ -57,9 +57,7 @@ def _lock(file, folder: Path) -> None:
     except OSError as error:
         if error.errno in TAKEN:
             raise BusyError(_who_holds(file, folder)) from None
-        logger.warning(
-            "%s cannot be locked (%s): make sure that no other run has the same --job_name", folder, error.strerror
-        )
+        logger.warning("%s cannot be locked (%s): make sure that no other run writes to it", folder, error.strerror)
         return
     with contextlib.suppress(OSError):  # the lock also holds on a full disk
         file.truncate(0)
@@ -69,5 +67,5 @@ def _lock(file, folder: Path) -> None:
 def _who_holds(file, folder: Path) -> str:
     file.seek(0)
     pid, _, host = file.read(1000).decode(errors="replace").partition(" ")
-    who = f"process {pid} on {host} (kill -TERM {pid} there stops it and saves its state)" if host else "on some host"
-    return f"{folder} is in use by another run, {who}. Wait until it ends, or use another --job_name or --output"
+    who = f"process {pid} on {host} (kill -TERM {pid} there stops it, to be resumed)" if host else "on some host"
+    return f"{folder} is in use by another run, {who}. Wait until it ends, or write to another folder"

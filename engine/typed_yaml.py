@@ -61,11 +61,12 @@ def parse_yaml(text: str, where: str) -> object:
 class _Loader(yaml.SafeLoader):
     """Refuses a mapping that has a key twice, of which PyYAML keeps the last."""
 
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({value for tag, value in keys if keys.count((tag, value)) > 1}):
+            raise yaml.composer.ComposerError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
+        return node
 
 
 def build(cls: type, content: object, source: str, prefix: str = "", origins: Mapping[str, str] | None = None):

@@ -42,7 +42,7 @@ def load(source: str | Path = "xyscannet_t", device: str | torch.device | None =
         WeightsError: no such weights, or weights that do not fit. ImportError: without the extra ``hub``.
     """
     shipped = {file.stem: file for file in PRETRAINED.glob("*.pth")}
-    path = shipped.get(str(source), Path(source))
+    path = shipped.get(source, Path(source)) if isinstance(source, str) else source
     if path.is_dir() or not path.exists() and HUB_ID.fullmatch(str(source)) and path.suffix not in WEIGHTS_SUFFIXES:
         from .hub import load_pretrained  # only here: it needs the extra
 

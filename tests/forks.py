@@ -6,6 +6,7 @@ in ``python SCRIPT``, to the end of the interpreter. Linux only.
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -152,6 +153,7 @@ def main() -> None:
     for name in PRELOADED:
         with suppress(ImportError):  # the script says so itself, if it needs it
             importlib.import_module(name)
+    gc.freeze()  # or else each fork walks, and so copies, all that was imported when it ends
     request, (out, err, report) = _serve(connection)
     _keep(report, out, err)
     if request["start_new_session"]:

@@ -60,7 +60,7 @@ def make_vgg19(folder: Path) -> None:
 
 
 def forbid_reading(monkeypatch, name: str) -> None:
-    """No folder called ``name`` can be read; root may read everything."""
+    """Make every folder called ``name`` unreadable, even for root, whom file modes do not stop."""
     scandir = os.scandir
 
     def forbidden(folder):

@@ -28,17 +28,18 @@ function say(text) { $("state").textContent = text; }
 
 /** Moves to the graphics card if there is one, it gives the processor's values, and it is quicker. */
 async function tryGraphicsCard() {
-  tried = true;
   if (!(await navigator.gpu?.requestAdapter())) return;
-  const processor = await trial(worker), candidate = new Worker("worker.js?on=webgpu", { type: "module" });
-  const card = processor && await trial(candidate, PATIENCE);
+  const processor = await trial(worker);       // a worker that is replaced meanwhile does not answer
+  tried = true;
+  if (!processor) return;
+  const candidate = new Worker("worker.js?on=webgpu", { type: "module" }), card = await trial(candidate, PATIENCE);
   const same = card?.values.every((value, i) => Math.abs(value - processor.values[i]) < 0.5 / 255);
   if (!same || card.seconds >= processor.seconds) return candidate.terminate();
   better = { candidate, ratio: processor.seconds / card.seconds };
   advance();
 }
 
-/** What a worker computes of a small image; null after `patience` ms, if given. The processor may first end an image. */
+/** What a worker computes of a small image; null after `patience` ms. Without it, it waits for images in progress. */
 function trial(worker, patience) {
   return new Promise((resolve) => {
     if (patience) setTimeout(resolve, patience, null);

@@ -60,8 +60,7 @@ def score(request: Request, pairing: Pairing) -> dict:
     scorers, how, missing = load_scorers(columns, request, pairing.samples, device)
     per_image = [name for name in how if METRICS[name].kind != SET]
 
-    folder = request.folder.absolute()
-    with run_lock(folder, folder.with_name(f".{folder.name}.lock")):  # no other evaluation into the same folder
+    with run_lock(request.folder):  # no other evaluation into the same folder
         # What an earlier run has measured.
         stamps = {sample.name: stamp(sample.restored, sample.sharp) for sample in pairing.samples}
         files = digest_of_files(pairing.samples, "restored", "sharp", "blurred")

@@ -70,7 +70,7 @@ def load_peer(path: Path) -> Peer:
             f"{path}: not the weights of a supported network (XYScanNet, or one that spandrel knows)"
         ) from error
     except Exception as error:  # SafetensorError, and whatever an architecture's code raises
-        if is_out_of_memory(error):
+        if isinstance(error, OSError) or is_out_of_memory(error):
             raise
         raise PeerWeightsError(f"{path}: weights that do not fit the network they seem to be of: {error}") from error
     channels = descriptor.input_channels, descriptor.output_channels

@@ -73,6 +73,7 @@ class TrainingRun:
         self.recipe = recipe.recipe_of(config, self.data.train_pairs)
         self.changes: list[str] = []  # of the recipe since the run's first step
         self.new_changes: list[str] = []  # those found when resuming
+        self._foreign: list[Path] = []  # weights of another origin, which give way to this run's first state
 
     @property
     def epoch(self) -> int:
@@ -213,10 +214,12 @@ class TrainingRun:
     def _set_weights_aside(self) -> None:
         """Copy best_ and final_ weights of another origin, such as released ones, before this run writes its own.
 
-        Not renamed: train.start_from may name them, and the run may fail before it has saved a state.
+        They are removed once this run has a state: until then, it starts anew if it fails, and train.start_from may
+        name them.
         """
-        for path in (self.path("best"), self.path("final")):
-            if path.exists() and checksum(path) not in map(checksum, path.parent.glob(f"earlier*_{path.name}")):
+        self._foreign = [path for path in (self.path("best"), self.path("final")) if path.exists()]
+        for path in self._foreign:
+            if checksum(path) not in map(checksum, path.parent.glob(f"earlier*_{path.name}")):
                 names = (path.with_name(f"earlier{k}_{path.name}") for k in itertools.count(1))
                 kept = next(name for name in names if not name.exists())
                 with atomic(kept) as temporary:
@@ -255,6 +258,8 @@ class TrainingRun:
                     "random_state": random_states,
                 }
                 save_state(state, self.path("last"), same_step)
+                while self._foreign:
+                    self._foreign.pop().unlink(missing_ok=True)
 
     def release(self, kind: str) -> None:
         """Write the released weights as best_ or final_, from which alone the network can be rebuilt."""

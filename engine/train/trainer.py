@@ -189,7 +189,7 @@ class Trainer:
                     raise
                 raise OutOfMemory(
                     f"validation: out of memory on full images. The state of step {run.iteration} is saved; resume "
-                    "with smaller images, train.precision=bf16, or data.val=null"
+                    "with smaller validation images (data.val) or data.val=null"
                 ) from error
             if found is None:
                 return  # the state is saved, and the same command resumes with this validation

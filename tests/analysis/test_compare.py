@@ -292,7 +292,7 @@ def not_a_figure(folders):
 def two_variants(folders):
     for letter in "JR":
         (folders / f"RealBlur_{letter}_test_list.txt").touch()
-    return ["--blurred", str(folders)], ["J and R", "choose a variant, or give the folder of one"]
+    return ["--blurred", str(folders)], ["J and R", "choose a variant"]
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,10 @@ def test_a_walk_visits_each_folder_once_and_passes_over_what_is_no_file(tmp_path
     (tmp_path / "a" / "b" / "again").symlink_to(tmp_path / "a")
     (tmp_path / "0link").symlink_to(tmp_path / "a")  # sorted first, but the folder's own name wins
     os.mkfifo(tmp_path / "a" / "pipe")
+    for name, target in {"gone": "nowhere", "itself": "itself", "below": "1/x"}.items():  # for the reader to say so
+        (tmp_path / "a" / name).symlink_to(target)
     found = [path.relative_to(tmp_path).as_posix() for path in walk(tmp_path, skip=(tmp_path / "skipped",))]
-    assert found == ["a/1", "a/b/2"]
+    assert found == ["a/1", "a/below", "a/gone", "a/itself", "a/b/2"]
 
 
 def test_an_error_without_a_number_keeps_its_text(tmp_path):

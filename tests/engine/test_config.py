@@ -15,6 +15,7 @@ from engine.config import (
     shipped_weights,
 )
 from engine.train.schedule import cosine
+from engine.typed_yaml import parse_yaml
 from tests.workplace import make_config
 
 
@@ -186,6 +187,11 @@ def test_what_the_command_line_refuses_is_a_line_and_status_2(place, capsys):
         assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_keys_that_are_merged_are_not_given_twice():
+    text = "base: &a {x: 1}\ndeep:\n  inner: &b\n    <<: *a\n    x: 2\nother:\n  <<: *b\n"
+    assert parse_yaml(text, "here") == yaml.safe_load(text)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -193,6 +199,7 @@ def test_what_the_command_line_refuses_is_a_line_and_status_2(place, capsys):
         b"a: " + b"[" * 3000,
         b"model: !!python/object:os.system {}",
         b"data: 3\ntrain: {epochs: 1}",
+        b"a: !!map [b]",
         b"optim: {lr: 1}\noptim: {}",
     ],
 )

@@ -1,5 +1,7 @@
 """`deblur` and `load`: any image, any source of weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,11 @@ def test_loads_shipped_weights_files_and_says_what_there_is(small, tmp_path, mon
     torch.save(described_state(small), tmp_path / "own.pth")
     assert load(tmp_path / "own.pth", scan_backend="torch").description == small.description
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "xyscannet_t").mkdir()  # as in configs/ and in results/
+    assert load("xyscannet_t").description == shipped.description
+    for source in (Path("xyscannet_t"), "./xyscannet_t"):
+        with pytest.raises(WeightsError, match="config.json"):
+            load(source)
     for source in ("xyscannet_x", "folder/missing.pth", "missing.pth"):
         with pytest.raises(WeightsError, match="no such"):
             load(source)

@@ -45,7 +45,7 @@ def compiled(source: str, *macros: str) -> ctypes.CDLL:
             name = f"{Path(source).stem}-{_key(compiler, source, arguments)}"
             return ctypes.CDLL(str(_find(name) or _compile(compiler, source, arguments, name)))
         except (BuildError, OSError) as error:  # OSError: a library that it needs, such as OpenMP, is missing
-            logger.info("%s with %s: %s", source, " ".join(flags), error)
+            logger.debug("%s with %s: %s", source, " ".join(flags), error)
             failure = error
     raise BuildError(str(failure))
 
@@ -60,10 +60,7 @@ def compiled_or_none(source: str) -> ctypes.CDLL | None:
 
 
 def call(function: Callable[..., int], *structures: ctypes.Structure) -> None:
-    """Call a C function with pointers to these structures; it returns nonzero if it ran out of memory.
-
-    Raises MemoryError.
-    """
+    """Call a C function with pointers to these structures; MemoryError if it returns nonzero, out of memory."""
     if function(*map(ctypes.byref, structures)):
         raise MemoryError(f"not enough memory for {function.__name__} in C")
 

@@ -83,7 +83,7 @@ int conv_backward(const Conv *c, const Grad *g) {
     int failed = 0;
 #pragma omp parallel for num_threads(c->threads) schedule(static, 1) reduction(| : failed)
     for (int64_t thread = 0; thread < c->threads; thread++) {
-        float *recent = malloc(GROUP * WIDTH * c->channels * sizeof(float));
+        float *recent = reserve(GROUP * WIDTH * c->channels * sizeof(float));
         failed |= recent == NULL;
         int64_t items = num_items(c);
         for (int64_t i = thread * items / c->threads; !failed && i < (thread + 1) * items / c->threads; i++) {

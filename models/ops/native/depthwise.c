@@ -39,7 +39,7 @@ int depthwise_forward(const Depthwise *c) {
     int64_t outputs = num_outputs(c), tile = tile_width(c);
 #pragma omp parallel num_threads(c->threads) reduction(| : failed)
     {
-        float *a = malloc(2 * tile * LANES * sizeof(float)), *b = a + tile * LANES;
+        float *a = reserve(2 * tile * LANES * sizeof(float)), *b = a + tile * LANES;
         failed |= a == NULL;
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < c->batch * c->height; row++)
@@ -123,7 +123,7 @@ int depthwise_backward(const Depthwise *c, const Grad *g) {
     int64_t strips = c->batch * strips_per_image(c);
 #pragma omp parallel for num_threads(c->threads) schedule(static, 1) reduction(| : failed)
     for (int64_t thread = 0; thread < c->threads; thread++) {
-        float *ring = malloc(3 * c->width * c->channels * sizeof(float));
+        float *ring = reserve(3 * c->width * c->channels * sizeof(float));
         failed |= ring == NULL;
         /* Fixed shares, so that the same call gives the same bits. */
         for (int64_t i = thread * strips / c->threads; !failed && i < (thread + 1) * strips / c->threads; i++) {

@@ -11,7 +11,7 @@
 #include "matmul.h"
 
 #define TILE 32                                     /* pixels whose intermediate features stay in the cache */
-#define MIN_SHARE 4                                 /* rows or columns of a thread, which also computes one on either side */
+#define MIN_SHARE 4                                 /* rows or columns of a thread, which needs one more on each side */
 
 typedef struct {
     View x;
@@ -39,7 +39,6 @@ typedef struct {
     int in_place;
     float *hidden, *pixels, *result;
 } Share;
-
 
 /* `full`: the channels fill all vectors. */
 INLINE void normalise(const Pass *p, const float *x, float *y, int full) {
@@ -133,15 +132,16 @@ static int run(const Pass *p, int in_place) {
     int64_t half = padded(p->half), outputs = padded(p->outputs), columns = hidden_channels(p);
     int64_t of_in = p->channels * columns, of_taps = 9 * columns, of_out = p->half * outputs;
     int64_t rows = p->bottom - p->top, side = in_place ? rows : max64(rows, p->right - p->left);
-    int64_t threads = max64(1, min64(p->threads, side / MIN_SHARE)), wide = 0, of_pixels = TILE * max64(p->channels, half);
+    int64_t threads = max64(1, min64(p->threads, side / MIN_SHARE)), of_pixels = TILE * max64(p->channels, half);
+    int64_t wide = 0;
     for (int64_t i = 0; i < threads; i++) {
         Share s = share_of(p, in_place, i, threads);
         wide = max64(wide, s.last - s.first);
     }
     int64_t of_hidden = 5 * wide * columns;
     int64_t of_share = of_hidden + of_pixels + TILE * outputs;
-    float *in = calloc(of_in + of_taps + of_out, sizeof(float)), *taps = in + of_in, *out = taps + of_taps;
-    float *buffers = malloc(threads * of_share * sizeof(float));
+    float *in = reserve_zeros((of_in + of_taps + of_out) * sizeof(float)), *taps = in + of_in, *out = taps + of_taps;
+    float *buffers = reserve(threads * of_share * sizeof(float));
     Share *shares = malloc(threads * sizeof(Share));
     int failed = !in || !buffers || !shares;
     for (int64_t i = 0; !failed && i < p->halves; i++) {
@@ -216,12 +216,12 @@ static void project_gated(const Gated *g, const float *in, const float *out, int
 int gated_projection(const Gated *g) {
     int64_t channels = g->channels, columns = padded(channels);
     int failed = 0;
-    float *in = calloc(2 * channels * columns, sizeof(float)), *out = in + channels * columns;
+    float *in = reserve_zeros((2 * channels * columns) * sizeof(float)), *out = in + channels * columns;
     if (!in) return 1;
     pack(g->W_in, channels, channels, columns, 0, in), pack(g->W_out, channels, channels, columns, 0, out);
 #pragma omp parallel num_threads(g->threads) reduction(| : failed)
     {
-        float *branches = malloc(2 * TILE * columns * sizeof(float)), *mixed = branches + TILE * columns;
+        float *branches = reserve(2 * TILE * columns * sizeof(float)), *mixed = branches + TILE * columns;
         failed |= !branches;
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < g->batch * g->height; row++)

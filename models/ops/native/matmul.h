@@ -13,6 +13,13 @@
 #define TILE_ROWS 4                                 /* 12 of AVX2's 16; 24 of NEON's 32 */
 #endif
 
+/* Loads a vector once: GCC would load it again in each multiply-add, and be limited by that. */
+#ifdef __AVX__
+#define KEEP(v) __asm__("" : "+v"(v))
+#else
+#define KEEP(v) (void)0
+#endif
+
 INLINE int64_t padded(int64_t channels) { return (channels + LANES - 1) / LANES * LANES; }
 
 /* Output channel n of w (N, K), as PyTorch keeps it, becomes column n of the panels; `to` is padded with zeros to a
@@ -33,12 +40,21 @@ INLINE void matmul_block(const float *x, int64_t x_step, const float *w, int64_t
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int c = 0; c < panel; c++) sums[r][c] = splat(0);
-    for (int64_t k = 0; k < K; k++)
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++)
+    for (int64_t k = 0; k < K; k++) {
+        vec columns[PANEL];
 #pragma GCC unroll 3
-            for (int c = 0; c < panel; c++)
-                sums[r][c] += splat(x[r * x_step + k]) * load(w + (k * panel + c) * LANES, LANES);
+        for (int c = 0; c < panel; c++) {
+            columns[c] = load(w + (k * panel + c) * LANES, LANES);
+            KEEP(columns[c]);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            vec value = splat(x[r * x_step + k]);
+            KEEP(value);
+#pragma GCC unroll 3
+            for (int c = 0; c < panel; c++) sums[r][c] += value * columns[c];
+        }
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3

@@ -34,7 +34,9 @@ INLINE Two silu_gate_gradients(vec a, vec b, vec grad) {
     return (Two){grad * b * s, grad * a * s * (1.0f + b * (1.0f - s))};
 }
 
-INLINE vec load_row(const Rows *r, int64_t row, int64_t c, int count) { return load(r->data + row * r->step + c, count); }
+INLINE vec load_row(const Rows *r, int64_t row, int64_t c, int count) {
+    return load(r->data + row * r->step + c, count);
+}
 INLINE void store_row(const Rows *r, int64_t row, int64_t c, int count, vec v) {
     store(r->data + row * r->step + c, v, count);
 }

@@ -94,7 +94,7 @@ static void pack_weights(const S6 *s, const Weights *w) {
 int s6(const S6 *s) {
     int64_t of_in = s->model * 2 * inner(s), of_conv = (WIDTH + 1) * inner(s), of_x = s->inner * dbc(s);
     int64_t of_dt = s->rank * inner(s), of_out = s->inner * padded(s->model);
-    Weights w = {.in = calloc(of_in + of_conv + of_x + of_dt + of_out, sizeof(float))};
+    Weights w = {.in = reserve_zeros((of_in + of_conv + of_x + of_dt + of_out) * sizeof(float))};
     w.conv = w.in + of_in, w.x = w.conv + of_conv, w.dt = w.x + of_x, w.out = w.dt + of_dt;
     /* Padded channels of x and z are zero, and so is what is computed of them. */
     View wide = {.step = 2 * inner(s)}, narrow = {.step = inner(s)}, of_dbc = {.step = dbc(s)};
@@ -112,7 +112,7 @@ int s6(const S6 *s) {
     {
         int64_t of_xz = (CHUNK + PAST) * 2 * inner(s), of_chunk = CHUNK * inner(s);
         int64_t of_past = group * PAST * inner(s), of_states = group * inner(s) * STATES;
-        float *memory = malloc((of_xz + 2 * of_chunk + CHUNK * (dbc(s) + padded(s->model)) + of_past + of_states) *
+        float *memory = reserve((of_xz + 2 * of_chunk + CHUNK * (dbc(s) + padded(s->model)) + of_past + of_states) *
                                sizeof(float));
         Buffers b = {.xz = memory};
         b.x = b.xz + of_xz, b.delta = b.x + of_chunk, b.dbc = b.delta + of_chunk, b.out = b.dbc + CHUNK * dbc(s);

@@ -23,7 +23,7 @@ int scan_forward(const Scan *s) {
     if (!A) return 1;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
     {
-        vec *h = malloc(GROUP * blocks * STATES * sizeof(vec));
+        vec *h = reserve(GROUP * blocks * STATES * sizeof(vec));
         failed |= h == NULL;
 #pragma omp for schedule(static)
         for (int64_t item = 0; item < s->batch0 * groups; item++) {
@@ -143,8 +143,8 @@ int scan_backward(const Scan *s, const Grad *g) {
     if (!A) return 1;
 #pragma omp parallel for num_threads(s->threads) schedule(static, 1) reduction(| : failed)
     for (int64_t thread = 0; thread < s->threads; thread++) {
-        vec *carry = malloc(GROUP * blocks * STATES * sizeof(vec));
-        Work *w = malloc(sizeof(Work));
+        vec *carry = reserve(GROUP * blocks * STATES * sizeof(vec));
+        Work *w = reserve(sizeof(Work));
         vec *gA = (vec *)g->A + thread * blocks * STATES, *gD = (vec *)g->D + thread * blocks,
             *gbias = (vec *)g->bias + thread * blocks;
         failed |= !carry || !w;

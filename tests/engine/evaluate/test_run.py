@@ -108,7 +108,7 @@ def test_two_threads_write_what_one_writes_and_both_are_right(place, capsys):
     assert re.search(rf"this run .* {scores['metrics']['psnr']['value']:.2f} ", printed.out)
     assert re.search(r"FFTformer \(paper\) .*34\.21\*? ", printed.out)
     assert "over 5 images, the test set has 1111" in printed.out and "scoring:" in printed.err
-    assert not list(place.glob("out_scores/.*"))
+    assert not list(place.glob("out_scores/.*.tmp"))
 
 
 def test_missing_extra_wrong_shape_and_damaged_images_stop_everything_or_are_left_out_by_name(place, capsys):
@@ -321,7 +321,7 @@ def test_a_second_evaluation_into_the_same_folder_is_refused(place, monkeypatch,
     """POSIX locks do not exclude their own process, so the second one is another process."""
     main([*FAST, "psnr"])
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(place / ".out_scores.lock")], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+        [sys.executable, "-c", HOLD, str(place / "out_scores" / ".lock")], stdout=subprocess.PIPE, stdin=subprocess.PIPE
     ) as holder:
         holder.stdout.readline()
         refused(*FAST, "ssim_matlab_rgb")
