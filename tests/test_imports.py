@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.workplace import ROOT, run
+
 CORE = ("models", "datasets", "losses", "metrics")
 LEAVES = ("analysis", "benchmarks", "tests")
 ALLOWED = {"engine": {"engine", *CORE}, **{name: {name} for name in CORE}}
@@ -41,14 +42,13 @@ def test_scripts_are_over_the_engine_and_short():
         assert len(script.read_text().splitlines()) <= 50, script
 
 
-def test_importing_needs_no_cuda_package():
+def test_importing_needs_no_cuda_package(tmp_path):
     """The heavy optional extra is imported by nobody until it is asked for."""
-    code = (
-        "import sys, engine.train.trainer, engine.predict.predictor; "
+    (tmp_path / "program.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import engine.train.trainer, engine.predict.predictor\n"
         "print(sorted({'mamba_ssm', 'causal_conv1d'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run(tmp_path, str(tmp_path / "program.py")).strip() == "[]"
 
 
 @pytest.mark.parametrize(

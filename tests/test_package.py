@@ -11,7 +11,7 @@ import torch
 
 from engine.config import shipped_weights
 from models import load_network
-from tests.workplace import ROOT
+from tests.workplace import ROOT, run
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 USE = """
@@ -83,6 +83,5 @@ small = torch.hub.load({str(ROOT)!r}, "xyscannet_t", source="local", trust_repo=
 assert small.description == network.description
 assert torch.hub.load({str(ROOT)!r}, "xyscannet_s", source="local", trust_repo=True).dim == 48
 """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "program.py").write_text(code)
+    run(tmp_path, str(tmp_path / "program.py"))

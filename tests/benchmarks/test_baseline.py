@@ -1,9 +1,9 @@
 """The benchmarks' yardstick computes what the released implementation computes, and takes the network's weights."""
 
+import functools
 import json
 import sys
 import types
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,16 @@ PARITY = np.load(Path(__file__).parents[1] / "fixtures" / "parity" / "model_pari
 CASES = json.loads(str(PARITY["meta"]))
 
 
+@functools.cache
+def state(dim: int, num_blocks: tuple[int, ...], seed: int) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        network = XYScanNet(dim, num_blocks)
+    return fill(network.state_dict(), seed)
+
+
 def build(case: dict, backend: str) -> Baseline:
     network = Baseline(case["dim"], case["num_blocks"], backend)
-    network.load_state_dict(fill(XYScanNet(case["dim"], case["num_blocks"]).state_dict(), case["seed"]))
+    network.load_state_dict(state(case["dim"], tuple(case["num_blocks"]), case["seed"]))
     return network.double()
 
 
@@ -89,10 +96,10 @@ def test_fused_function_gets_what_it_needs(monkeypatch):
 
     torch.manual_seed(0)
     hidden = torch.randn(2, 9, 20, dtype=torch.float64)
-    mamba = baseline.Mamba(20, partial(selective_scan, backend="reference")).double()
+    mamba = baseline.Mamba(20, functools.partial(selective_scan, backend="reference")).double()
     monkeypatch.setitem(sys.modules, "causal_conv1d", types.ModuleType("causal_conv1d"))
     interface = types.SimpleNamespace(mamba_inner_fn=mamba_inner_fn)
     monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", interface)
-    fused = baseline.Mamba(20, partial(selective_scan, backend="mamba_ssm")).double()
+    fused = baseline.Mamba(20, functools.partial(selective_scan, backend="mamba_ssm")).double()
     fused.load_state_dict(mamba.state_dict())
     torch.testing.assert_close(fused(hidden), mamba(hidden), rtol=1e-10, atol=1e-12)

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from benchmarks.measure import isolated, measure, ratio
+from benchmarks.measure import copy_rate, isolated, matmul_rate, measure, ratio
 
 CPU = torch.device("cpu")
 
@@ -60,6 +60,14 @@ def test_what_needs_too_much_memory_is_left_out():
 def test_errors_are_told():
     with pytest.raises(RuntimeError, match=r"divide\(0,\) failed in its process:[\s\S]*ZeroDivisionError"):
         isolated(divide, 0, device=CPU, limit=60)
+
+
+def test_rates_are_a_processors():
+    rates = (
+        isolated(copy_rate, CPU, device=CPU, limit=300),
+        isolated(matmul_rate, CPU, torch.float32, device=CPU, limit=300),
+    )
+    assert all(10**7 < rate < 10**15 for rate in rates)
 
 
 def test_ratio():

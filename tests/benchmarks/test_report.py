@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 
 import pytest
 import torch
@@ -20,6 +19,8 @@ def test_a_section_passes_fails_or_is_stopped():
     assert [result.status for result in (passed, failed, stopped)] == ["passed", "failed", "stopped"]
     assert [result.output for result in (passed, failed, stopped)] == ["a table", "a reason", "begun"]
     assert stopped.seconds < 20
+    told = report.run(Section("told", ("-c", "import sys; print(sys.argv[1:])"), 60, on_device=True), 60, CPU)
+    assert told.output == "['--device', 'cpu']"
 
 
 def test_progress_bars_leave_their_last_state_and_long_output_its_ends():
@@ -63,11 +64,9 @@ def test_the_readme_gets_a_report_between_its_marks(tmp_path):
 
 @pytest.mark.slow
 def test_sections_run_and_are_reported(tmp_path, monkeypatch):
-    """Those whose scripts no README runs; test_scripts.py runs every benchmark."""
-    titles = "interpreter|bf16|Costliest"
-    sections = [section for section in report.tiny_sections() if re.search(titles, section.title)]
+    """The one that needs a setting of its environment; test_scripts.py runs every benchmark."""
+    sections = [section for section in report.tiny_sections() if "interpreter" in section.title]
     monkeypatch.setattr(report, "tiny_sections", lambda: sections)
     assert report.main(["--tiny", "--device", "cpu", "--minutes", "4", "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "report.json").read_text())["sections"]
-    assert [section["status"] for section in found] == ["passed"] * 3
-    assert "1 passed" in found[0]["output"] and "full, bf16" in found[1]["output"]
+    (found,) = json.loads((tmp_path / "report.json").read_text())["sections"]
+    assert found["status"] == "passed" and "1 passed" in found["output"]

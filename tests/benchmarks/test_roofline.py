@@ -50,7 +50,7 @@ def test_gradients():
 
 
 def test_work_grows_with_the_pixels():
-    baseline = on_meta(Baseline, 48)
+    baseline = on_meta(Baseline, 48, (1, 1, 1))
     small, large = (count(baseline, (1, 3, side, side), False) for side in (256, 512))
     assert large.flops == pytest.approx(4 * small.flops, rel=0.01)
     assert large.numbers == pytest.approx(4 * small.numbers, rel=0.1)

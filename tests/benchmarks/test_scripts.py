@@ -1,6 +1,7 @@
 """Each benchmark runs on the smallest sizes and prints a table of figures."""
 
 import contextlib
+import functools
 import importlib
 import io
 import re
@@ -11,12 +12,24 @@ from unittest import mock
 import pytest
 import torch
 
+from benchmarks import growth, measure, prediction
+from tests.forks import Script
 from tests.workplace import ROOT, make_pairs
 
 RATIO = r"\d+\.\d\dx"
 
-
 pytestmark = pytest.mark.slow
+
+
+def usual_rate(device: torch.device, dtype: torch.dtype | None = None) -> float:
+    return 1e10 if dtype is None else 1e11
+
+
+@pytest.fixture
+def known_rates(monkeypatch):
+    """Large copies and products take seconds; test_measure.py measures them."""
+    monkeypatch.setattr(measure, "copy_rate", usual_rate)
+    monkeypatch.setattr(measure, "matmul_rate", usual_rate)
 
 
 def run(name: str, *arguments: str, code: int = 0) -> str:
@@ -38,6 +51,7 @@ def rows(output: str, *words: str) -> list[list[str]]:
     return [line[match.end() :].split() for line in output.splitlines() if (match := start.match(line))]
 
 
+@pytest.mark.usefixtures("known_rates")
 def test_network_is_compared_with_the_baseline():
     output = run(
         "network",
@@ -58,6 +72,7 @@ def test_network_refuses_a_size_that_the_baseline_cannot_take():
     assert "multiples of 4" in run("network", "--size", "18", code=2)
 
 
+@pytest.mark.usefixtures("known_rates")
 def test_vssm_compares_both_modules():
     line = "--channels 8 --size 8 12 --repeats 1 --backend torch --baseline_backend reference"
     output = run("vssm", *line.split())
@@ -74,6 +89,7 @@ def test_vssm_compares_both_modules():
     assert all(re.fullmatch(RATIO, ratio) for row in found for ratio in row[4:])
 
 
+@pytest.mark.usefixtures("known_rates")
 def test_scan_measures_rows_and_columns():
     output = run("scan", *"--sizes 252 --dims 2 --levels 3 --repeats 1 --backends reference torch mamba_ssm".split())
     assert torch.cuda.is_available() or "left out: scan backend mamba_ssm" in output
@@ -86,6 +102,7 @@ def test_scan_measures_rows_and_columns():
             assert re.fullmatch(RATIO, times) and mamba == "-"
 
 
+@pytest.mark.usefixtures("known_rates")
 def test_scan_leaves_out_what_takes_too_long():
     output = run("scan", *"--sizes 720p --dims 2 --levels 1 --backends reference --limit 0.5".split())
     assert len(found := [line for line in output.splitlines() if line.startswith("720p")]) == 4
@@ -93,7 +110,7 @@ def test_scan_leaves_out_what_takes_too_long():
 
 
 def test_profiler_lists_the_costliest_operations():
-    output = run("profiler", *"--case 256 --dim 8 --num_blocks 1 1 1".split())
+    output = run("profiler", *"--case 256 --dim 8 --num_blocks 1 1 1 --rows 20".split())
     found = [rows(output, name)[0] for name in ("aten::mm", "aten::add")]
     assert all(
         0 < float(share.rstrip("%")) < 100 and time.endswith("s") and int(calls) > 0 for share, time, *_, calls in found
@@ -110,15 +127,17 @@ def test_prediction_compares_streamed_and_tiled_images_with_full_ones(tmp_path):
     ]
 
 
-def test_prediction_compares_bf16_with_fp32():
+def test_prediction_compares_bf16_with_fp32(monkeypatch):
     """On shaken photographs, with the shipped weights."""
+    monkeypatch.setattr(prediction, "synthesize_photos", functools.partial(prediction.synthesize_photos, size=64))
     output = run("prediction", *"--precision fp32 bf16 --band --tile --images 1 --size 64 64 --repeats 1".split())
     (fp32,), (bf16,) = rows(output, "full", "fp32"), rows(output, "full", "bf16")
     assert fp32[4] == "inf" and 40 < float(bf16[4]) < 90
     assert abs(float(bf16[5]) - float(fp32[5])) < 0.1
 
 
-def test_growth_fits_time_and_memory(tmp_path):
+def test_growth_fits_time_and_memory(tmp_path, monkeypatch):
+    monkeypatch.setitem(growth.NETWORKS, "S", (8, 1, (1, 1, 1)))
     output = run(
         "growth",
         *"--networks T --megapixels 0.004 0.008 0.016 --dims 8 --batches 1".split(),
@@ -137,7 +156,7 @@ def test_peers_are_measured_beside_ours():
 
 @pytest.mark.parametrize("arguments", [("metrics", "nowhere"), ("network", "--device", "nonsense")])
 def test_bad_input_ends_in_a_line(arguments):
-    command = [sys.executable, "-m", f"benchmarks.{arguments[0]}", *arguments[1:]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert re.search(f"^error: .*{arguments[-1]}", done.stderr, re.MULTILINE)
+    with Script(["-m", f"benchmarks.{arguments[0]}", *arguments[1:]], ROOT, output=subprocess.PIPE) as script:
+        errors = script.stderr.read()
+    assert script.returncode == 2 and "Traceback" not in errors
+    assert re.search(f"^error: .*{arguments[-1]}", errors, re.MULTILINE)

@@ -1,5 +1,7 @@
 """Traffic is counted as one counts it by hand, and without a GPU."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -48,7 +50,15 @@ def test_time_is_bound_by_bytes_arithmetic_or_instructions():
     assert whole(found.by_kind, ("copy",)) == Cost(2, 80, 11)
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """Networks of one block a level, since each further one counts the same again."""
+    for name in ("XYScanNet", "Baseline"):
+        monkeypatch.setattr(traffic, name, partial(getattr(traffic, name), num_blocks=(1, 1, 1)))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 def test_the_more_is_fused_the_less_moves():
     costs = [
         whole(by_kind)
@@ -65,6 +75,7 @@ def test_the_more_is_fused_the_less_moves():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 def test_the_command_prints_both_bounds_of_each_network(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["traffic.py", "--dim", "8", "--size", "16", "16"])
     traffic.main()

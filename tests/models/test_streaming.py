@@ -29,9 +29,15 @@ def images_of(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
 
 
-@pytest.mark.parametrize("kl_gate, unshuffle", [("elementwise", 1), ("image", 1), ("batch", 1), ("image", 2)])
+SHAPES = [((1, 3, 45, 31), 4), ((2, 3, 30, 53), 12), ((1, 3, 8, 64), 16), ((3, 3, 33, 21), 64)]
+
+
 @pytest.mark.parametrize(
-    "shape, band", [((1, 3, 45, 31), 4), ((2, 3, 30, 53), 12), ((1, 3, 8, 64), 16), ((3, 3, 33, 21), 64)]
+    "kl_gate, unshuffle, shape, band",
+    [
+        *[("image", 1, *shape) for shape in SHAPES],
+        *[(kl_gate, unshuffle, *SHAPES[1]) for kl_gate, unshuffle in (("elementwise", 1), ("batch", 1), ("image", 2))],
+    ],
 )
 def test_equals_the_whole_network(kl_gate, unshuffle, shape, band):
     network, images = network_of(kl_gate=kl_gate, unshuffle=unshuffle), images_of(*shape)
@@ -169,8 +175,8 @@ class Sizes(TorchDispatchMode):
 
 def test_no_map_is_larger_than_the_features():
     """The whole network's largest map has four times the features' channels."""
-    network, images = network_of(), images_of(1, 3, 128, 128)
-    features = 8 * 128 * 128
+    network, images = network_of(), images_of(1, 3, 64, 64)
+    features = 8 * 64 * 64
     with torch.inference_mode(), Sizes() as whole:
         network(images)
     with Sizes() as streamed:

@@ -1,5 +1,6 @@
 """The whole network: the released implementation's numbers, sizes, independence of images, gradients."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -17,9 +18,16 @@ CASES = json.loads(str(PARITY["meta"]))
 needs_compiler = pytest.mark.skipif(bool(cpu.why_missing()), reason=f"cpu: {cpu.why_missing()}")
 
 
+@functools.cache
+def state(dim: int, num_blocks: tuple[int, ...], seed: int) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        network = XYScanNet(dim, num_blocks)
+    return fill(network.state_dict(), seed)
+
+
 def build(case: dict, dtype=torch.float64, **options) -> XYScanNet:
     network = XYScanNet(case["dim"], case["num_blocks"], kl_gate="batch", **options)
-    network.load_state_dict(fill(network.state_dict(), case["seed"]))
+    network.load_state_dict(state(case["dim"], tuple(case["num_blocks"]), case["seed"]))
     return network.to(dtype)
 
 
@@ -189,7 +197,7 @@ def test_compiles_to_one_graph():
     network, x = XYScanNet(8, (1, 1, 1)), torch.rand(1, 3, 16, 12) - 0.5
     with torch.inference_mode(), faster_tracing:
         expected = network(x)
-        torch.testing.assert_close(torch.compile(network, backend="aot_eager", fullgraph=True)(x), expected)
+        torch.testing.assert_close(torch.compile(network, backend="eager", fullgraph=True)(x), expected)
 
 
 @pytest.mark.parametrize("bad", [(1, 1, 16, 16), (3, 16, 16), (1, 3, 7, 16)])

@@ -44,25 +44,17 @@ def test_is_built_once_and_found_again(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_compile(), reason="no C compiler")
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[: len(content) // 2],
-        lambda content: b"",
-        lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
-    ],
-    ids=["cut short", "empty", "one bit"],
-)
-def test_a_damaged_library_is_compiled_again(tmp_path, damage):
+def test_a_damaged_library_is_compiled_again(tmp_path):
     """Loading half a library ends the process with SIGBUS, which `run` would report as an error."""
     run(tmp_path, SMALLEST)
     [path] = (tmp_path / "xyscannet").iterdir()
     whole = path.read_bytes()
-    path.write_bytes(damage(whole))
-    run(tmp_path, SMALLEST)
-    [again] = (tmp_path / "xyscannet").iterdir()
-    content = again.read_bytes()
-    assert len(content) == len(whole) and again.stem.endswith(compiler._checksum(again))
+    one_bit = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
+    for damaged in (whole[: len(whole) // 2], b"", one_bit):
+        path.write_bytes(damaged)
+        run(tmp_path, SMALLEST)
+        [path] = (tmp_path / "xyscannet").iterdir()
+        assert path.stat().st_size == len(whole) and path.stem.endswith(compiler._checksum(path))
 
 
 def test_a_machine_without_a_compiler_does_without(tmp_path):
@@ -80,4 +72,4 @@ def test_a_compiler_that_fails_is_named_in_one_line(tmp_path):
 @pytest.mark.skipif(not can_compile(), reason="no C compiler")
 def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_one(tmp_path):
     (tmp_path / "xyscannet").write_text("a file where the folder should be")
-    assert run(tmp_path) == "cpu None"
+    assert "FuncPtr" in run(tmp_path, SMALLEST)

@@ -84,7 +84,7 @@ def test_rows_and_columns_of_slices(length, columns):
 
 @pytest.mark.parametrize("channels", [1, 32, 40])
 def test_blocks_of_channels(channels):
-    assert_agree(*network_inputs((3,), 3, channels))
+    assert_agree(*network_inputs((2,), 3, channels))
 
 
 @pytest.mark.parametrize("states", [1, 4, 5])
@@ -95,28 +95,28 @@ def test_fewer_states(states):
 def test_wide_programs(monkeypatch):
     """Lanes of several sequences in one program, and more lanes than there are (sequence, channel) pairs."""
     monkeypatch.setattr(triton_kernel, "forward_lanes", lambda pairs, most: most)
-    assert_agree(*network_inputs((2, 3), 3, 24))
+    assert_agree(*network_inputs((2, 3), 2, 24))
 
 
 def test_sequences_shared_among_few_programs(monkeypatch):
     monkeypatch.setattr(triton_kernel, "launch_parameters", lambda device: LaunchParameters(backward_programs=4))
-    assert_agree(*network_inputs((5,), 3, 40))
+    assert_agree(*network_inputs((3,), 2, 40))
 
 
 @pytest.mark.parametrize("chunk", [2, 8])
 def test_other_launch_parameters_give_the_same_result(monkeypatch, chunk):
-    """What a search for the fastest may choose; 11 steps end within a chunk."""
+    """What a search for the fastest may choose; 9 steps end within a chunk."""
     other = LaunchParameters(forward_lanes=32, chunk=chunk, backward_programs=3, conv_tile=256, conv_warps=4)
     for module in (triton_kernel, causal_conv_triton):
         monkeypatch.setattr(module, "launch_parameters", lambda device: other)
-    assert_agree(*network_inputs((2,), 11, 20))
+    assert_agree(*network_inputs((2,), 9, 20))
     x, weight, bias = draw(2, 70, 20).transpose(1, 2), draw(20, 4), draw(20)
     assert_near(causal_conv_silu_triton(x, weight, bias), convolution(x, weight, bias), 1e-5)
 
 
 def test_many_batch_dimensions():
-    leaves, inputs = network_inputs((2, 1, 2, 2), 3, 4)
-    assert assert_agree(leaves, inputs).shape == (2, 1, 2, 2, 4, 3)
+    leaves, inputs = network_inputs((2, 1, 2, 2), 2, 4)
+    assert assert_agree(leaves, inputs).shape == (2, 1, 2, 2, 4, 2)
 
 
 def test_an_empty_batch():
@@ -153,7 +153,7 @@ def test_without_softplus():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
-    leaves, inputs = network_inputs((2, 2), 5, 20, dtype=dtype)
+    leaves, inputs = network_inputs((1, 2), 3, 20, dtype=dtype)
     assert assert_agree(leaves, inputs, 2e-2).dtype == dtype
 
 
@@ -173,7 +173,7 @@ def test_steps_small_and_large():
 
 
 def test_gradients_lie_as_their_tensors_do():
-    _, inputs = network_inputs((2, 2), 3, 4, columns=True)
+    _, inputs = network_inputs((2, 2), 2, 4, columns=True)
     inputs = [t.detach().requires_grad_() for t in inputs]
     y = selective_scan_triton(*inputs, delta_softplus=True)
     du, ddelta, _, dB, dC, _, dz, _ = torch.autograd.grad(y.sum(), inputs)
@@ -297,7 +297,7 @@ def test_a_decoder_block(monkeypatch):
     torch.manual_seed(0)
     options = Options(scan_backend="triton")
     block = DecoderBlock(4, IntraVSSM(4, options), InterVSSM(4, options)).to(DEVICE)
-    x = draw(1, 4, 3, 5)
+    x = draw(1, 4, 2, 3)
 
     def run():
         y = block(x)
