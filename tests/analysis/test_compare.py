@@ -1,8 +1,6 @@
 """The picture of several methods: which crops are chosen, what the captions say, what is drawn, and the errors."""
 
 import re
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -27,6 +25,8 @@ from analysis.compare import (
 )
 from analysis.radar import COLOURS
 from datasets.images import read_rgb, write_png
+from tests.forks import Script
+from tests.workplace import ROOT
 
 SIZE, NAME = (90, 150), "scene1/000002"
 ORANGE = np.array(ImageColor.getrgb(COLOURS[1]))
@@ -214,14 +214,15 @@ def test_a_column_is_as_wide_as_its_caption_and_the_picture_as_high_as_its_tiles
 
 
 def test_the_command_draws_the_picture_and_prints_crops_that_draw_it_again(folders):
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.compare", *arguments(folders)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    with open(folders / "printed", "w+") as file:
+        code = Script(["-m", "analysis.compare", *arguments(folders)], ROOT, output=file).wait()
+        file.seek(0)
+        printed = file.read()
+    assert code == 0, printed
     path = folders / "new" / "picture.png"
     with Image.open(path) as file:
         assert file.format == "PNG" and file.width > 4 * 200 and file.height > FULL_HEIGHT
-    chosen, where = done.stdout.splitlines()
+    chosen, where = printed.splitlines()
     assert where == f"picture: {path}" and len(re.findall(r"--crop \d+ \d+ 45 75", chosen)) == 2
     again = folders / "again.png"
     assert main([*arguments(folders, *chosen.split()), "--output", str(again)]) == 0

@@ -1,9 +1,8 @@
 """Counts are those one makes by hand, or by another counter; the command prints them, and what it measures."""
 
-import os
+import contextlib
+import io
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -187,31 +186,6 @@ def test_the_network_is_itself_again_after_counting():
     assert (mamba.causal_conv_silu, torch.compiler.is_compiling()) == before
 
 
-@pytest.mark.parametrize(
-    "variant, parameters, fusion",
-    [
-        ("xyscan", 7_301_952, 71_424),
-        ("ss2d", 7_406_496, 71_424),
-        ("bidirectional", 7_301_952, 71_424),
-        ("intra", 7_301_952, 71_424),
-        ("inter", 7_301_952, 71_424),
-        ("aff", 7_382_880, 152_352),
-        ("no_fusion", 7_230_528, 0),
-    ],
-)
-def test_parameters_at_the_paper_s_size(variant, parameters, fusion):
-    network = XYScanNet(48, **VARIANTS[variant])
-    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-    assert (
-        sum(
-            parameter.numel()
-            for level in (network.clff_level1, network.clff_level2)
-            for parameter in level.parameters()
-        )
-        == fusion
-    )
-
-
 @pytest.mark.parametrize("variant, papers", [("xyscan", 2.19), ("aff", 4.32), ("no_fusion", 0)])
 def test_fusion_modules_as_the_paper_counts_them(variant, papers):
     network = XYScanNet(48, (1, 1, 1), **VARIANTS[variant])
@@ -249,19 +223,6 @@ def test_factors_are_of_the_last_row():
     assert cell("step s", reference, reference) == "not measured"
 
 
-def run_as_a_command(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.complexity", *arguments, "--device", "cpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def cells(output: str, label: str) -> list[str]:
     """What follows a line's label, without the factors in brackets."""
     (line,) = (line for line in output.splitlines() if line.startswith(label + "  "))
@@ -284,16 +245,28 @@ def test_fusion_modules_are_counted(capsys):
 TINY = "--dim 8 --num_blocks 1 1 1 --size 32"
 
 
+def register(patch: pytest.MonkeyPatch) -> None:
+    """A fusion module "mine" and a state space module "yours"."""
+    patch.setitem(FUSIONS, "mine", type("Mine", (fusion.AFF,), {}))
+    patch.setitem(STATE_SPACES, "yours", type("Yours", (IntraVSSM,), {}))
+
+
 @pytest.fixture
 def modules(monkeypatch):
-    """A fusion module "mine" and a state space module "yours"."""
-    monkeypatch.setitem(FUSIONS, "mine", type("Mine", (fusion.AFF,), {}))
-    monkeypatch.setitem(STATE_SPACES, "yours", type("Yours", (IntraVSSM,), {}))
+    register(monkeypatch)
 
 
-@pytest.mark.slow
-def test_tables_by_module_have_a_column_for_every_recipe_and_registered_module(modules, capsys):
-    parameters, macs = run(f"--table modules {TINY}", capsys).split("GMACs at 32 x 32")
+@pytest.fixture(scope="module")
+def tables() -> list[str]:
+    """The tables by module, Table 5 and Table 8 of all recipes and registered modules, each network counted once."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        register(patch)
+        assert main([*f"--table modules 5 8 {TINY}".split(), "--device", "cpu"]) == 0
+    return re.split(r"^Table [58]\.", printed.getvalue(), flags=re.M)
+
+
+def test_tables_by_module_have_a_column_for_every_recipe_and_registered_module(tables):
+    parameters, macs = tables[0].split("GMACs at 32 x 32")
     columns = parameters.splitlines()[2].split()
     assert columns[-2:] == ["mine", "yours"] and set(VARIANTS) <= set(columns)
     assert columns == macs.splitlines()[2].split()
@@ -309,8 +282,8 @@ def test_tables_by_module_have_a_column_for_every_recipe_and_registered_module(m
             assert cells(macs, label)[column] == f"{number / 1e9:.3f}"
 
 
-def test_registered_modules_have_rows_in_the_table_of_their_kind(modules, capsys):
-    table5, table8 = run(f"--table 5 8 {TINY}", capsys).split("Table 8.")
+def test_registered_modules_have_rows_in_the_table_of_their_kind(tables):
+    _, table5, table8 = tables
     assert cells(table5, "yours (here)")[0] == cells(table5, "XYScanNet-S (here)")[0]
     assert cells(table8, "mine (here)") == ["–", *cells(table8, "AFF (here)")[1:]]
     assert "mine (here)" not in table5 and "yours (here)" not in table8
@@ -334,16 +307,14 @@ def test_a_job_s_own_size_is_counted_unless_another_is_given(capsys, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_command_measures():
-    output = run_as_a_command(
-        *"--table 6 --dim 16 --num_blocks 1 1 1 --size 64 --measure --batch 2 --train_size 16".split(),
-        *"--test_size 16 24 --repeats 1".split(),
-    )
+def test_the_command_measures(capsys):
+    sizes = "--dim 16 --num_blocks 1 1 1 --size 64 --batch 2 --train_size 16 --test_size 16 24 --repeats 1"
+    output = run(f"--table 6 --variants bidirectional --measure {sizes}", capsys)
     assert cells(output, "bidirectional (paper)") == ["–", "19.51", "5.18"]
-    for row in ("bidirectional (here)", "unidirectional (here)"):
-        gmacs, train, test = map(float, cells(output, row))
-        assert gmacs > 0.1 and train >= 0 and test >= 0
-    assert "one RTX 3090" in output and "CPU, 1 threads" in output and "batch 2, 16 x 16" in output
+    gmacs, train, test = map(float, cells(output, "bidirectional (here)"))
+    assert gmacs > 0.1 and train >= 0 and test >= 0
+    assert "one RTX 3090" in output and f"CPU, {torch.get_num_threads()} threads" in output
+    assert "batch 2, 16 x 16" in output
 
 
 def test_the_format_is_the_one_asked_for(capsys):

@@ -1,8 +1,6 @@
 """The training curve: what is read from the logs, and the picture."""
 
-import os
 import subprocess
-import sys
 
 import cv2
 import pytest
@@ -10,6 +8,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from analysis.curve import LOSS, PSNR, main, read_run, smoothed
+from tests.forks import Script
 from tests.workplace import ROOT
 
 
@@ -56,7 +55,7 @@ def test_the_picture_and_a_job_that_was_not_trained(results, capsys):
     assert "results/other/logs: no training has been logged there" in capsys.readouterr().err
 
 
-def test_run_as_a_module_it_ends_with_a_line_too(tmp_path):
-    command = [sys.executable, "-m", "analysis.curve", "other"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
-    assert done.returncode == 2 and done.stderr.startswith(b"error: results/other") and b"Traceback" not in done.stderr
+def test_run_as_a_module_it_ends_with_a_line_too():
+    with Script(["-m", "analysis.curve", "not_trained"], ROOT, output=subprocess.PIPE) as command:
+        error = command.stderr.read()
+    assert command.returncode == 2 and error.startswith("error: results/not_trained") and "Traceback" not in error

@@ -1,11 +1,14 @@
 """What a scan adds by direction: against single modules run by hand, linearity, the picture, the command."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from analysis import features
 from analysis.features import BACKWARD, BOTH, FORWARD, Residual, by_direction, draw, find_module, main, to_map
 from analysis.figure import new_figure
 from analysis.inputs import NamedNetwork
@@ -122,15 +125,22 @@ def test_all_maps_share_one_scale_and_what_is_missing_is_said():
         np.testing.assert_array_equal(panel.get_images()[0].get_array(), values)
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """An image, weights with a recipe beside them that says bidirectional, and weights without a recipe."""
-    write_png(tmp_path / "image.png", np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8))
-    (tmp_path / "two" / "models").mkdir(parents=True)
-    torch.save(tiny().float().state_dict(), tmp_path / "two" / "models" / "best_XYScanNet_stage1.pth")
-    (tmp_path / "two" / "config_stage1.yaml").write_text(yaml.safe_dump({"model": {"scan": "bidirectional"}}))
-    torch.save(tiny().float().state_dict(), tmp_path / "plain_stage1.pth")
-    return tmp_path
+    folder = tmp_path_factory.mktemp("made")
+    write_png(folder / "image.png", np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8))
+    (folder / "two" / "models").mkdir(parents=True)
+    torch.save(tiny().float().state_dict(), folder / "two" / "models" / "best_XYScanNet_stage1.pth")
+    (folder / "two" / "config_stage1.yaml").write_text(yaml.safe_dump({"model": {"scan": "bidirectional"}}))
+    torch.save(tiny().float().state_dict(), folder / "plain_stage1.pth")
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def arguments(folder, *more):
@@ -186,7 +196,8 @@ def test_without_weights_both_ways_of_scanning_are_shown_and_said_to_be_untraine
     assert path.is_file()
 
 
-def test_the_patch_begins_at_the_corner_asked_for(folder, capsys):
+def test_the_patch_begins_at_the_corner_asked_for(folder, monkeypatch, capsys):
+    monkeypatch.setattr(features, "save", lambda figure, path: None)
     image = np.asarray(Image.open(folder / "image.png"))
     write_png(folder / "cut.png", image[20:36, 30:46])
     printed = []

@@ -1,6 +1,7 @@
 """Effective receptive fields: gradients against finite differences, shares against exhaustive search, the command."""
 
 import itertools
+import shutil
 import sys
 
 import numpy as np
@@ -175,14 +176,21 @@ def test_all_fields_share_one_scale_and_untrained_ones_say_so():
         assert all(f"{fewest_pixels(field, part):.2%}" in panel.get_xlabel() for part in PARTS)
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Images, and weights of two networks."""
+    folder = tmp_path_factory.mktemp("made")
     for k in range(2):
-        save_noise(tmp_path / "images" / f"{k}.png", seed=k)
+        save_noise(folder / "images" / f"{k}.png", seed=k)
     for vssm in ("xyscan", "ss2d"):
-        torch.save(tiny(vssm=vssm).state_dict(), tmp_path / f"{vssm}.pth")
-    return tmp_path
+        torch.save(tiny(vssm=vssm).state_dict(), folder / f"{vssm}.pth")
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def arguments(folder, *more):

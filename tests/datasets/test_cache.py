@@ -84,12 +84,8 @@ def test_pickles_small_and_works_in_workers(pairs: list[Pair], tmp_path: Path) -
     assert np.array_equal(copy(pairs[2].sharp), read_rgb(pairs[2].sharp))
 
     def batches(read: object, workers: int) -> list[torch.Tensor]:
-        loader = DataLoader(
-            PairedCrops(pairs, 16, seed=1, read=read),
-            batch_sampler=BatchStream(5, 4, 1, 0, 4),
-            num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
-        )
+        crops = pickle.loads(pickle.dumps(PairedCrops(pairs, 16, seed=1, read=read)))
+        loader = DataLoader(crops, batch_sampler=BatchStream(5, 4, 1, 0, 4), num_workers=workers)
         return [torch.stack(batch) for batch in loader]
 
     for with_cache, from_files in zip(batches(read, 1), batches(read_rgb, 0), strict=True):

@@ -222,27 +222,20 @@ def test_folders_of_sharp_images(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["noise:15-50", "sr:4"])
-def test_the_command_writes_what_validation_sees(photos: Path, tmp_path: Path, repository: Path, text: str) -> None:
+def test_the_command_writes_what_validation_sees(
+    photos: Path, tmp_path: Path, repository: Path, capfd: pytest.CaptureFixture, text: str
+) -> None:
     for number, workers in enumerate("13"):
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "datasets.degradation",
-                str(photos),
-                str(tmp_path / workers),
-                "--degradation",
-                text,
-                "--workers",
-                workers,
-                *["--seed", "0"][: 2 * number],
-            ],
-            cwd=repository,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0 and result.stdout == f"{tmp_path / workers}: 5 pairs for test\n", result.stderr
-        assert "Degrading images: 100%" in result.stderr
+        arguments = [str(photos), str(tmp_path / workers), "--degradation", text, "--workers", workers]
+        arguments += ["--seed", "0"][: 2 * number]
+        if (text, workers) == ("noise:15-50", "3"):  # as users run it
+            command = [sys.executable, "-m", "datasets.degradation", *arguments]
+            code = subprocess.run(command, cwd=repository).returncode
+        else:
+            code = main(arguments)
+        printed = capfd.readouterr()
+        assert code == 0 and printed.out == f"{tmp_path / workers}: 5 pairs for test\n", printed.err
+        assert "Degrading images: 100%" in printed.err
         written = find_pairs(tmp_path / workers, "test")
         whole = WholePairs(sharp_pairs(photos), degradation=parse_degradation(text))
         assert [pair.name for pair in written] == [pair.name for pair in whole.pairs]

@@ -76,7 +76,7 @@ def test_workers_change_nothing(pairs: list[Pair], start: str) -> None:
 
 
 def test_worker_init_stops_opencv_threads() -> None:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         assert pool.submit(_threads_after_worker_init).result() <= 1
 
 

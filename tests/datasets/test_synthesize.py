@@ -250,7 +250,7 @@ def test_an_error_ends_the_threads_and_leaves_nothing(
 
     monkeypatch.setattr(synthesize, "write_png", slow)
     with pytest.raises(ImageError):
-        synthesize_photos(photos, tmp_path / "made" / "out", size=32, workers=2)
+        synthesize_photos(photos, tmp_path / "made" / "out", pairs_per_photo=1, size=32, workers=2)
     time.sleep(0.5)
     assert list((tmp_path / "made").iterdir()) == []
 

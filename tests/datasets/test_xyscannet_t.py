@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from datasets.layouts import find_pairs
-from tests.datasets.test_scenes import quarter
+from tests.datasets.test_scenes import small
 
 SCRIPT = "configs/xyscannet_t/data.sh"
 
@@ -44,7 +44,7 @@ def scenes(folder: Path, name: str, split: str) -> set[str]:
 def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(repository)}
     script = Path(shutil.copy(repository / SCRIPT, tmp_path))
-    script.write_text(quarter(script.read_text()))
+    script.write_text(small(script.read_text()))
     command = [str(script), *sources(tmp_path / "sources")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

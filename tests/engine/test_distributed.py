@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from engine import distributed
 from engine.console import UNREAD
-from tests.workplace import ROOT, rank_environments
+from tests.workplace import ROOT, rank_environments, run, start
 
 LEAVE = """
 import glob
@@ -46,20 +47,33 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         distributed.device("cuda:2")
 
 
-def test_output_that_nobody_reads_ends_a_script_without_an_error():
-    code = "from engine.console import readable_errors\nwith readable_errors():\n for _ in range(50_000): print('line')"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        process.stdout.readline()
-        process.stdout.close()
+def program(folder: Path, code: str) -> str:
+    """The path of a script of this code."""
+    path = folder / "program.py"
+    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}")
+    return str(path)
+
+
+UNENDING = """
+from engine.console import readable_errors
+
+sys.stdout = open("pipe", "w")
+with readable_errors():
+    for _ in range(50_000):
+        print("line")
+"""
+
+
+def test_output_that_nobody_reads_ends_a_script_without_an_error(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with start(tmp_path, program(tmp_path, UNENDING), output=subprocess.PIPE) as process:
+        with open(tmp_path / "pipe") as reader:
+            reader.readline()
         assert process.stderr.read() == "" and process.wait() == UNREAD
 
 
 @pytest.mark.parametrize("rank", [None, "0", "1"])
-def test_only_the_first_process_logs_its_messages(rank):
+def test_only_the_first_process_logs_its_messages(tmp_path, rank):
     code = "import logging\nfrom engine.console import readable_errors\nwith readable_errors(): logging.info('here')"
     environment = os.environ | ({} if rank is None else {"RANK": rank})
-    command = [sys.executable, "-c", code]
-    logged = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stderr
-    assert ("here" in logged) == (rank != "1")
+    assert ("here" in run(tmp_path, program(tmp_path, code), env=environment)) == (rank != "1")

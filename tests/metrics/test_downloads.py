@@ -105,12 +105,14 @@ def test_the_files_are_pinned(known: Weights):
         assert known.sha256.startswith(known.file.removesuffix(".pth").rsplit("-", 1)[1])
 
 
-def test_importing_the_metrics_loads_no_optional_package():
+def test_importing_the_metrics_loads_no_optional_package_and_stlpips_never_loads_its_own():
     code = (
         "import importlib, sys\n"
         "from metrics.catalogue import METRICS\n"
         "for one in METRICS.values(): importlib.import_module('metrics.' + one.function.partition(':')[0])\n"
-        "print(sorted({'lpips', 'cleanfid', 'stlpips_pytorch', 'scipy', 'torchvision'} & set(sys.modules)))"
+        "print(sorted({'lpips', 'cleanfid', 'stlpips_pytorch', 'scipy', 'torchvision'} & set(sys.modules)))\n"
+        "from metrics.stlpips import STLPIPS; STLPIPS()\n"
+        "print('stlpips_pytorch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["[]", "False"]

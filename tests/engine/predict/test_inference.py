@@ -73,7 +73,8 @@ def test_bf16_is_near_fp32_and_not_the_same(weights):
     assert 0 < (half - whole).abs().max() < 0.05
 
 
-def test_a_cpu_streams_unless_told_otherwise(weights):
+def test_a_cpu_streams_unless_told_otherwise(weights, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, **options: network)
     assert Restorer(weights, "none", CPU).streamed
     for options in ({"streamed": False}, {"tile": 32}, {"compiled": True}):
         assert not Restorer(weights, "none", CPU, **options).streamed

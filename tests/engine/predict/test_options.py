@@ -3,6 +3,7 @@
 import argparse
 
 import pytest
+import torch
 
 from engine.flags import named_path
 from engine.predict.inference import Restorer
@@ -63,7 +64,8 @@ def test_impossible_flags_end_with_one_line_that_names_them(flags, named, capsys
         (["--compile"], {"streamed": False}),
     ],
 )
-def test_flags_reach_the_restorer(weights, flags, attributes):
+def test_flags_reach_the_restorer(weights, monkeypatch, flags, attributes):
+    monkeypatch.setattr(torch, "compile", lambda network, **options: network)
     restorer = Restorer.from_flags(weights, parse(*flags))
     assert {name: getattr(restorer, name) for name in attributes} == attributes
 

@@ -112,15 +112,16 @@ def test_results_of_another_network_s_code_do_not_mix(place, monkeypatch, capsys
 
 def test_two_runs_do_not_share_a_folder(place, capsys):
     images = place / "results" / "tiny" / "images"
-    hold = "import pathlib; from engine.lock import run_lock; from engine.predict.record import Predictions\n"
+    hold = f"import pathlib, sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+    hold += "from engine.lock import run_lock; from engine.predict.record import Predictions\n"
     hold += f"images = pathlib.Path({str(images)!r})\n"
-    hold += "with run_lock(images, Predictions(images, {}).lock): print('held', flush=True), input()"
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
+    hold += "with run_lock(images, Predictions(images, {}).lock): print('held', file=sys.stderr), time.sleep(600)"
+    (place / "hold.py").write_text(hold)
+    with start(place, str(place / "hold.py"), output=subprocess.PIPE) as holder:
+        assert holder.stderr.readline() == "held\n"
         refused()
         assert f"{images.relative_to(place)} is in use by another run, process {holder.pid}" in capsys.readouterr().err
-        holder.communicate("\n")
+        holder.kill()
     predict(argv=list(JOB))
 
 
@@ -375,7 +376,7 @@ def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
     assert process.wait(60) == 130 and "Traceback" not in errors, errors
     made = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
     assert 0 < len(made) < 12 and all(read_rgb(images / name).shape == (160, 240, 3) for name in made)
-    run(place, SCRIPT, *JOB)
+    predict(argv=list(JOB))
     assert len(table(place)) == 12
     assert sum((images / name).stat().st_mtime_ns == when for name, when in made.items()) >= len(made) - 1
 

@@ -27,6 +27,7 @@ from tests.workplace import make_config, make_pairs, start, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
 LAST = Path("results/tiny/models/last_XYScanNet_stage1.pth")
+VALIDATED_TWICE = ("train.epochs=4", "train.validate_every=2")
 ENDLESS = ("train.epochs=50000", "train.save_every=50000", "train.validate_every=50000")
 
 
@@ -68,11 +69,25 @@ def under_way(place, *overrides: str, torchrun: int = 0):
         process.wait()
 
 
-def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
-    overrides = ("train.epochs=4", "train.validate_every=2", "train.save_every=4")
-    train(place, *overrides)
-    undisturbed, best = weights(place), weights(place, kind="best")
-    (place / "results").rename(place / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The final and the best weights of four epochs, validated after the second and the fourth."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    make_pairs(folder / "datasets" / "GoPro")
+    make_config(folder)
+    train(folder, *VALIDATED_TWICE)
+    return [weights(folder), weights(folder, kind="best")]
+
+
+def same_as(undisturbed, place) -> bool:
+    return all(
+        now.keys() == expected.keys() and all(torch.equal(now[name], expected[name]) for name in expected)
+        for now, expected in zip((weights(place), weights(place, kind="best")), undisturbed, strict=True)
+    )
+
+
+def test_a_failed_validation_loses_no_step_and_is_made_up_for(place, undisturbed):
+    overrides = (*VALIDATED_TWICE, "train.save_every=4")
     image = place / "datasets/GoPro/test/blur/001.png"
     content = damage(image)
     for _ in range(2):
@@ -82,16 +97,11 @@ def test_a_failed_validation_loses_no_step_and_is_made_up_for(place):
     image.write_bytes(content)
     assert "resuming from" in train(place, *overrides)
     assert not torch.load(place / LAST, weights_only=True)["validation_due"]
-    for now, expected in ((weights(place), undisturbed), (weights(place, kind="best"), best)):
-        assert all(torch.equal(now[name], expected[name]) for name in expected)
+    assert same_as(undisturbed, place)
 
 
 @pytest.mark.parametrize("epochs", [2, 4])  # the last validation, or one in between
-def test_a_request_to_stop_ends_a_validation_which_is_made_up_for(place, monkeypatch, epochs):
-    overrides = ("train.epochs=4", "train.validate_every=2")
-    train(place, *overrides)
-    undisturbed, best = weights(place), weights(place, kind="best")
-    (place / "results").rename(place / "undisturbed")
+def test_a_request_to_stop_ends_a_validation_which_is_made_up_for(place, monkeypatch, undisturbed, epochs):
     calls = []
 
     def signalled(*arguments, **options):
@@ -101,13 +111,12 @@ def test_a_request_to_stop_ends_a_validation_which_is_made_up_for(place, monkeyp
         return validate(*arguments, **options)
 
     monkeypatch.setattr("engine.train.trainer.validate", signalled)
-    out = train(place, *overrides, code=STOPPED)
+    out = train(place, *VALIDATED_TWICE, code=STOPPED)
     state = torch.load(place / LAST, weights_only=True)
     assert "stopped by SIGTERM" in out and state["validation_due"] and state["epoch"] == epochs
     assert not (place / "results/tiny/models/final_XYScanNet_stage1.pth").exists()
-    train(place, *overrides)
-    for now, expected in ((weights(place), undisturbed), (weights(place, kind="best"), best)):
-        assert all(torch.equal(now[name], expected[name]) for name in expected)
+    train(place, *VALIDATED_TWICE)
+    assert same_as(undisturbed, place)
 
 
 @pytest.mark.slow
@@ -119,18 +128,6 @@ def test_ranks_save_and_end_when_their_launcher_does(place, number):
     state = torch.load(place / LAST, weights_only=True)
     assert state["iteration"] > 1 and "stopped by" in rest
     assert (place / "results/tiny/.stopped_stage1").exists()
-
-
-@pytest.mark.slow
-def test_the_mark_of_a_stop_is_gone_once_the_run_goes_on(place):
-    with under_way(place) as process:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == STOPPED
-    mark = place / "results/tiny/.stopped_stage1"
-    assert mark.exists()
-    step = torch.load(place / LAST, weights_only=True)["iteration"]
-    train(place, "train.epochs=null", f"train.iterations={step + 1}")
-    assert not mark.exists()
 
 
 @pytest.mark.slow

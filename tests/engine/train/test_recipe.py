@@ -61,12 +61,13 @@ def resumed(*overrides: str) -> TrainingRun:
         "train.iterations=2",
     ],
 )
-def test_a_change_that_makes_another_run_is_refused_and_nothing_is_written(place, override):
-    before = {path: path.read_bytes() for path in place.rglob("*stage1*") if path.is_file()}
+def test_a_change_that_makes_another_run_is_refused_and_nothing_is_written(trained, monkeypatch, override):
+    monkeypatch.chdir(trained)
+    before = {path: path.read_bytes() for path in trained.rglob("*stage1*") if path.is_file()}
     extra = ["train.epochs=null"] if override.startswith("train.iterations") else []
     with pytest.raises(CheckpointError, match=override.partition("=")[0].replace(".", "[.]")):
         resumed(override, *extra)
-    assert before == {path: path.read_bytes() for path in place.rglob("*stage1*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in trained.rglob("*stage1*") if path.is_file()}
 
 
 def test_the_data_may_be_moved_but_not_exchanged(place):
