@@ -133,7 +133,9 @@ def find_pair(image: str, truth: list[Path]) -> Pair:
     """The pair of the data set that `image` names, wholly or by its end.
 
     truth: a data set or its test split, or two folders, blurred and sharp.
-    Raises: InputError where no name fits or several do; LayoutError for what find_pairs cannot read.
+    Raises:
+        InputError: no name fits or several do.
+        LayoutError: the folders cannot be read, see ``find_pairs``.
     """
     pairs = find_pairs(truth) if len(truth) == 2 else find_pairs(truth[0], "test")
     stem, dot, suffix = image.rpartition(".")
@@ -153,8 +155,9 @@ def find_pair(image: str, truth: list[Path]) -> Pair:
 def find_outputs(pair: Pair, truth: list[Path], methods: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Each method's output of the pair, by label.
 
-    Raises: InputError for a folder without it or with a damaged one; LayoutError for a folder that is missing, empty
-        or ambiguously named.
+    Raises:
+        InputError: a folder without it or with a damaged one.
+        LayoutError: a folder that is missing, empty or ambiguously named.
     """
     found = {}
     for label, folder in methods:
@@ -176,7 +179,9 @@ def find_outputs(pair: Pair, truth: list[Path], methods: Sequence[tuple[str, Pat
 def read_panels(pair: Pair, shown: dict[str, Path]) -> list[Panel]:
     """The columns from left to right: what is `shown`, by label, then the sharp image where there is one.
 
-    Raises: InputError for images of several sizes, ImageError for damaged ones.
+    Raises:
+        InputError: images of several sizes.
+        ImageError: damaged ones.
     """
     from metrics.psnr import psnr  # only here: --help needs no PyTorch
 

@@ -24,7 +24,8 @@ HOLE = 0.35  # of the radius, in the middle: lines that are worst everywhere sta
 def draw_radar(records: dict[str, dict], path: Path) -> list[str]:
     """Draws the paper's methods and the runs on GoPro whose figures can stand beside theirs; returns why others cannot.
 
-    Raises FigureError without matplotlib.
+    Raises:
+        FigureError: matplotlib is not installed.
     """
     lines, remarks = {}, []
     for line in paper_lines("gopro"):

@@ -24,7 +24,11 @@ def check_rgb_pair(restored: np.ndarray, sharp: np.ndarray) -> None:
 
 def to_levels(restored: torch.Tensor, sharp: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Two batches (B, 3, H, W) of one shape, floating in [0, 1] or uint8, as float64 levels 0 to 255. Nothing is
-    rounded: who wants the score of a saved image rounds before. Raises ValueError that says what is wrong."""
+    rounded: round first for the score of a saved image.
+
+    Raises:
+        ValueError: what is wrong, in words.
+    """
     for name, images in (("restored", restored), ("sharp", sharp)):
         if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
             raise ValueError(f"{name}: a batch of RGB images (B, 3, H, W) is needed, got shape {tuple(images.shape)}")

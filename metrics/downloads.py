@@ -64,7 +64,8 @@ def cache_folder() -> Path:
 def fetch(weights: Weights) -> Path:
     """The file of the weights, its checksum verified: from the cache, from torchvision's, else downloaded.
 
-    Raises DownloadError where it cannot be downloaded, or where the file found is another one.
+    Raises:
+        DownloadError: it cannot be downloaded, or the file found is another one.
     """
     path = cache_folder() / weights.file
     for found in (path, Path(torch.hub.get_dir()) / "checkpoints" / weights.file):

@@ -40,7 +40,8 @@ class Inception:
     Attributes:
         facts: what decides the features: the weights' file and sha256, versions, the kind of device.
 
-    Raises DownloadError where the package is not installed or the weights are unavailable.
+    Raises:
+        DownloadError: the package is not installed or the weights are unavailable.
     """
 
     def __init__(self, device: str | torch.device = "cpu"):
@@ -142,7 +143,8 @@ def patches(image: np.ndarray) -> list[np.ndarray]:
     The protocol of Whang et al. (CVPR 2022, https://arxiv.org/abs/2112.02475): "15 non-overlapping patches of size
     256 x 240 from each 1280 x 720 image". Of patches of 240 columns and 256 rows, only 10 would fit.
 
-    Raises ValueError for another size.
+    Raises:
+        ValueError: another size.
     """
     check_rgb("image", image)
     if image.shape[:2] != (720, 1280):
@@ -157,7 +159,8 @@ def frechet_distance(features1: np.ndarray, features2: np.ndarray) -> float:
     the trace of the root is the sum of the singular values of A B'. So no root of a matrix is taken, which is inexact
     where the covariances are singular, as they are for fewer images than features.
 
-    Raises ValueError for features that are not finite, too few, or of different widths.
+    Raises:
+        ValueError: features that are not finite, too few, or of different widths.
     """
     features1, features2 = _check(features1, features2)
     offset = features1.mean(axis=0) - features2.mean(axis=0)
@@ -181,7 +184,8 @@ def kernel_distance(
     The kernel is (x.y / D + 1)^3; the unbiased estimate is averaged over random subsets. They are drawn as clean-fid
     draws them after numpy.random.seed(seed).
 
-    Raises ValueError for features that are not finite, too few, or of different widths.
+    Raises:
+        ValueError: features that are not finite, too few, or of different widths.
     """
     features1, features2 = _check(features1, features2)
     size = min(len(features1), len(features2), max_subset_size)

@@ -24,8 +24,9 @@ class LPIPS(PerceptualDistance):
         name: lpips_alex or lpips_vgg.
         facts: what decides the scores: the trunk's and the heads' checksums, versions, the kind of device.
 
-    Raises DownloadError where the package is not installed or the trunk's weights are unavailable; ValueError for an
-    unknown net.
+    Raises:
+        DownloadError: the package is not installed or the trunk's weights are unavailable.
+        ValueError: an unknown net.
     """
 
     def __init__(self, net: str = "alex", device: str | torch.device = "cpu"):

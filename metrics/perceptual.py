@@ -38,13 +38,18 @@ class PerceptualDistance:
         self._network = network
 
     def __call__(self, restored: np.ndarray, sharp: np.ndarray) -> float:
-        """The distance of two uint8 RGB images (H, W, 3). Raises ValueError for another dtype or shape."""
+        """The distance of two uint8 RGB images (H, W, 3).
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
         return self.batch([restored], [sharp])[0]
 
     def batch(self, restored: Sequence[np.ndarray], sharp: Sequence[np.ndarray]) -> list[float]:
         """The distance of each pair of uint8 RGB images, all of one size (H, W, 3).
 
-        Raises ValueError for another dtype or shape, a side shorter than 32, two sizes, or two counts.
+        Raises:
+            ValueError: another dtype or shape, a side shorter than 32, two sizes, or two counts.
         """
         if len(restored) != len(sharp):
             raise ValueError(f"the batches differ in length: restored {len(restored)}, sharp {len(sharp)}")

@@ -16,7 +16,8 @@ PEAK = 255.0
 def psnr(restored: np.ndarray, sharp: np.ndarray) -> float:
     """PSNR in dB of two uint8 RGB images (H, W, 3): 10 log10(255^2 / MSE), infinite for equal images.
 
-    Raises ValueError for another dtype or shape, or for two different shapes.
+    Raises:
+        ValueError: another dtype or shape, or two different shapes.
     """
     check_rgb_pair(restored, sharp)
     # OpenCV sums the squares as integers, so the sum is exact, and in a twentieth of NumPy's time.

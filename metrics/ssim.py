@@ -31,7 +31,8 @@ ACROSS_COLOURS = cv2.sepFilter2D(np.eye(3), cv2.CV_64F, np.ones(1), TAPS, border
 def ssim_matlab_rgb(restored: np.ndarray, sharp: np.ndarray) -> float:
     """MATLAB's ssim of two uint8 RGB images (H, W, 3) as volumes, the paper's SSIM. 1 for equal images.
 
-    Raises ValueError for another dtype or shape, or for two different shapes.
+    Raises:
+        ValueError: another dtype or shape, or two different shapes.
     """
     return ssim_both(restored, sharp)[0]
 
@@ -39,7 +40,8 @@ def ssim_matlab_rgb(restored: np.ndarray, sharp: np.ndarray) -> float:
 def ssim_per_channel(restored: np.ndarray, sharp: np.ndarray) -> float:
     """MATLAB's ssim of each colour of two uint8 RGB images (H, W, 3), averaged: not the paper's. 1 for equal images.
 
-    Raises ValueError for another dtype or shape, or for two different shapes.
+    Raises:
+        ValueError: another dtype or shape, or two different shapes.
     """
     return ssim_both(restored, sharp)[1]
 

@@ -40,7 +40,8 @@ class STLPIPS(PerceptualDistance):
         name: stlpips_alex.
         facts: what decides the scores: the weights' checksum, versions, the kind of device.
 
-    Raises DownloadError where the package with the weights is not installed, or holds others.
+    Raises:
+        DownloadError: the package with the weights is not installed, or holds others.
     """
 
     def __init__(self, device: str | torch.device = "cpu"):

@@ -35,7 +35,8 @@ def score_on_cpu(tasks: list[Task], scorers: Scorers, workers: int) -> Iterator[
 def score_image(task: Task, scorers: Scorers) -> tuple[str, dict[str, Score]]:
     """The image's name and its scores; the reason where an image cannot be scored.
 
-    Raises ImageError for a file that cannot be read.
+    Raises:
+        ImageError: a file that cannot be read.
     """
     sample, columns = task
     images = read_images(task)

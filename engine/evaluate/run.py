@@ -40,7 +40,8 @@ from .store import ImageScores, stamp
 def evaluate(request: Request) -> dict:
     """What evaluate.py does: pairs, scores, and prints the table; returns what scores.json holds.
 
-    Raises EvaluationError or another of this repository's errors; before anything is measured, where it can.
+    Raises:
+        EvaluationError: or another of this repository's errors, before anything is measured if possible.
     """
     needs_sharp = any(METRICS[name].kind != SINGLE for name in wanted_columns(request))
     pairing = find_samples(request.restored, list(request.truth), request.data_set.variant, needs_sharp)
@@ -53,8 +54,10 @@ def evaluate(request: Request) -> dict:
 def score(request: Request, pairing: Pairing) -> dict:
     """Measures what is wanted and not measured yet, writes scores.csv and scores.json; returns what the latter holds.
 
-    Raises EvaluationError for a file that is no model, ImageError for a file that is no image, BusyError where another
-    evaluation writes to the same folder.
+    Raises:
+        EvaluationError: a file that is no model.
+        ImageError: a file that is no image.
+        BusyError: another evaluation writes to the same folder.
     """
     columns, device = wanted_columns(request), distributed.device(request.device)
     scorers, how, missing = load_scorers(columns, request, pairing.samples, device)
@@ -161,7 +164,8 @@ def load_scorers(
     """What computes each metric; what decides its value (definition, versions, files with checksums); and for metrics
     that cannot be measured here, why.
 
-    Raises EvaluationError for a file that is no model.
+    Raises:
+        EvaluationError: a file that is no model.
     """
     scorers, how, missing = {}, {}, {}
     no_features = ""

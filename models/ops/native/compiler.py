@@ -36,7 +36,8 @@ class BuildError(RuntimeError):
 def compiled(source: str, *macros: str) -> ctypes.CDLL:
     """The library of the C file ``source`` in this folder, compiled with ``macros`` (``NAME=VALUE``) defined.
 
-    Raises BuildError.
+    Raises:
+        BuildError: there is no compiler, or it failed.
     """
     compiler, failure = _compiler(), None
     for flags in FLAG_SETS:
