@@ -63,9 +63,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := sorted({value for tag, value in keys if keys.count((tag, value)) > 1}):
-            raise yaml.composer.ComposerError(None, None, f"{', '.join(twice)} given twice", node.start_mark)
+        keys = set()
+        for key, _ in node.value:
+            if (key.tag, repr(key.value)) in keys:
+                raise yaml.composer.ComposerError(None, None, f"{key.value} is given twice", key.start_mark)
+            keys.add((key.tag, repr(key.value)))
         return node
 
 
