@@ -67,5 +67,5 @@ def _lock(file, folder: Path) -> None:
 def _who_holds(file, folder: Path) -> str:
     file.seek(0)
     pid, _, host = file.read(1000).decode(errors="replace").partition(" ")
-    who = f"process {pid} on {host} (kill -TERM {pid} there stops it, to be resumed)" if host else "on some host"
+    who = f"process {pid} on {host} (kill -TERM {pid} stops it there)" if host else "on some host"
     return f"{folder} is in use by another run, {who}. Wait until it ends, or write to another folder"

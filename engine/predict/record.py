@@ -85,8 +85,8 @@ class Predictions:
             overwrite: remove the earlier results, unless they are those of a run that did so and was stopped.
 
         Raises:
-            PredictionsError: without `overwrite`, the folder holds images without a record, or with one that differs in
-                a decisive entry. Also if its list was not written by this program.
+            PredictionsError: the folder's list was not written by this program; or, without `overwrite`, the folder
+                holds images without a record, or with one that differs in a decisive entry.
         """
         self.list.parent.mkdir(parents=True, exist_ok=True)
         self._refuse_foreign_list(overwrite and self.record.is_file())

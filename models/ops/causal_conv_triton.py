@@ -52,12 +52,8 @@ class _CausalConvSilu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x, weight, bias = ctx.saved_tensors
-        dy, dx, weight32, bias32 = (
-            as_rows(dy),
-            empty_adjacent(x),
-            weight.float().contiguous(),
-            bias.float().contiguous(),
-        )
+        dy, dx = as_rows(dy), empty_adjacent(x)
+        weight32, bias32 = weight.float().contiguous(), bias.float().contiguous()
         outer, inner, channels, length = x.shape
         shape = tile_shape(channels, ctx.tuned.conv_tile)
         blocks = triton.cdiv(length, shape[0])

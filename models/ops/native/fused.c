@@ -216,7 +216,7 @@ static void project_gated(const Gated *g, const float *in, const float *out, int
 int gated_projection(const Gated *g) {
     int64_t channels = g->channels, columns = padded(channels);
     int failed = 0;
-    float *in = reserve_zeros((2 * channels * columns) * sizeof(float)), *out = in + channels * columns;
+    float *in = reserve_zeros(2 * channels * columns * sizeof(float)), *out = in + channels * columns;
     if (!in) return 1;
     pack(g->W_in, channels, channels, columns, 0, in), pack(g->W_out, channels, channels, columns, 0, out);
 #pragma omp parallel num_threads(g->threads) reduction(| : failed)

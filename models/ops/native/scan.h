@@ -26,7 +26,7 @@ INLINE void fetch_next(const View *v, const float *p, int64_t t) {
 
 /* A log2(e), so that exp(delta A) is a power of two: [block][STATES][LANES]. */
 static vec *pack_A(const Scan *s) {
-    vec *packed = reserve_zeros((num_blocks(s) * STATES) * sizeof(vec));
+    vec *packed = reserve_zeros(num_blocks(s) * STATES * sizeof(vec));
     for (int64_t c = 0; packed && c < s->channels; c++)
         for (int n = 0; n < STATES; n++)
             ((float *)&packed[c / LANES * STATES + n])[c % LANES] = s->A[c * STATES + n] * LOG2_E;
