@@ -4,8 +4,8 @@ A band is up to 32 consecutive rows (or columns) of a level's features. The wide
 of the network's memory, exist for one band at a time. Kept for the full image:
 
     the features of each level, updated in place. Convolutions read one row beyond the band on either side, the halo.
-    Intra-VSSM    the scans of the columns, from a first pass over bands of columns; rows are scanned within a band
-    Inter-VSSM    the gates, one for each row and each column, from a first pass that averages over rows and columns
+    Intra-VSSM    F of Eq. 5, from a first pass; both halves are scanned in place, and a second pass adds the rest
+    Inter-VSSM    the same, but both halves are gated in place
     KLFF          the gates, one for each image, from a first pass that averages the divergences
 
 Modules of other classes, such as SS2D, AFF and a researcher's own, run on full maps.
@@ -25,11 +25,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import nn
 
 from .fusion import KLFF, resize
-from .ops.fused import HiddenWeights, branches, feed_forward, gated_projection, runs_in_c
+from .ops.fused import HiddenWeights, features, feed_forward, gated_projection, runs_in_c
 from .ops.kl_divergence import kl_divergence
 from .ops.s6 import s6
 from .ops.silu_gate import silu_gate
@@ -186,108 +186,75 @@ def _feed_forward(norm: nn.Module, ffn: nn.Module, x: torch.Tensor, band: int) -
 
 def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> None:
     """x = x + module(norm(x)), in place, of a state space module."""
-    if type(module) is IntraVSSM:
-        _intra(norm, module, x, band)
-    elif type(module) is InterVSSM:
-        _inter(norm, module, x, band)
-    else:
+    if type(module) not in (IntraVSSM, InterVSSM):
         x += module(norm(x))
-
-
-def _intra(norm: nn.Module, vssm: IntraVSSM, x: torch.Tensor, band: int) -> None:
-    """Intra-VSSM: all columns' scans first, then the rows' scans and all the rest."""
-    half, around = vssm.conv_input.out_channels // 2, _around_scans(norm, vssm, x)
-
-    def scan_columns(columns: Band) -> torch.Tensor:
-        F_v, _ = around.before(x, columns, dim=3, outputs=slice(half, None), gate=False)
-        return _scan_columns(vssm, F_v)
-
-    def renewed(rows: Band) -> torch.Tensor:
-        F_h, Y = around.before(x, rows, outputs=slice(half))
-        return around.after(_rows(x, rows), _scan_rows(vssm, F_h), _rows(scanned_columns, rows), Y)
-
-    scanned_columns = _assemble(scan_columns, x.shape[3], band, dim=3)
-    _update(x, renewed, band)
-
-
-def _inter(norm: nn.Module, vssm: InterVSSM, x: torch.Tensor, band: int) -> None:
-    """Inter-VSSM: the means of all rows and columns and their scans first, then all the rest."""
-    around = _around_scans(norm, vssm, x)
-
-    def renewed(rows: Band) -> torch.Tensor:
-        features, Y = around.before(x, rows)
-        F_h, F_v = features.chunk(2, dim=1)
-        return around.after(_rows(x, rows), F_h, F_v, Y, _rows(gate_h, rows), gate_v)
-
-    means_h, mean_v, sum_dtype = [], x.new_zeros(()), torch.promote_types(x.dtype, torch.float32)
-    for rows in _bands(x.shape[2], band):
-        F_h, F_v = around.before(x, rows, gate=False)[0].chunk(2, dim=1)
-        means_h.append(F_h.mean(dim=3, keepdim=True))
-        mean_v = mean_v + F_v.to(sum_dtype).mean(dim=2, keepdim=True) * _share(rows, x)
-    gate_h = _scan_columns(vssm, torch.cat(means_h, dim=2)).sigmoid()
-    gate_v = _scan_rows(vssm, mean_v.to(F_v.dtype)).sigmoid()
-    _update(x, renewed, band)
+        return
+    around = _around_scans(norm, module, x, band)
+    F_hv = around.before(x)
+    F_h, F_v = F_hv.chunk(2, dim=1)
+    if type(module) is IntraVSSM:
+        _scan_rows(module, F_h, band)
+        _scan_columns(module, F_v, band)
+    else:
+        gate_h = rearrange(reduce(F_h, "b c h w -> b h c", "mean"), "b h c -> b c h 1")
+        gate_v = rearrange(reduce(F_v, "b c h w -> b w c", "mean"), "b w c -> b c 1 w")
+        _scan_columns(module, gate_h, band)
+        _scan_rows(module, gate_v, band)
+        F_h *= gate_h.sigmoid()
+        F_v *= gate_v.sigmoid()
+    around.after(x, F_hv)
 
 
 class _AroundScans:
-    """What a state space module does before and after its scans (Eq. 5), of a band of x, in PyTorch's operations."""
+    """What a state space module does before and after its scans (Eq. 5), in PyTorch's operations."""
 
-    def __init__(self, norm: nn.Module, vssm: VSSM):
-        self.norm, self.vssm = norm, vssm
+    def __init__(self, norm: nn.Module, vssm: VSSM, band: int):
+        self.norm, self.vssm, self.band = norm, vssm, band
+        dim = vssm.conv_input.in_channels
+        self.F, self.Y = slice(dim), slice(dim, None)  # in the channels of W_d W_p norm(x)
 
-    def before(
-        self, x: torch.Tensor, band: Band, dim: int = 2, outputs: slice = slice(None), gate: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``outputs`` of conv_input(F), and Y, where (F, Y) = W_d W_p norm(x); without the gate, Y is not computed."""
-        norm, vssm = self.norm, self.vssm
-        if gate:
-            features, Y = _with_halo(lambda x: vssm.dwconv(vssm.proj_in(norm(x))), x, band, dim).chunk(2, dim=1)
-        else:
-            half, Y = slice(vssm.proj_in.out_channels // 2), None
-            features = _with_halo(
-                lambda x: _outputs(vssm.dwconv, _outputs(vssm.proj_in, norm(x), half), half), x, band, dim
-            )
-        return _outputs(vssm.conv_input, features, outputs), Y
+    def before(self, x: torch.Tensor) -> torch.Tensor:
+        """conv_input(F)."""
+        return _map(lambda x: self.vssm.conv_input(self._part(x, self.F)), x, self.band)
 
-    def after(
-        self,
-        x: torch.Tensor,
-        scanned_h: torch.Tensor,
-        scanned_v: torch.Tensor,
-        Y: torch.Tensor,
-        gate_h: torch.Tensor | None = None,
-        gate_v: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """x + the module's output; Inter-VSSM's gates multiply the branches."""
-        scanned_h = scanned_h if gate_h is None else gate_h * scanned_h
-        scanned_v = scanned_v if gate_v is None else gate_v * scanned_v
-        scanned = torch.cat([scanned_h, scanned_v], dim=1)
-        return x + self.vssm.proj_out(silu_gate(self.vssm.fuse_out(scanned), Y))
+    def after(self, x: torch.Tensor, scanned: torch.Tensor) -> None:
+        """x = x + the module's output, in place."""
+
+        def updated(rows: Band) -> torch.Tensor:
+            Y = _with_halo(lambda x: self._part(x, self.Y), x, rows)
+            return _rows(x, rows) + self.vssm.proj_out(silu_gate(self.vssm.fuse_out(_rows(scanned, rows)), Y))
+
+        _update(x, updated, self.band)
+
+    def _part(self, x: torch.Tensor, channels: slice) -> torch.Tensor:
+        return _outputs(self.vssm.dwconv, _outputs(self.vssm.proj_in, self.norm(x), channels), channels)
 
 
 class _AroundScansInC(_AroundScans):
     """The same in C."""
 
-    def before(self, x, band, dim=2, outputs=slice(None), gate=True):
-        vssm, full = self.vssm, range(x.shape[5 - dim])
-        rows, columns = (band, full) if dim == 2 else (full, band)
-        hidden = _hidden(self.norm, vssm.proj_in, vssm.dwconv)
-        return branches(x, hidden, vssm.conv_input.weight[outputs], rows, columns, gate)
+    def before(self, x):
+        F_hv = features(x, self._hidden(self.F), self.vssm.conv_input.weight)
+        report(F_hv)
+        return F_hv
 
-    def after(self, x, scanned_h, scanned_v, Y, gate_h=None, gate_v=None):
-        W_in, W_out = self.vssm.fuse_out.weight, self.vssm.proj_out.weight
-        return gated_projection(x, scanned_h, scanned_v, Y, W_in, W_out, gate_h, gate_v)
+    def after(self, x, scanned):
+        gated_projection(x, scanned, self._hidden(self.Y), self.vssm.fuse_out.weight, self.vssm.proj_out.weight)
+        report(x)
+
+    def _hidden(self, channels: slice) -> HiddenWeights:
+        return _hidden(self.norm, self.vssm.proj_in, self.vssm.dwconv, channels)
 
 
-def _around_scans(norm: nn.Module, vssm: VSSM, x: torch.Tensor) -> _AroundScans:
+def _around_scans(norm: nn.Module, vssm: VSSM, x: torch.Tensor, band: int) -> _AroundScans:
     """In C where that computes the same."""
 
     def without_scans(around: _AroundScans, x: torch.Tensor) -> torch.Tensor:
-        features, Y = around.before(x, range(x.shape[2]))
-        F_h, F_v = features.chunk(2, dim=1)
-        return around.after(x, F_h, F_v, Y)
+        x = x.clone()
+        around.after(x, around.before(x))
+        return x
 
-    in_c, plain = _AroundScansInC(norm, vssm), _AroundScans(norm, vssm)
+    in_c, plain = _AroundScansInC(norm, vssm, band), _AroundScans(norm, vssm, band)
     parts = vssm.proj_in, vssm.dwconv, vssm.conv_input, vssm.fuse_out, vssm.proj_out, norm
     same = _agrees_in_c(parts, x, partial(without_scans, in_c), partial(without_scans, plain), residual=True)
     return in_c if same else plain
@@ -299,23 +266,30 @@ def _outputs(conv: nn.Conv2d, x: torch.Tensor, channels: slice) -> torch.Tensor:
     return F.conv2d(x, weight, bias, padding=conv.padding, groups=len(weight) if conv.groups > 1 else 1)
 
 
-def _scan_rows(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
-    """S6 along the rows."""
+def _scan_rows(vssm: VSSM, features: torch.Tensor, band: int) -> None:
+    """S6 along the rows, in place."""
     mamba = vssm.mamba
 
     def in_c(features: torch.Tensor) -> torch.Tensor:
-        return rearrange(s6(rearrange(features, "b c h w -> b h w c"), mamba.state_dict()), "b h w c -> b c h w")
+        x = rearrange(features, "b c h w -> b h w c")
+        return rearrange(s6(x, mamba.state_dict(), overwrite_x=True), "b h w c -> b c h w")
 
     def plain(features: torch.Tensor) -> torch.Tensor:
         return rearrange(mamba(rearrange(features, "b c h w -> b h w c")), "b h w c -> b c h w")
 
     wanted = getattr(mamba, "scan_backend", None) in ("auto", "cpu") and not mamba.bidirectional
-    same = wanted and _agrees_in_c([mamba], features, in_c, plain, residual=False)
-    return (in_c if same else plain)(features)
+    if wanted and _agrees_in_c([mamba], features, in_c, plain, residual=False):
+        in_c(features)
+        report(features)
+        return
+    for rows in _bands(features.shape[2], band):
+        part = _rows(features, rows)
+        part.copy_(plain(part))
+        report(part)
 
 
-def _scan_columns(vssm: VSSM, features: torch.Tensor) -> torch.Tensor:
-    return _scan_rows(vssm, features.mT).mT
+def _scan_columns(vssm: VSSM, features: torch.Tensor, band: int) -> None:
+    _scan_rows(vssm, features.mT, band)
 
 
 def _fusion(
@@ -362,8 +336,9 @@ def _fusion(
 # Which modules run in C.
 
 
-def _hidden(norm: nn.Module, project_in: nn.Conv2d, dwconv: nn.Conv2d) -> HiddenWeights:
-    return HiddenWeights(norm.body.weight, norm.body.bias, norm.body.eps, project_in.weight, dwconv.weight)
+def _hidden(norm: nn.Module, project_in: nn.Conv2d, dwconv: nn.Conv2d, channels: slice = slice(None)) -> HiddenWeights:
+    weights = project_in.weight[channels], dwconv.weight[channels]
+    return HiddenWeights(norm.body.weight, norm.body.bias, norm.body.eps, *weights)
 
 
 _compared: WeakKeyDictionary[nn.Module, tuple[tuple, bool]] = WeakKeyDictionary()

@@ -14,12 +14,13 @@ from .native.view import View, address, structure
 WIDTH = 4  # of the causal convolution in C
 
 
-def s6(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+def s6(x: torch.Tensor, weights: dict[str, torch.Tensor], overwrite_x: bool = False) -> torch.Tensor:
     """S6 along L, in one direction, without gradients.
 
     Args:
         x: (B, slices, L, d_model), float32.
         weights: those of `models.mamba.S6` by name (its state dict); a convolution of width 4.
+        overwrite_x: whether the result may take x's memory.
     Returns:
         The same shape, and the order of dimensions in memory.
     Raises:
@@ -44,7 +45,7 @@ def s6(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     w = {name: weights[name].contiguous() for name in shapes}
     w["A_log"] = -torch.exp(w["A_log"])
     x = x if x.stride(-1) == 1 or model == 1 else x.contiguous()
-    y, sizes = empty_adjacent(x.mT).mT, (*x.shape, inner, rank)
+    y, sizes = x if overwrite_x else empty_adjacent(x.mT).mT, (*x.shape, inner, rank)
     parameters = _Parameters(View.of(x.mT), View.of(y.mT), *map(address, w.values()), *sizes, torch.get_num_threads())
     call(compiled("s6.c", f"STATES={states}").s6, parameters)
     return y

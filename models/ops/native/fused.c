@@ -2,8 +2,8 @@
  * held for only a few rows of pixels at a time.
  *
  *     feed_forward       x += W_out (SiLU(a) b)       (a, b) = W_d W_in norm(x), W_d depth-wise 3x3
- *     branches           f = W_out a, gate = b        the same (a, b); or f alone
- *     gated_projection   out = x + W_out (SiLU(gate) W_in [h, v])
+ *     features           f = W_out a                  a = W_d W_in norm(x)
+ *     gated_projection   x += W_out (SiLU(a) W_f f)   the same
  *
  * Features are Views of (image, row, column, channel); matrices are (outputs, inputs), as PyTorch keeps them.
  */
@@ -11,33 +11,27 @@
 #include "matmul.h"
 
 #define TILE 32                                     /* pixels whose intermediate features stay in the cache */
-#define MIN_SHARE 4                                 /* rows or columns of a thread, which needs one more on each side */
+#define MIN_SHARE 4                                 /* rows of a thread, which needs one more on each side */
+
+typedef enum { FEED_FORWARD, FEATURES, GATED_PROJECTION } Kind;
 
 typedef struct {
-    View x;
-    int64_t batch, height, width, channels;
-    const float *norm_weight, *norm_bias, *W_in, *W_d, *W_out;
-    int64_t half, halves, outputs;                  /* channels of a; 2, or 1 without b; channels of W_out's result */
-    View f, gate;                                    /* of `branches`: of the region alone */
-    int64_t top, bottom, left, right;               /* the region computed */
+    View x, f;
+    int64_t batch, height, width, channels, f_channels;
+    const float *norm_weight, *norm_bias, *W_in, *W_d, *W_f, *W_out;
+    int64_t half, outputs;                          /* channels of a, and of W_out's result */
     float eps;
     int32_t threads;
 } Pass;
 
-typedef struct {
-    View x, h, v, scale_h, scale_v, gate, out;       /* h and v are multiplied by their scales, where there are any */
-    int64_t batch, height, width, channels;
-    const float *W_in, *W_out;
-    int32_t threads;
-} Gated;
+typedef struct { float *in, *taps, *f, *out; } Weights; /* packed */
 
-/* The rows [top, bottom) and columns [left, right) of one thread, and its buffers. `hidden` holds W_in norm(x) for the
- * columns [first, last): a ring of three rows (slot h % 3), and in slots 3 and 4 the rows just above and below the share,
- * which are read first because another thread overwrites them. */
+/* The rows [top, bottom) of one thread, and its buffers. `hidden` holds W_in norm(x): a ring of three rows (slot h % 3),
+ * and in slots 3 and 4 the rows just above and below the share, which are read first because another thread overwrites
+ * them. The others hold a TILE. */
 typedef struct {
-    int64_t top, bottom, left, right, first, last;
-    int in_place;
-    float *hidden, *pixels, *result;
+    int64_t top, bottom;
+    float *hidden, *pixels, *mixed, *result;
 } Share;
 
 /* `full`: the channels fill all vectors. */
@@ -59,176 +53,121 @@ INLINE void normalise(const Pass *p, const float *x, float *y, int full) {
     }
 }
 
-INLINE int64_t hidden_channels(const Pass *p) { return p->halves * padded(p->half); }
+INLINE int64_t halves(Kind kind) { return kind == FEED_FORWARD ? 2 : 1; }
+INLINE int64_t hidden_channels(const Pass *p, Kind kind) { return halves(kind) * padded(p->half); }
 
-INLINE float *hidden_row(const Pass *p, const Share *s, int64_t h) {
+INLINE float *hidden_row(const Pass *p, Kind kind, const Share *s, int64_t h) {
     int64_t slot = h < s->top ? 3 : h >= s->bottom ? 4 : h % 3;
-    return s->hidden + slot * (s->last - s->first) * hidden_channels(p);
+    return s->hidden + slot * p->width * hidden_channels(p, kind);
 }
 
-static void project_row(const Pass *p, const Share *s, const float *in, int64_t image, int64_t h) {
-    int64_t columns = hidden_channels(p);
-    float *to = hidden_row(p, s, h);
-    for (int64_t w = s->first; w < s->last; w += TILE) {
-        int64_t pixels = min64(TILE, s->last - w);
+static void project_row(const Pass *p, Kind kind, const Share *s, const Weights *weights, int64_t image, int64_t h) {
+    int64_t columns = hidden_channels(p, kind);
+    float *to = hidden_row(p, kind, s, h);
+    for (int64_t w = 0; w < p->width; w += TILE) {
+        int64_t pixels = min64(TILE, p->width - w);
         for (int64_t i = 0; i < pixels; i++) {
             const float *x = at(&p->x, image, h, w + i);
             float *y = s->pixels + i * p->channels;
             if (p->channels % LANES) normalise(p, x, y, 0);
             else normalise(p, x, y, 1);
         }
-        matmul(s->pixels, p->channels, in, pixels, p->channels, columns, to + (w - s->first) * columns, columns);
+        matmul(s->pixels, p->channels, weights->in, pixels, p->channels, columns, to + w * columns, columns);
+    }
+}
+
+/* a of a tile, and its product with b or f, to s->pixels. */
+static void gate(const Pass *p, Kind kind, const Share *s, const Weights *weights, Window *window, const float *f) {
+    int64_t half = padded(p->half), pixels = window->to - window->from;
+    if (kind == GATED_PROJECTION) matmul(f, p->f.step, weights->f, pixels, p->f_channels, half, s->mixed, half);
+    for (int64_t d = 0; d < half; d += LANES) {
+        float *a = s->pixels + d, b[TILE * LANES];
+        convolve(window, d, LANES, weights->taps, 0, a, half);
+        if (kind == FEED_FORWARD) convolve(window, half + d, LANES, weights->taps, 0, b, LANES);
+        for (int64_t i = 0; kind != FEATURES && i < pixels; i++) {
+            vec value = load(a + i * half, LANES);
+            vec other = load(kind == FEED_FORWARD ? b + i * LANES : s->mixed + i * half + d, LANES);
+            store(a + i * half, value * sigmoid(value) * other, LANES);
+        }
     }
 }
 
 /* (a, b) of the row h from its three rows of W_in norm(x), and all that follows. */
-static void finish_row(const Pass *p, const Share *s, const float *taps, const float *out, int64_t image, int64_t h) {
+static void finish_row(const Pass *p, Kind kind, const Share *s, const Weights *weights, int64_t image, int64_t h) {
     int64_t half = padded(p->half), outputs = padded(p->outputs);
-    Window window = {.channels = hidden_channels(p), .width = s->last - s->first};
+    Window window = {.channels = hidden_channels(p, kind), .width = p->width};
     for (int r = 0; r < 3; r++)
-        if (h + r >= 1 && h + r <= p->height) window.row[r] = hidden_row(p, s, h + r - 1);
-    for (int64_t w = s->left; w < s->right; w += TILE) {
-        int64_t pixels = min64(TILE, s->right - w);
-        float b[TILE * LANES];
-        window.from = w - s->first, window.to = window.from + pixels;
-        for (int64_t d = 0; d < half; d += LANES) {
-            int count = count_of(p->half, d);
-            convolve(&window, d, LANES, taps, 0, s->pixels + d, half);
-            if (p->halves == 2) convolve(&window, half + d, LANES, taps, 0, b, LANES);
-            for (int64_t i = 0; p->halves == 2 && i < pixels; i++) {
-                float *a = s->pixels + i * half + d;
-                vec value = load(a, LANES), other = load(b + i * LANES, LANES);
-                if (s->in_place) store(a, value * sigmoid(value) * other, LANES);
-                else store(at(&p->gate, image, h - p->top, w + i - p->left) + d, other, count);
-            }
-        }
-        matmul(s->pixels, half, out, pixels, p->half, outputs, s->result, outputs);
+        if (h + r >= 1 && h + r <= p->height) window.row[r] = hidden_row(p, kind, s, h + r - 1);
+    for (int64_t w = 0; w < p->width; w += TILE) {
+        int64_t pixels = min64(TILE, p->width - w);
+        window.from = w, window.to = w + pixels;
+        gate(p, kind, s, weights, &window, at(&p->f, image, h, w));
+        matmul(s->pixels, half, weights->out, pixels, p->half, outputs, s->result, outputs);
         for (int64_t i = 0; i < pixels; i++) {
-            float *to = s->in_place ? at(&p->x, image, h, w + i) : at(&p->f, image, h - p->top, w + i - p->left);
+            float *to = at(kind == FEATURES ? &p->f : &p->x, image, h, w + i);
             for (int64_t d = 0; d < p->outputs; d += LANES) {
                 int count = count_of(p->outputs, d);
                 vec value = load(s->result + i * outputs + d, LANES);
-                store(to + d, s->in_place ? value + load(to + d, count) : value, count);
+                store(to + d, kind == FEATURES ? value : value + load(to + d, count), count);
             }
         }
     }
 }
 
-/* One of nearly equal parts of the region: of its rows, or of its columns if there are more and x stays as it is. */
-static Share share_of(const Pass *p, int in_place, int64_t thread, int64_t threads) {
-    Share s = {.top = p->top, .bottom = p->bottom, .left = p->left, .right = p->right, .in_place = in_place};
-    int64_t rows = p->bottom - p->top, columns = p->right - p->left;
-    if (in_place || rows >= columns) {
-        s.top = p->top + rows * thread / threads, s.bottom = p->top + rows * (thread + 1) / threads;
-    } else {
-        s.left = p->left + columns * thread / threads, s.right = p->left + columns * (thread + 1) / threads;
+static void pack_weights(const Pass *p, Kind kind, const Weights *to) {
+    int64_t half = padded(p->half), columns = hidden_channels(p, kind);
+    for (int64_t i = 0; i < halves(kind); i++) {
+        pack(p->W_in + i * p->half * p->channels, p->channels, p->half, columns, i * half, to->in);
+        for (int64_t c = 0; c < p->half; c++)
+            for (int64_t k = 0; k < 9; k++) to->taps[k * columns + i * half + c] = p->W_d[(i * p->half + c) * 9 + k];
     }
-    s.first = max64(s.left - 1, 0), s.last = min64(s.right + 1, p->width);
-    return s;
+    if (kind == GATED_PROJECTION) pack(p->W_f, p->f_channels, p->half, half, 0, to->f);
+    pack(p->W_out, p->half, p->outputs, padded(p->outputs), 0, to->out);
 }
 
 /* Returns 1 if out of memory, else 0. */
-static int run(const Pass *p, int in_place) {
-    int64_t half = padded(p->half), outputs = padded(p->outputs), columns = hidden_channels(p);
+static int run(const Pass *p, Kind kind) {
+    int64_t half = padded(p->half), outputs = padded(p->outputs), columns = hidden_channels(p, kind);
     int64_t of_in = p->channels * columns, of_taps = 9 * columns, of_out = p->half * outputs;
-    int64_t rows = p->bottom - p->top, side = in_place ? rows : max64(rows, p->right - p->left);
-    int64_t threads = max64(1, min64(p->threads, side / MIN_SHARE)), of_pixels = TILE * max64(p->channels, half);
-    int64_t wide = 0;
-    for (int64_t i = 0; i < threads; i++) {
-        Share s = share_of(p, in_place, i, threads);
-        wide = max64(wide, s.last - s.first);
-    }
-    int64_t of_hidden = 5 * wide * columns;
-    int64_t of_share = of_hidden + of_pixels + TILE * outputs;
-    float *in = reserve_zeros((of_in + of_taps + of_out) * sizeof(float)), *taps = in + of_in, *out = taps + of_taps;
+    int64_t of_f = kind == GATED_PROJECTION ? p->f_channels * half : 0;
+    int64_t of_hidden = 5 * p->width * columns, of_pixels = TILE * max64(p->channels, half);
+    int64_t of_share = of_hidden + of_pixels + TILE * (half + outputs);
+    int64_t threads = max64(1, min64(p->threads, p->height / MIN_SHARE));
+    Weights weights = {.in = reserve_zeros((of_in + of_taps + of_f + of_out) * sizeof(float))};
     float *buffers = reserve(threads * of_share * sizeof(float));
     Share *shares = malloc(threads * sizeof(Share));
-    int failed = !in || !buffers || !shares;
-    for (int64_t i = 0; !failed && i < p->halves; i++) {
-        pack(p->W_in + i * p->half * p->channels, p->channels, p->half, columns, i * half, in);
-        for (int64_t c = 0; c < p->half; c++)
-            for (int64_t k = 0; k < 9; k++) taps[k * columns + i * half + c] = p->W_d[(i * p->half + c) * 9 + k];
+    int failed = !weights.in || !buffers || !shares;
+    if (!failed) {
+        weights.taps = weights.in + of_in, weights.f = weights.taps + of_taps, weights.out = weights.f + of_f;
+        pack_weights(p, kind, &weights);
     }
-    if (!failed) pack(p->W_out, p->half, p->outputs, outputs, 0, out);
     for (int64_t i = 0; !failed && i < threads; i++) {
-        shares[i] = share_of(p, in_place, i, threads);
-        shares[i].hidden = buffers + i * of_share;
-        shares[i].pixels = shares[i].hidden + of_hidden, shares[i].result = shares[i].pixels + of_pixels;
+        Share s = {.top = p->height * i / threads, .bottom = p->height * (i + 1) / threads};
+        s.hidden = buffers + i * of_share, s.pixels = s.hidden + of_hidden;
+        s.mixed = s.pixels + of_pixels, s.result = s.mixed + TILE * half;
+        shares[i] = s;
     }
     for (int64_t image = 0; !failed && image < p->batch; image++) {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
         for (int64_t i = 0; i < threads; i++) {
             const Share *s = shares + i;
-            if (s->top > 0) project_row(p, s, in, image, s->top - 1);
-            if (s->bottom < p->height) project_row(p, s, in, image, s->bottom);
+            if (s->top > 0) project_row(p, kind, s, &weights, image, s->top - 1);
+            if (s->bottom < p->height) project_row(p, kind, s, &weights, image, s->bottom);
         }
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
         for (int64_t i = 0; i < threads; i++) {
             const Share *s = shares + i;
             for (int64_t h = s->top; h < s->bottom; h++) {
-                if (h == s->top) project_row(p, s, in, image, h);
-                if (h + 1 < s->bottom) project_row(p, s, in, image, h + 1);
-                finish_row(p, s, taps, out, image, h);
+                if (h == s->top) project_row(p, kind, s, &weights, image, h);
+                if (h + 1 < s->bottom) project_row(p, kind, s, &weights, image, h + 1);
+                finish_row(p, kind, s, &weights, image, h);
             }
         }
     }
-    free(in), free(buffers), free(shares);
+    free(weights.in), free(buffers), free(shares);
     return failed;
 }
 
-int feed_forward(const Pass *p) { return run(p, 1); }
-int branches(const Pass *p) { return run(p, 0); }
-
-/* The channels of one branch at a pixel, multiplied by its scale if there is one. */
-INLINE void scaled(const View *m, const View *scale, int64_t image, int64_t h, int64_t w, int64_t channels, float *to) {
-    const float *from = at(m, image, h, w), *by = scale->data ? at(scale, image, h, w) : NULL;
-    for (int64_t d = 0; d < channels; d += LANES) {
-        int count = count_of(channels, d);
-        store(to + d, by ? load(from + d, count) * load(by + d, count) : load(from + d, count), count);
-    }
-}
-
-/* The pixels [first, last) of a row. `branches` and `mixed` are buffers of TILE pixels. */
-static void project_gated(const Gated *g, const float *in, const float *out, int64_t image, int64_t h, int64_t first,
-                          int64_t last, float *branches, float *mixed) {
-    int64_t channels = g->channels, half = channels / 2, columns = padded(channels), pixels = last - first;
-    for (int64_t i = 0; i < pixels; i++) {
-        scaled(&g->h, &g->scale_h, image, h, first + i, half, branches + i * channels);
-        scaled(&g->v, &g->scale_v, image, h, first + i, half, branches + i * channels + half);
-    }
-    matmul(branches, channels, in, pixels, channels, columns, mixed, columns);
-    for (int64_t i = 0; i < pixels; i++)
-        for (int64_t d = 0; d < channels; d += LANES) {
-            vec gate = load(at(&g->gate, image, h, first + i) + d, count_of(channels, d));
-            float *value = mixed + i * columns + d;
-            store(value, gate * sigmoid(gate) * load(value, LANES), LANES);
-        }
-    matmul(mixed, columns, out, pixels, channels, columns, branches, columns);
-    for (int64_t i = 0; i < pixels; i++)
-        for (int64_t d = 0; d < channels; d += LANES) {
-            int count = count_of(channels, d);
-            vec x = load(at(&g->x, image, h, first + i) + d, count);
-            store(at(&g->out, image, h, first + i) + d, x + load(branches + i * columns + d, LANES), count);
-        }
-}
-
-/* Returns 1 if out of memory, else 0. */
-int gated_projection(const Gated *g) {
-    int64_t channels = g->channels, columns = padded(channels);
-    int failed = 0;
-    float *in = reserve_zeros(2 * channels * columns * sizeof(float)), *out = in + channels * columns;
-    if (!in) return 1;
-    pack(g->W_in, channels, channels, columns, 0, in), pack(g->W_out, channels, channels, columns, 0, out);
-#pragma omp parallel num_threads(g->threads) reduction(| : failed)
-    {
-        float *branches = reserve(2 * TILE * columns * sizeof(float)), *mixed = branches + TILE * columns;
-        failed |= !branches;
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < g->batch * g->height; row++)
-            for (int64_t w = 0; !failed && w < g->width; w += TILE)
-                project_gated(g, in, out, row / g->height, row % g->height, w, min64(w + TILE, g->width), branches, mixed);
-        free(branches);
-    }
-    free(in);
-    return failed;
-}
+int feed_forward(const Pass *p) { return run(p, FEED_FORWARD); }
+int features(const Pass *p) { return run(p, FEATURES); }
+int gated_projection(const Pass *p) { return run(p, GATED_PROJECTION); }

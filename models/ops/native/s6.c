@@ -11,7 +11,7 @@
 #define PAST (WIDTH - 1)
 
 typedef struct {
-    View x, y;                                      /* (batch0, batch1, length, model) */
+    View x, y;                                      /* (batch0, batch1, length, model); they may be one */
     const float *W_in, *W_conv, *conv_bias, *W_x, *W_dt, *dt_bias, *A, *D, *W_out;
     int64_t batch0, batch1, length, model, inner, rank;
     int32_t threads;

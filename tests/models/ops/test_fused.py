@@ -33,8 +33,8 @@ def matrix(outputs: int, inputs: int) -> torch.Tensor:
 
 
 def hidden_of(channels: int, hidden: int) -> fused.HiddenWeights:
-    W_d = torch.randn(2 * hidden, 1, 3, 3)
-    return fused.HiddenWeights(torch.randn(channels), torch.randn(channels), 1e-5, matrix(2 * hidden, channels), W_d)
+    W_d = torch.randn(hidden, 1, 3, 3)
+    return fused.HiddenWeights(torch.randn(channels), torch.randn(channels), 1e-5, matrix(hidden, channels), W_d)
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -43,41 +43,29 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 @SHAPES
 def test_feed_forward_works_in_place(batch, channels, hidden, height, width):
-    x, weights = features(batch, channels, height, width), hidden_of(channels, hidden)
+    x, weights = features(batch, channels, height, width), hidden_of(channels, 2 * hidden)
     W_out, before = matrix(channels, hidden), x.clone()
     assert fused.feed_forward(x, weights, W_out) is x
     assert_same(x, fused.feed_forward_ref(before, weights, W_out))
 
 
 @SHAPES
-@pytest.mark.parametrize("part", [0, 1])
-@pytest.mark.parametrize("gate", [True, False])
-def test_branches_of_a_region(batch, channels, hidden, height, width, part, gate):
-    """The full map, and a part that begins and ends inside it where it can."""
+def test_features_leave_x_as_it_is(batch, channels, hidden, height, width):
     x, weights, W = features(batch, channels, height, width), hidden_of(channels, hidden), matrix(5, hidden)
-    rows = range(part * height // 3, height - part * height // 4)
-    columns = range(part * width // 4, width - part * width // 5)
-    ours, theirs = (f(x, weights, W, rows, columns, gate) for f in (fused.branches, fused.branches_ref))
-    assert ours[0].shape == (batch, 5, len(rows), len(columns))
-    assert_same(ours[0], theirs[0])
-    if gate:
-        assert_same(ours[1], theirs[1])
-    else:
-        assert ours[1] is None
+    before = x.clone()
+    ours = fused.features(x, weights, W)
+    assert ours.shape == (batch, 5, height, width) and torch.equal(x, before)
+    assert_same(ours, fused.features_ref(x, weights, W))
 
 
 @SHAPES
-@pytest.mark.parametrize("scaled", [True, False])
-def test_gated_projection(batch, channels, hidden, height, width, scaled):
-    """The branches are halves of a wider map and a view of columns; the scales belong to rows and to columns."""
-    x, Y, wide = features(3 * batch, channels, height, width).chunk(3)
-    h = wide.chunk(2, dim=1)[0]
-    v = features(batch, channels // 2, width, height).mT
-    scales = (features(batch, channels // 2, height, 1), features(batch, channels // 2, 1, width)) if scaled else ()
-    arguments = x, h, v, Y, matrix(channels, channels), matrix(channels, channels), *scales
-    before = x.clone()
-    assert_same(fused.gated_projection(*arguments), fused.gated_projection_ref(*arguments))
-    assert torch.equal(x, before)
+def test_gated_projection_works_in_place(batch, channels, hidden, height, width):
+    """On a view of a wider map, with other numbers of channels in between."""
+    x, weights = features(batch, channels, height, width), hidden_of(channels, hidden)
+    f = features(batch, 7 + channels, height, width)[:, 7:]
+    before, kept, matrices = x.clone(), f.clone(), (matrix(hidden, channels), matrix(channels, hidden))
+    assert fused.gated_projection(x, f, weights, *matrices) is x and torch.equal(f, kept)
+    assert_same(x, fused.gated_projection_ref(before, f, weights, *matrices))
 
 
 @pytest.mark.parametrize("columns", [True, False])
@@ -93,32 +81,40 @@ def test_s6_is_the_module(batch, slices, length, model, states, columns):
         x = torch.randn(batch, length, slices, model).transpose(1, 2) if columns else None
         x = torch.randn(batch, slices, length, model) if x is None else x
         ours, theirs = s6(x, mamba.state_dict()), mamba(x)
-    assert ours.shape == x.shape
+        overwritten = s6(x, mamba.state_dict(), overwrite_x=True)
+    assert ours.shape == x.shape and torch.equal(overwritten, ours) and torch.equal(x, ours)
     assert_same(ours, theirs)
 
 
 def test_refuses_weights_of_other_shapes():
-    x, weights = features(1, 8, 3, 4), hidden_of(8, 6)
+    x, weights = features(1, 8, 3, 4), hidden_of(8, 12)
     for wrong in ({"W_in": torch.randn(12, 8, 3, 3)}, {"W_d": torch.randn(12, 1, 5, 5)}, {"norm_bias": torch.randn(4)}):
         with pytest.raises(ValueError, match="a tensor must be"):
             fused.feed_forward(x, weights._replace(**wrong), matrix(8, 6))
-    with pytest.raises(ValueError, match="a tensor must be"):
-        fused.feed_forward(x, weights, matrix(8, 7))
-    with pytest.raises(ValueError, match="a tensor must be"):
-        fused.gated_projection(x, x[:, :4], x[:, 4:], x, matrix(8, 8), matrix(8, 6))
+    for W_out in (matrix(8, 7), matrix(9, 6)):
+        with pytest.raises(ValueError, match="a tensor must be"):
+            fused.feed_forward(x, weights, W_out)
+    for f, W_f, W_out in (
+        (x[:, :, :2], matrix(12, 8), matrix(8, 12)),
+        (x, matrix(12, 7), matrix(8, 12)),
+        (x, matrix(11, 8), matrix(8, 12)),
+        (x, matrix(12, 8), matrix(8, 11)),
+    ):
+        with pytest.raises(ValueError, match="a tensor must be"):
+            fused.gated_projection(x, f, weights, W_f, W_out)
     for other in (S6(8, d_conv=3), S6(4)):
         with pytest.raises(ValueError, match="weights must have the shapes"):
             s6(torch.randn(1, 2, 3, 8), other.state_dict())
 
 
 def test_refuses_other_dtypes_and_layouts():
-    x, weights = features(1, 8, 3, 4), hidden_of(8, 6)
+    x, weights = features(1, 8, 3, 4), hidden_of(8, 12)
     with pytest.raises(ValueError, match="float32"):
         fused.feed_forward(x, weights._replace(norm_bias=weights.norm_bias.half()), matrix(8, 6))
     with pytest.raises(ValueError, match="channels last"):
         fused.feed_forward(x.contiguous(), weights, matrix(8, 6))
-    with pytest.raises(ValueError, match="a tensor must be"):
-        fused.gated_projection(x, x, x, x, matrix(8, 8), matrix(8, 8))
+    with pytest.raises(ValueError, match="channels last"):
+        fused.gated_projection(x, x.contiguous(), weights, matrix(12, 8), matrix(8, 12))
     state = S6(8).state_dict()
     with pytest.raises(ValueError, match="float32"):
         s6(torch.randn(1, 2, 3, 8), state | {"D": state["D"].half()})
@@ -126,19 +122,10 @@ def test_refuses_other_dtypes_and_layouts():
         s6(torch.randn(2, 3, 8), state)
 
 
-def test_a_scale_of_one_channel_is_broadcast():
-    x, wide, Y = features(3, 8, 6, 5).chunk(3)
-    h, v = wide.chunk(2, dim=1)
-    scales = torch.rand(1, 1, 6, 1), torch.rand(1, 4, 1, 5)
-    arguments = x, h, v, Y, matrix(8, 8), matrix(8, 8), *scales
-    assert_same(fused.gated_projection(*arguments), fused.gated_projection_ref(*arguments))
-
-
 def test_empty_batches():
-    x, weights = features(0, 8, 3, 4), hidden_of(8, 6)
+    x, weights = features(0, 8, 3, 4), hidden_of(8, 12)
     assert fused.feed_forward(x, weights, matrix(8, 6)).shape == (0, 8, 3, 4)
-    assert fused.branches(x, weights, matrix(5, 6), range(3), range(4))[0].shape == (0, 5, 3, 4)
-    assert s6(torch.randn(0, 2, 3, 8), S6(8).state_dict()).shape == (0, 2, 3, 8)
+    assert fused.features(x, weights, matrix(5, 12)).shape == (0, 5, 3, 4)
 
 
 def test_runs_in_float32_alone():
