@@ -73,7 +73,7 @@ def forbid_reading(monkeypatch, name: str) -> None:
 
 def start(folder: Path, script: str, *arguments: str, torchrun: int = 0, **options) -> Script:
     """Start a script in ``folder``, if asked for as so many ranks of torchrun; `Script` has the options."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []
+    launcher = [str(ROOT / "tests" / "torchrun.py"), str(torchrun)] if torchrun else []
     return Script([*launcher, str(ROOT / script), *arguments], folder, **options)
 
 
