@@ -139,7 +139,8 @@ def _keep(report: int, *others: int) -> None:
     os.close(report)
 
 
-def _run(argv: list[str]) -> None:
+def run(argv: list[str]) -> None:
+    """Run a script or module as the main program of this process."""
     if argv[0] == "-m":
         sys.argv, sys.path[0] = argv[1:], os.getcwd()
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
@@ -167,7 +168,7 @@ def main() -> None:
     os.nice(request["nice"])
     if request["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
-    _run(request["argv"])
+    run(request["argv"])
 
 
 if __name__ == "__main__":

@@ -71,9 +71,16 @@ def forbid_reading(monkeypatch, name: str) -> None:
     monkeypatch.setattr(os, "scandir", forbidden)
 
 
+def program(folder: Path, code: str) -> str:
+    """The path of a new script of this code, which finds the repository's modules."""
+    path = folder / "program.py"
+    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}")
+    return str(path)
+
+
 def start(folder: Path, script: str, *arguments: str, torchrun: int = 0, **options) -> Script:
     """Start a script in ``folder``, if asked for as so many ranks of torchrun; `Script` has the options."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={torchrun}"] if torchrun else []
+    launcher = [str(ROOT / "tests" / "torchrun.py"), str(torchrun)] if torchrun else []
     return Script([*launcher, str(ROOT / script), *arguments], folder, **options)
 
 

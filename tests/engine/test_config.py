@@ -155,7 +155,7 @@ def test_schedule_is_the_released_one(epoch, expected):
     [
         "data.train=[a",
         "data.train=!!python/object:os.system {}",
-        "data.train=" + "[" * 3000,
+        "data.train=" + "[" * 1000,
         "optim.lr=.inf",
         "optim.lr=.nan",
         "data.train.x=1",
@@ -196,7 +196,7 @@ def test_keys_that_are_merged_are_not_given_twice():
     "content",
     [
         b"\xff\xfe\x00",
-        b"a: " + b"[" * 3000,
+        b"a: " + b"[" * 1000,
         b"model: !!python/object:os.system {}",
         b"data: 3\ntrain: {epochs: 1}",
         b"a: !!map [b]",

@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from engine import distributed
 from engine.console import UNREAD
-from tests.workplace import ROOT, rank_environments, run, start
+from tests.workplace import ROOT, program, rank_environments, run, start
 
 LEAVE = """
 import glob
@@ -45,13 +44,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert distributed.device("cuda:1") == torch.device("cuda", 1) == current[-1]
     with pytest.raises(distributed.DeviceError, match="'cuda:2' was requested, but PyTorch finds 2"):
         distributed.device("cuda:2")
-
-
-def program(folder: Path, code: str) -> str:
-    """The path of a script of this code."""
-    path = folder / "program.py"
-    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}")
-    return str(path)
 
 
 UNENDING = """

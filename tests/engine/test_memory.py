@@ -1,15 +1,13 @@
 """What is free, what is used, what is needed."""
 
 import ctypes
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from engine import memory
 from engine.memory import bytes_per_pixel, free_memory, is_out_of_memory, peak_memory
-from tests.workplace import ROOT
+from tests.workplace import program, run
 
 CPU = torch.device("cpu")
 
@@ -64,10 +62,9 @@ def test_the_tightest_limit_of_a_batch_job_counts(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo"), reason="not glibc")
-def test_freed_memory_is_kept_for_the_next_allocations():
+def test_freed_memory_is_kept_for_the_next_allocations(tmp_path):
     """In a process of its own and its fork, since the setting lasts: free bytes once 80 MB are freed."""
-    printed = subprocess.check_output([sys.executable, "-c", FREE_BYTES], cwd=ROOT, text=True)
-    kept, returned = map(int, printed.split())
+    kept, returned = map(int, run(tmp_path, program(tmp_path, FREE_BYTES)).split())
     assert kept > 80_000_000
     assert returned < 8_000_000
 

@@ -198,8 +198,8 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
         "tiny",
         "--device",
         "cpu",
-        "train.epochs=24",
-        "train.validate_every=10",
+        "train.epochs=12",
+        "train.validate_every=4",
         "train.ema_decay=0.9",
         "data.workers=1",
     ]
@@ -209,7 +209,7 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
     (place / "results").rename(tmp_path_factory.mktemp("undisturbed") / "results")
     last = place / "results" / "tiny" / "models" / "last_XYScanNet_stage1.pth"
     kills = 0
-    for delay in (0.0, 0.7, 0.31, 0.02):  # after a new state has been seen: during steps, saves, scoring
+    for delay in (0.0, 0.25, 0.12, 0.02):  # after a new state has been seen: during steps, saves, scoring
         process = start(place, STAGE1, *overrides)
         before = last.stat().st_mtime_ns if last.exists() else 0
         while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
@@ -230,7 +230,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
     make_vgg19(place)
     sharp, blurred = (place / "datasets/GoPro/train" / kind / "000.png" for kind in ("sharp", "blur"))
     blurred.write_bytes(sharp.read_bytes())  # a pair without blur
-    overrides = ["train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=4"]
+    overrides = ["train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=2"]
     for job in ("one", "two", "micro"):
         make_config(place, job)
     outs = [
