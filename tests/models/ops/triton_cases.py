@@ -34,7 +34,7 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 SMALL = LaunchParameters(chunk=8, depthwise_rows=2) if DEVICE == "cpu" else LaunchParameters()
 CHUNK, ROWS = SMALL.chunk, SMALL.depthwise_rows
 
-if DEVICE == "cpu":  # The interpreter patches the language at every call in a kernel, half of its time: here, only once.
+if DEVICE == "cpu":  # The interpreter patches the language at every call in a kernel, half of its time: here, once.
     for function in (triton_scan.forward, tl.cdiv):  # of ours, which use triton.language, and of its own functions
         interpreter._patch_lang(function.fn)
     interpreter._patch_lang = lambda function: SimpleNamespace(restore=lambda: None)
