@@ -35,16 +35,16 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N pairs (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timed runs (default %(default)s)")
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    pairs = [pair for pair in find_pairs(arguments.data, "test") if pair.sharp][: arguments.images]
+    if not pairs:
+        parser.error(f"{arguments.data}: no pairs of blurred and sharp images (--images {arguments.images})")
     try:
         from scipy.ndimage import gaussian_filter
         from skimage.metrics import structural_similarity
     except ImportError as error:
         print(f"error: the comparisons need scikit-image and SciPy ({error}): pip install -e .[test]", file=sys.stderr)
         return 2
-    cv2.setNumThreads(1)
-    pairs = [pair for pair in find_pairs(arguments.data, "test") if pair.sharp][: arguments.images]
-    if not pairs:
-        parser.error(f"{arguments.data}: no pairs of blurred and sharp images (--images {arguments.images})")
     images = read(pairs)
     height, width = images[0][0].shape[:2]
     print(f"{len(pairs)} pairs, the first {width} x {height}, one core, ms a pair, best of {arguments.repeats}\n")

@@ -165,9 +165,12 @@ def compile_kernel(
         target=GPUTarget("cuda", capability, 32),
         options={**COMPILE, **options},
     )
-    usage, listing = disassemble(binary.asm["cubin"])
+    usage = disassemble(binary.asm["cubin"], "-res-usage")
     registers, stack, local = map(int, re.findall(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)[0])
-    per_step = instructions_per_step(listing, steps, constants.get("CHUNK", 1)) if steps else {}
+    per_step = {}
+    if steps:  # a listing takes a second
+        listing = disassemble(binary.asm["cubin"], "-sass")
+        per_step = instructions_per_step(listing, steps, constants.get("CHUNK", 1))
     return Compiled(registers, stack + local, binary.metadata.shared, binary.asm["ptx"], per_step)
 
 
@@ -178,16 +181,12 @@ def cuobjdump() -> Path:
     return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def disassemble(cubin: bytes) -> tuple[str, str]:
-    """(resource usage, listing of instructions), as cuobjdump prints them."""
+def disassemble(cubin: bytes, option: str) -> str:
+    """What cuobjdump prints: ``-res-usage``, the use of resources; ``-sass``, the listing of instructions."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, listing = (
-            subprocess.run([cuobjdump(), option, file.name], check=True, capture_output=True, text=True).stdout
-            for option in ("-res-usage", "-sass")
-        )
-    return usage, listing
+        return subprocess.run([cuobjdump(), option, file.name], check=True, capture_output=True, text=True).stdout
 
 
 def instructions_per_step(listing: str, steps: tuple[int, ...], chunk: int) -> dict[str, float]:

@@ -13,16 +13,13 @@ import pytest
 import torch
 
 from benchmarks import growth, measure, prediction
+from tests.benchmarks.rates import usual_rate
 from tests.forks import Script
 from tests.workplace import ROOT, make_pairs
 
 RATIO = r"\d+\.\d\dx"
 
 pytestmark = pytest.mark.slow
-
-
-def usual_rate(device: torch.device, dtype: torch.dtype | None = None) -> float:
-    return 1e10 if dtype is None else 1e11
 
 
 @pytest.fixture
