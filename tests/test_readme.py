@@ -47,7 +47,7 @@ SMALL_BENCHMARKS = {
     "network": "--dim 8 --num_blocks 1 1 1 --size 16 --baseline_backend torch",
     "vssm": "--channels 8 --size 8 --baseline_backend torch",
     "scan": "--dims 2 --levels 3 --backends torch",
-    "prediction": "--dim 8 --size 40 48 --band 8 --tile 24:8",
+    "prediction": "--dim 8 --size 40 48 --band 8 --tile 40:8",
 }
 TRAINED = "--weights a=results/xyscannetp_gopro/models/best_XYScanNet_stage2.pth"
 SMALL_FIGURES = {
@@ -58,7 +58,7 @@ SMALL_FIGURES = {
 # Commands that are not run here, and why.
 ELSEWHERE = {
     "python -m analysis.ablation --table 6 --quick": "tests/analysis/test_ablation.py runs it with less training",
-    "python -m tests.torture --minutes 20": "tests/test_torture.py runs it for a minute",
+    "python -m tests.torture --minutes 20": "tests/test_torture.py runs a few of its attacks",
     "make demo": "test_demo_runs_from_photographs_to_picture runs it with less training",
     "make test": "runs this test",
     "make quick": "is a part of `make test`",
@@ -113,16 +113,19 @@ def made_small(line: str) -> list[str]:
     """A README command on small data with a small network, and two processes at most."""
     words = shlex.split(line)
     if words[0] == "torchrun":
-        words = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words[2:]]
+        forks = "--run-path --start_method=fork".split()  # ranks that need not import PyTorch again
+        words = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *forks, *words[2:]]
     if "train_XYScanNet" in line:
         val = ["data.val=datasets/GoPro/test/sharp"] if "data.val" in line else []
-        return [*words, *SMALL, *val, f"train.epochs={1 + ('torchrun' in line) + ('accumulate' in line)}"]
+        return [*words, *SMALL, *val, f"train.epochs={1 + ('torchrun' in line)}"]
     for figure, small in SMALL_FIGURES.items():
         if f"analysis.{figure}" in line:
             return [*words, *small.split()]
     for name, small in SMALL_BENCHMARKS.items():
         if f"benchmarks.{name}" in line:
             return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
+    if "datasets.synthesize" in line:
+        return [*words, "--pairs_per_photo", "1"]
     if "predict.export" not in line and ("predict" in line or "evaluate" in line):
         return [*words, *(["--limit", "1"] if "noisy" in line else []), "--device", "cpu"]
     return words

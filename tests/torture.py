@@ -16,6 +16,7 @@ The status is 1 if any attempt is of the last three; their folders and what they
 """
 
 import argparse
+import itertools
 import random
 import re
 import shutil
@@ -254,6 +255,7 @@ def table(counts: dict[str, dict[str, int]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20, help="of attacks; default %(default)s")
+    parser.add_argument("--attempts", type=int, metavar="N", help="end after so many, if the time is not up before")
     parser.add_argument("--seed", type=int, default=0, help="of the first attempt; each has the next")
     parser.add_argument(
         "--attack",
@@ -270,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
         arena.prepare()
         began, length = time.monotonic(), 60 * arguments.minutes
         with tqdm(total=round(length), unit="s", desc="attacking") as bar:
-            for kind, seed in order(arguments.attack, arguments.seed):
+            for kind, seed in itertools.islice(order(arguments.attack, arguments.seed), arguments.attempts):
                 counts[kind][attempt(arena, kind, seed)] += 1
                 bar.n = min(round(time.monotonic() - began), bar.total)
                 bar.set_postfix({outcome: sum(of[outcome] for of in counts.values()) for outcome in OUTCOMES})
