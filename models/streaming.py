@@ -4,8 +4,8 @@ A band is up to 32 consecutive rows (or columns) of a level's features. The wide
 of the network's memory, exist for one band at a time. Kept for the full image:
 
     the features of each level, updated in place. Convolutions read one row beyond the band on either side, the halo.
-    Intra-VSSM    F of Eq. 5, from a first pass; both halves are scanned in place, and a second pass adds the rest
-    Inter-VSSM    the same, but both halves are gated in place
+    Intra-VSSM    F of Eq. 5, from a first pass; its halves are scanned in place; a second pass computes Y and the rest
+    Inter-VSSM    the same, but its halves are averaged and multiplied by the gates
     KLFF          the gates, one for each image, from a first pass that averages the divergences
 
 Modules of other classes, such as SS2D, AFF and a researcher's own, run on full maps.
@@ -52,7 +52,7 @@ Band = range
 
 @torch.inference_mode()
 def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.Tensor:
-    """Compute ``network(images)``, to rounding, holding about 2.3 full-size maps of ``dim`` channels, and a band's.
+    """Compute ``network(images)``, to rounding, holding about 2.5 full-size maps of ``dim`` channels, and a band's.
 
     Args:
         network: in evaluation mode.
@@ -190,8 +190,8 @@ def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> Non
         x += module(norm(x))
         return
     around = _around_scans(norm, module, x, band)
-    F_hv = around.before(x)
-    F_h, F_v = F_hv.chunk(2, dim=1)
+    scanned = around.before(x)
+    F_h, F_v = scanned.chunk(2, dim=1)
     if type(module) is IntraVSSM:
         _scan_rows(module, F_h, band)
         _scan_columns(module, F_v, band)
@@ -202,7 +202,7 @@ def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> Non
         _scan_rows(module, gate_v, band)
         F_h *= gate_h.sigmoid()
         F_v *= gate_v.sigmoid()
-    around.after(x, F_hv)
+    around.after(x, scanned)
 
 
 class _AroundScans:
@@ -234,9 +234,9 @@ class _AroundScansInC(_AroundScans):
     """The same in C."""
 
     def before(self, x):
-        F_hv = features(x, self._hidden(self.F), self.vssm.conv_input.weight)
-        report(F_hv)
-        return F_hv
+        result = features(x, self._hidden(self.F), self.vssm.conv_input.weight)
+        report(result)
+        return result
 
     def after(self, x, scanned):
         gated_projection(x, scanned, self._hidden(self.Y), self.vssm.fuse_out.weight, self.vssm.proj_out.weight)
