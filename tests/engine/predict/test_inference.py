@@ -1,5 +1,6 @@
 """Images of any size through a network: full, streamed, by tiles; and what happens without memory."""
 
+import functools
 import re
 
 import pytest
@@ -16,18 +17,24 @@ from models.vssm import InterVSSM
 CPU = torch.device("cpu")
 
 
+@functools.cache
+def shared(weights, **options) -> Restorer:
+    """For tests that change nothing of it."""
+    return Restorer(weights, "none", CPU, **options)
+
+
 def images_of(height: int, width: int, count: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) - 0.5
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 5), (7, 8), (9, 17), (24, 40)])
 def test_any_size_comes_back_in_its_size(weights, height, width):
-    restored, seconds = Restorer(weights, "none", CPU).restore(images_of(height, width))
+    restored, seconds = shared(weights).restore(images_of(height, width))
     assert restored.shape == (1, 3, height, width) and restored.abs().max() <= 0.5 and seconds > 0
 
 
 def test_equals_the_network_on_the_padded_image(weights):
-    restorer, image = Restorer(weights, "none", CPU), images_of(21, 30)
+    restorer, image = shared(weights), images_of(21, 30)
     with torch.no_grad():
         expected = restorer.network(F.pad(image, (0, 2, 0, 3), mode="reflect"))[..., :21, :30].clamp(-0.5, 0.5)
     assert torch.allclose(restorer.restore(image)[0], expected, atol=1e-6)
@@ -35,16 +42,16 @@ def test_equals_the_network_on_the_padded_image(weights):
 
 def test_tiles_that_cover_the_image_change_nothing(weights):
     image = images_of(21, 30)
-    whole, _ = Restorer(weights, "none", CPU, streamed=False).restore(image)
-    assert torch.equal(Restorer(weights, "none", CPU, tile=32, overlap=8).restore(image)[0], whole)
-    tiled, _ = Restorer(weights, "none", CPU, tile=16, overlap=8).restore(image)
+    whole, _ = shared(weights, streamed=False).restore(image)
+    assert torch.equal(shared(weights, tile=32, overlap=8).restore(image)[0], whole)
+    tiled, _ = shared(weights, tile=16, overlap=8).restore(image)
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
 
 
 def test_streamed_equals_whole(weights):
     image = images_of(21, 30, count=2)
-    whole, _ = Restorer(weights, "none", CPU, streamed=False).restore(image)
-    streamed, _ = Restorer(weights, "none", CPU, streamed=True).restore(image)
+    whole, _ = shared(weights, streamed=False).restore(image)
+    streamed, _ = shared(weights, streamed=True).restore(image)
     assert torch.allclose(streamed, whole, atol=1e-6)
 
 
@@ -58,7 +65,7 @@ def test_compiled_network_restores_and_the_plain_one_is_what_is_probed(weights, 
 
     monkeypatch.setattr(torch, "compile", compile_network)
     image = images_of(160, 136)  # large enough to be measured for beforehand
-    whole, _ = Restorer(weights, "none", CPU, streamed=False).restore(image)
+    whole, _ = shared(weights, streamed=False).restore(image)
     assert not sizes
     restorer = Restorer(weights, "none", CPU, compiled=True)
     assert torch.equal(restorer.restore(image)[0], whole) and sizes == [(160, 136)]
@@ -67,27 +74,27 @@ def test_compiled_network_restores_and_the_plain_one_is_what_is_probed(weights, 
 
 def test_bf16_is_near_fp32_and_not_the_same(weights):
     image = images_of(16, 24)
-    whole, _ = Restorer(weights, "none", CPU).restore(image)
-    half, _ = Restorer(weights, "none", CPU, precision="bf16").restore(image)
+    whole, _ = shared(weights).restore(image)
+    half, _ = shared(weights, precision="bf16").restore(image)
     assert half.dtype == torch.float32
     assert 0 < (half - whole).abs().max() < 0.05
 
 
 def test_a_cpu_streams_unless_told_otherwise(weights, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
-    assert Restorer(weights, "none", CPU).streamed
+    assert shared(weights).streamed
     for options in ({"streamed": False}, {"tile": 32}, {"compiled": True}):
         assert not Restorer(weights, "none", CPU, **options).streamed
 
 
 def test_local_pooling_is_streamed_and_reported(weights):
     image = images_of(32, 64)
-    ordinary, local = Restorer(weights, "none", CPU), Restorer(weights, "none", CPU, local_pooling=32)
+    ordinary, local = shared(weights), shared(weights, local_pooling=32)
     assert local.streamed and local.mode == "full images, streamed, averages over 32 pixels"
     assert not torch.allclose(local.restore(image)[0], ordinary.restore(image)[0], atol=1e-6)
-    full = Restorer(weights, "none", CPU, local_pooling=32, streamed=False).restore(image)[0]
+    full = shared(weights, local_pooling=32, streamed=False).restore(image)[0]
     assert torch.allclose(local.restore(image)[0], full, atol=1e-6)
-    covered = Restorer(weights, "none", CPU, local_pooling=64).restore(image)[0]
+    covered = shared(weights, local_pooling=64).restore(image)[0]
     assert torch.allclose(covered, ordinary.restore(image)[0], atol=1e-6)
 
 
@@ -134,26 +141,26 @@ def test_out_of_memory_streams_this_and_all_later_images(weights, restorer, capl
     assert not restorer.streamed and small[0].shape == (1, 3, 16, 24)
     restored, _ = restorer.restore(image, "holiday.jpg")
     assert restorer.streamed and restorer.mode == "full images, streamed"
-    assert torch.allclose(restored, Restorer(weights, "none", CPU, streamed=False).restore(image)[0], atol=1e-6)
+    assert torch.allclose(restored, shared(weights, streamed=False).restore(image)[0], atol=1e-6)
     assert [record.levelname for record in caplog.records] == ["WARNING"] and "holiday.jpg" in caplog.text
     calls.clear()
     restorer.restore(image, "next.jpg")
     assert not calls and len(caplog.records) == 1
-    assert restorer.maker == Restorer(weights, "none", CPU).maker  # the same result to rounding, so the same record
+    assert restorer.maker == shared(weights).maker  # the same result to rounding, so the same record
 
 
 def test_what_streaming_does_not_fit_names_the_image_its_need_and_a_tile_that_fits(
     weights, restorer, no_streaming, monkeypatch
 ):
-    image = images_of(250, 320)
-    free = bytes_per_pixel(restorer.network, CPU) * 200 * 200
+    image = images_of(203, 256)
+    free = bytes_per_pixel(restorer.network, CPU) * 180 * 180
     monkeypatch.setattr(inference, "free_memory", lambda device: free)
-    with pytest.raises(OutOfMemory, match=r"^holiday.jpg: .*320 x 256 pixels, streamed: .* GiB needed") as error:
+    with pytest.raises(OutOfMemory, match=r"^holiday.jpg: .*256 x 208 pixels, streamed: .* GiB needed") as error:
         restorer.restore(image, "holiday.jpg")
     tile = advised_tile(error)
-    assert tile % 8 == 0 and 0.75 * 200**2 < tile**2 < 200**2
+    assert tile % 8 == 0 and 0.75 * 180**2 < tile**2 < 180**2
     tiled = Restorer(weights, "none", CPU, tile=tile)
-    tiled.network.register_forward_pre_hook(allocates(200 * 200, []))
+    tiled.network.register_forward_pre_hook(allocates(180 * 180, []))
     assert tiled.restore(image)[0].shape == image.shape
 
 
@@ -168,8 +175,8 @@ def test_a_network_that_does_not_stream_exactly_is_not_streamed(restorer, monkey
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_cpu_is_not_asked_for_memory_it_does_not_have(weights, monkeypatch, streamed):
     """Linux would promise it and then kill the process."""
-    restorer, image, calls = Restorer(weights, "none", CPU, streamed=streamed), images_of(256, 320), []
-    needed = {mode: restorer._measure(mode) * 256 * 320 for mode in (True, False)}
+    restorer, image, calls = Restorer(weights, "none", CPU, streamed=streamed), images_of(136, 160), []
+    needed = {mode: restorer._measure(mode) * 136 * 160 for mode in (True, False)}
     assert needed[True] < 0.6 * needed[False]
     restorer.network.register_forward_pre_hook(allocates(10**9, calls))
     monkeypatch.setattr(inference, "free_memory", lambda device: 1.1 * needed[True])
@@ -179,7 +186,7 @@ def test_a_cpu_is_not_asked_for_memory_it_does_not_have(weights, monkeypatch, st
     with pytest.raises(OutOfMemory) as error:
         restorer.restore(image)
     assert max(height * width for height, width in [*calls, (0, 0)]) <= PROBE**2
-    assert 32 < advised_tile(error) < 256
+    assert 32 < advised_tile(error) < 136
 
 
 def test_streaming_takes_what_is_measured(restorer):
@@ -237,7 +244,7 @@ def test_a_gpu_out_of_memory_streams_and_then_names_a_tile_that_fits(weights):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("options", [{"streamed": False}, {"streamed": True}, {"tile": 16, "overlap": 8}])
 def test_a_result_that_is_not_finite_stops_and_names_its_image(weights, value, options):
-    restorer, images = Restorer(weights, "none", CPU, **options), images_of(24, 32, count=3)
+    restorer, images = shared(weights, **options), images_of(24, 32, count=3)
     images[1, 0, 3, 4] = value
     with pytest.raises(NotFinite, match="^second: "):
         restorer.restore(images, "first", "second", "third")

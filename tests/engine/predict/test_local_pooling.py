@@ -37,12 +37,12 @@ def test_sliding_means_keep_fp32s_digits_over_long_rows():
 
 @pytest.mark.parametrize("options", [{}, {"kl_gate": "elementwise"}, {"slices": "inter"}, {"fusion": "aff"}])
 def test_a_window_over_the_whole_image_changes_nothing(options):
-    ordinary, local, image = network(**options), network(**options), images(24, 40, count=2)
-    use_local_pooling(local, 40)
+    ordinary, local, image = network(**options), network(**options), images(8, 16, count=2)
+    use_local_pooling(local, 16)
     with torch.no_grad():
         assert torch.allclose(local(image), ordinary(image), rtol=0, atol=1e-14)
         local = network(**options)
-        use_local_pooling(local, 24)
+        use_local_pooling(local, 8)
         assert not torch.allclose(local(image), ordinary(image))
 
 
@@ -80,13 +80,13 @@ def test_in_an_image_that_repeats_every_window_has_the_mean_of_all():
 
 def test_windows_are_those_of_the_levels_pixels():
     local = network()
-    use_local_pooling(local, 64)
-    assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [64, 32, 16]
-    assert (local.clff_level1.window, local.clff_level2.window) == (64, 32)
+    use_local_pooling(local, 16)
+    assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [16, 8, 4]
+    assert (local.clff_level1.window, local.clff_level2.window) == (16, 8)
     local = network(unshuffle=2)
-    use_local_pooling(local, 64)
-    assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [32, 16, 8]
-    assert (local.clff_level1.window, local.clff_level2.window) == (32, 16)
+    use_local_pooling(local, 16)
+    assert [getattr(local, f"decoder_level{level}")[0].inter.window for level in (1, 2, 3)] == [8, 4, 2]
+    assert (local.clff_level1.window, local.clff_level2.window) == (8, 4)
 
 
 @pytest.mark.parametrize("window", [0, 4, 30, -8])
