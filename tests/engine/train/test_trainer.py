@@ -230,7 +230,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
     make_vgg19(place)
     sharp, blurred = (place / "datasets/GoPro/train" / kind / "000.png" for kind in ("sharp", "blur"))
     blurred.write_bytes(sharp.read_bytes())  # a pair without blur
-    overrides = ["train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=2"]
+    overrides = ["data.patch_size=16", "train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=2"]
     for job in ("one", "two", "micro"):
         make_config(place, job)
     outs = [
