@@ -10,6 +10,7 @@ import ctypes
 import functools
 import gc
 import importlib
+import inspect
 import json
 import os
 import resource
@@ -156,6 +157,7 @@ def main() -> None:
     for name in PRELOADED:
         with suppress(ImportError):  # the script says so itself, if it needs it
             importlib.import_module(name)
+    inspect.getmodule(inspect.currentframe(), "no file")  # maps the files of all modules, which each fork needs
     gc.freeze()  # or else each fork walks, and so copies, all that was imported when it ends
     request, (out, err, report) = _serve(connection)
     _keep(report, out, err)

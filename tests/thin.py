@@ -1,4 +1,4 @@
-"""A network for what takes seconds per layer: PyTorch's compiler and exporters."""
+"""A network for what takes its time per layer: PyTorch's compiler and exporters, and steps of tiny trainings."""
 
 from models import XYScanNet
 

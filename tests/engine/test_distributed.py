@@ -2,22 +2,24 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
 
 from engine import distributed
 from engine.console import UNREAD
-from tests.workplace import ROOT, program, rank_environments, run, start
+from tests.workplace import program, rank_environments, run, start
 
 LEAVE = """
 import glob
+for name in [name for name in sys.modules if name.startswith("torch.distributed.nn")]:
+    del sys.modules[name]  # as in a new interpreter, where DistributedDataParallel is the first to need it
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from engine import distributed
 
 with distributed.process_group("cpu"):
+    import torch.distributed.nn.functional
     parallel = DistributedDataParallel(torch.nn.Linear(2, 2))
     parallel(torch.ones(1, 2)).sum().backward()
     cycle = [parallel]  # as in a program whose objects know each other
@@ -28,11 +30,10 @@ print(*(open(name).read().strip() for name in glob.glob("/proc/self/task/*/comm"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs /proc, which lists a process's threads")
-def test_no_thread_of_the_group_outlives_it():
+def test_no_thread_of_the_group_outlives_it(tmp_path):
     """One that ends with the interpreter aborts the process now and then, and torchrun calls the run failed."""
     (environment,) = rank_environments(1)
-    command = [sys.executable, "-c", LEAVE]
-    threads = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    threads = run(tmp_path, program(tmp_path, LEAVE), env=environment)
     assert "python" in threads and "gloo" not in threads
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from engine.train.trainer import Trainer
 from engine.train.validation import validate
 from losses import DeblurLoss
 from tests import workplace
+from tests.thin import Thin
 from tests.workplace import make_config, make_pairs, start, weights
 
 STAGE1 = "train_XYScanNet_stage1.py"
@@ -75,7 +77,8 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     make_pairs(folder / "datasets" / "GoPro")
     make_config(folder)
-    train(folder, *VALIDATED_TWICE)
+    with mock.patch("engine.train.run.XYScanNet", Thin):
+        train(folder, *VALIDATED_TWICE)
     return [weights(folder), weights(folder, kind="best")]
 
 
@@ -86,6 +89,7 @@ def same_as(undisturbed, place) -> bool:
     )
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_failed_validation_loses_no_step_and_is_made_up_for(place, undisturbed):
     overrides = (*VALIDATED_TWICE, "train.save_every=2")
     image = place / "datasets/GoPro/test/blur/001.png"
@@ -100,6 +104,7 @@ def test_a_failed_validation_loses_no_step_and_is_made_up_for(place, undisturbed
     assert same_as(undisturbed, place)
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("epochs", [1, 2])  # the first validation, and the last
 def test_a_request_to_stop_ends_a_validation_which_is_made_up_for(place, monkeypatch, undisturbed, epochs):
     calls = []
@@ -228,6 +233,7 @@ def test_too_little_memory_comes_with_advice(place, monkeypatch, error):
         Trainer(TrainingRun(load_config("tiny", 1), "cpu")).fit()
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_run_that_fails_in_its_first_step_can_start_again_from_weights_in_its_own_folder(place, monkeypatch):
     train(place, "train.epochs=1")
     (place / LAST).unlink()

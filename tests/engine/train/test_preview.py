@@ -40,6 +40,7 @@ def test_missing_weights_of_stage_1(place):
     assert problem.startswith("results/tiny/models/final_XYScanNet_stage1.pth") and "run stage 1" in problem
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_run_that_resumes_needs_no_initial_weights(place):
     for stage in (1, 2):
         train(place, "--job_name", "tiny", "train.epochs=1", "data.val=null", stage=stage)
@@ -47,6 +48,7 @@ def test_a_run_that_resumes_needs_no_initial_weights(place):
     assert "start: resumes from results/tiny" in train(place, "--job_name", "tiny", "--dry_run", stage=2)
 
 
+@pytest.mark.usefixtures("thin")
 def test_what_would_stop_the_run_at_its_start(place):
     (small,) = problems(train(place, "--job_name", "tiny", "--dry_run", "data.patch_size=200", code=1))
     assert "200" in small
@@ -67,6 +69,7 @@ def test_a_step_that_does_not_fit(place, monkeypatch):
     assert "train.accumulate" in problem
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_damaged_state_is_reported_and_stays_where_it_is(place):
     train(place, "--job_name", "tiny", "train.epochs=2", "train.save_every=1", "data.val=null")
     last = place / "results/tiny/models/last_XYScanNet_stage1.pth"

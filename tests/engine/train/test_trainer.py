@@ -76,6 +76,7 @@ def test_a_run_learns_scores_and_leaves_everything_behind(place):
     assert equal(average, weights(place))
 
 
+@pytest.mark.usefixtures("thin")
 def test_the_recipes_pixel_term_is_the_one_trained_with(place, monkeypatch):
     monkeypatch.chdir(place)
     overrides = ["loss.pixel=mse", "loss.edge_weight=0", "train.epochs=1"]
@@ -89,6 +90,7 @@ def trainer(*overrides: str) -> Trainer:
     return Trainer(TrainingRun(load_config("tiny", 1, ["data.val=null", "train.epochs=null", *overrides]), "cpu"))
 
 
+@pytest.mark.usefixtures("thin")
 def test_the_logged_learning_rate_is_the_steps_own(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr("engine.train.trainer.LOG_EVERY", 1)
@@ -98,6 +100,7 @@ def test_the_logged_learning_rate_is_the_steps_own(place, monkeypatch):
     assert [point.value for point in logged] == pytest.approx([cosine(k, 4, 1e-3, 0) for k in range(4)])
 
 
+@pytest.mark.usefixtures("thin")
 def test_weights_without_a_state_are_kept(place):
     """Released ones, put there to be restored with, or a run's whose state was deleted."""
     models = place / "results" / "tiny" / "models"
@@ -169,6 +172,7 @@ def bad_loss(monkeypatch, step: int, batch: torch.Tensor) -> None:
     monkeypatch.setattr(DeblurLoss, "forward", infinite)
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_step_that_is_not_finite_is_never_applied_and_neither_are_those_after_it(place, monkeypatch, request, fused):
     if fused:
@@ -230,7 +234,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
     make_vgg19(place)
     sharp, blurred = (place / "datasets/GoPro/train" / kind / "000.png" for kind in ("sharp", "blur"))
     blurred.write_bytes(sharp.read_bytes())  # a pair without blur
-    overrides = ["train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=2"]
+    overrides = ["data.patch_size=16", "train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=2"]
     for job in ("one", "two", "micro"):
         make_config(place, job)
     outs = [
@@ -290,6 +294,7 @@ def raise_as_a_reader(number: int) -> None:
     signal.raise_signal(number)
 
 
+@pytest.mark.usefixtures("thin")
 def test_stage_2_starts_from_stage_1s_final_weights(place):
     make_config(place, stage=2, train={"epochs": None, "iterations": 1}, optim={"lr": 1e-12, "min_lr": 0.0})
     out = train(place, "--job_name", "tiny", stage=2, code=2)
@@ -311,6 +316,7 @@ def test_stage_2_starts_from_stage_1s_final_weights(place):
     assert f"{best}: not the weights that this run started from" in out
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_damaged_newest_state_falls_back_to_the_one_before(place):
     train(place, "--job_name", "tiny", "train.epochs=4")
     models = place / "results" / "tiny" / "models"
@@ -344,6 +350,7 @@ def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(pl
     assert "nobody expected this" in out
 
 
+@pytest.mark.usefixtures("thin")
 def test_muon_trains_and_resumes_bit_for_bit(place):
     overrides = ["optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
     make_config(place, "whole"), make_config(place, "parts")
