@@ -13,9 +13,9 @@ nothing. Two operations run in kernels of their own, which it does not see, and 
 
 from __future__ import annotations
 
-import copy
 import re
 from contextlib import ExitStack, nullcontext
+from itertools import chain
 from math import prod
 from typing import NamedTuple
 from unittest.mock import patch
@@ -82,7 +82,8 @@ def count_network(network: XYScanNet, size: int) -> Counts:
 
 def count(module: nn.Module, *shape: int) -> Macs:
     """Multiply-adds of one call with an input of ``shape``."""
-    scan, module = torch.ops.xyscannet.selective_scan, copy.deepcopy(module).to("meta")
+    scan = torch.ops.xyscannet.selective_scan
+    shapes = {name: tensor.to("meta") for name, tensor in chain(module.named_parameters(), module.named_buffers())}
     with ExitStack() as stack:
         stack.enter_context(patch("models.mamba.causal_conv_silu", _causal_conv_silu))
         # As torch.compile sees it: the scan is one operation, without a kernel that needs numbers.
@@ -91,7 +92,7 @@ def count(module: nn.Module, *shape: int) -> Macs:
         stack.enter_context(torch.no_grad())
         counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping={scan: _scan_flops}))
         stack.enter_context(torch.device("meta"))  # for the constants that a module makes, too
-        module(torch.empty(shape))
+        torch.func.functional_call(module, shapes, torch.empty(shape))
     of, in_scans = {}, {}
     for name, flops in counter.get_flop_counts().items():
         inner = WHOLE if name == "Global" else name.partition(".")[2]
