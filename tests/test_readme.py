@@ -40,7 +40,7 @@ READMES = [
 ]
 LINKED = [*READMES, "CHANGELOG.md", "configs/xyscannet_t/README.md", "datasets/samples/README.md"]
 SMALL = (
-    "model.dim=8 model.num_blocks=[1,1,1] data.patch_size=32 data.batch_size=4 data.workers=0 "
+    "model.dim=8 model.num_blocks=[1,1,1] data.patch_size=16 data.batch_size=4 data.workers=0 "
     "train.validate_every=1 loss.contrast_weight=0 --device cpu"
 ).split()
 SMALL_BENCHMARKS = {
@@ -101,6 +101,9 @@ def copy(tmp_path_factory):
     make_pairs(place / "datasets" / "RWBI", train=0)
     shutil.rmtree(place / "datasets" / "RWBI" / "test" / "sharp")
     (place / "datasets" / "RWBI" / "test" / "blur").rename(place / "datasets" / "RWBI" / "test" / "testA")
+    for folder, size in (("samples", 256), ("samples_blurred", 96)):  # of 256 pixels, as `datasets.synthesize` needs
+        for photo in (place / "datasets" / folder).glob("*.jpg"):
+            cv2.imwrite(str(photo), cv2.imread(str(photo))[:size, :size])
     cv2.imwrite(str(place / "photograph.jpg"), np.full((40, 50, 3), 128, np.uint8))
     for job, kind in (("gopro", "best"), ("realj", "final"), ("realr", "final")):
         folder = place / "results" / f"xyscannetp_{job}" / "models"
@@ -167,8 +170,6 @@ def test_every_command_and_snippet_runs(copy):
 def test_demo_runs_from_photographs_to_picture(copy, monkeypatch, capsys):
     """All of `make demo` but its length: a small pair a photograph, two steps a stage, small photographs restored."""
     monkeypatch.chdir(copy)
-    blurred = copy / demo.BLURRED.name
-    cv2.imwrite(str(blurred), cv2.imread(str(demo.BLURRED))[:96, :128])
 
     def run_fork(command: list[str]) -> subprocess.CompletedProcess:
         return subprocess.CompletedProcess(command, forks.popen(command).wait())
@@ -177,7 +178,6 @@ def test_demo_runs_from_photographs_to_picture(copy, monkeypatch, capsys):
         return synthesize_photos(*arguments, **{**options, "pairs_per_photo": 1, "size": 96})
 
     monkeypatch.setattr(demo, "SIDE", 96)
-    monkeypatch.setattr(demo, "BLURRED", blurred)
     monkeypatch.setattr(demo, "synthesize_photos", fewer)
     monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run_fork))
     demo.main([*(word for word in SMALL if word not in ("--device", "cpu")), "train.iterations=2"])
