@@ -52,7 +52,7 @@ Band = range
 
 @torch.inference_mode()
 def stream(network: XYScanNet, images: torch.Tensor, band: int = BAND) -> torch.Tensor:
-    """Compute ``network(images)``, to rounding, holding about 2.5 full-size maps of ``dim`` channels, and a band's.
+    """Compute ``network(images)``, to rounding, holding about 2.7 full-size maps of ``dim`` channels, and a band's.
 
     Args:
         network: in evaluation mode.
