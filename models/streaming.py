@@ -4,8 +4,8 @@ A band is up to 32 consecutive rows (or columns) of a level's features. The wide
 of the network's memory, exist for one band at a time. Kept for the full image:
 
     the features of each level, updated in place. Convolutions read one row beyond the band on either side, the halo.
-    Intra-VSSM    F of Eq. 5, from a first pass; its halves are scanned in place; a second pass computes Y and the rest
-    Inter-VSSM    the same, but its halves are averaged and multiplied by the gates
+    Intra-VSSM    both branches, from a first pass; they are scanned in place, and a second pass does the rest
+    Inter-VSSM    the same, but they are averaged, and multiplied by the gates
     KLFF          the gates, one for each image, from a first pass that averages the divergences
 
 Modules of other classes, such as SS2D, AFF and a researcher's own, run on full maps.
@@ -29,7 +29,7 @@ from einops import rearrange, reduce
 from torch import nn
 
 from .fusion import KLFF, resize
-from .ops.fused import HiddenWeights, features, feed_forward, gated_projection, runs_in_c
+from .ops.fused import HiddenWeights, branches, feed_forward, gated_projection, runs_in_c
 from .ops.kl_divergence import kl_divergence
 from .ops.s6 import s6
 from .ops.silu_gate import silu_gate
@@ -46,7 +46,7 @@ TOLERANCE = 1e-4  # of the largest residual, by which the two may differ
 # Called with the work of each part of a feature map that is done: its pixels times the square of its channels.
 listeners: list[Callable[[int], None]] = []
 
-# Features x are (B, C, H, W), channels last in memory. A band is a range of rows (dim 2) or of columns (dim 3).
+# Features x are (B, C, H, W), channels last in memory. A band is a range of rows; columns are the rows of x.mT.
 Band = range
 
 
@@ -196,6 +196,7 @@ def _scan(norm: nn.Module, module: nn.Module, x: torch.Tensor, band: int) -> Non
         _scan_rows(module, F_h, band)
         _scan_columns(module, F_v, band)
     else:
+        # PyTorch averages ten times as fast if channels come last in the result.
         gate_h = rearrange(reduce(F_h, "b c h w -> b h c", "mean"), "b h c -> b c h 1")
         gate_v = rearrange(reduce(F_v, "b c h w -> b w c", "mean"), "b w c -> b c 1 w")
         _scan_columns(module, gate_h, band)
@@ -234,7 +235,7 @@ class _AroundScansInC(_AroundScans):
     """The same in C."""
 
     def before(self, x):
-        result = features(x, self._hidden(self.F), self.vssm.conv_input.weight)
+        result = branches(x, self._hidden(self.F), self.vssm.conv_input.weight)
         report(result)
         return result
 
@@ -272,7 +273,8 @@ def _scan_rows(vssm: VSSM, features: torch.Tensor, band: int) -> None:
 
     def in_c(features: torch.Tensor) -> torch.Tensor:
         x = rearrange(features, "b c h w -> b h w c")
-        return rearrange(s6(x, mamba.state_dict(), overwrite_x=True), "b h w c -> b c h w")
+        x.copy_(s6(x, mamba.state_dict(), overwrite_x=True))  # itself, where channels are adjacent
+        return features
 
     def plain(features: torch.Tensor) -> torch.Tensor:
         return rearrange(mamba(rearrange(features, "b c h w -> b h w c")), "b h w c -> b c h w")
@@ -326,7 +328,7 @@ def _fusion(
         for rows in _bands(current.shape[2], band):
             now, *resized = align(rows)
             means = [
-                mean + kl_divergence(now, other).mean(dim=over, keepdim=True) * _share(rows, current)
+                mean + kl_divergence(now, other).mean(dim=over, keepdim=True) * (len(rows) / current.shape[2])
                 for mean, other in zip(means, resized, strict=True)
             ]
         gates = [mean.sigmoid().to(now.dtype) for mean in means]
@@ -407,13 +409,8 @@ def report(done: torch.Tensor) -> None:
         listener(done.numel() * done.shape[1])
 
 
-def _share(rows: Band, x: torch.Tensor) -> float:
-    """The weight of a band's mean in the mean over all rows."""
-    return len(rows) / x.shape[2]
-
-
 def _with_halo(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, band: Band, dim: int = 2, ratio: float = 1
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, band: Band, ratio: float = 1
 ) -> torch.Tensor:
     """function(x) restricted to a band; the function may contain at most one 3x3 convolution.
 
@@ -424,8 +421,8 @@ def _with_halo(
     """
     halo = max(1, int(ratio))
     first = max(int(band.start * ratio) - halo, 0)
-    last = min(int(band.stop * ratio) + halo, x.shape[dim])
-    return function(x.narrow(dim, first, last - first)).narrow(dim, band.start - int(first / ratio), len(band))
+    last = min(int(band.stop * ratio) + halo, x.shape[2])
+    return function(x.narrow(2, first, last - first)).narrow(2, band.start - int(first / ratio), len(band))
 
 
 def _map(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, band: int, ratio: int = 1) -> torch.Tensor:
@@ -433,15 +430,15 @@ def _map(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, band
     return _assemble(lambda rows: _with_halo(function, x, rows, ratio=ratio), x.shape[2] // ratio, band)
 
 
-def _assemble(function: Callable[[Band], torch.Tensor], size: int, band: int, dim: int = 2) -> torch.Tensor:
+def _assemble(function: Callable[[Band], torch.Tensor], size: int, band: int) -> torch.Tensor:
     """Concatenate the function's results for all bands of a side, without a second copy of them."""
     full = None
     for part in _bands(size, band):
         result = function(part)
         if full is None:
-            shape = [*result.shape[:dim], size, *result.shape[dim + 1 :]]
+            shape = [*result.shape[:2], size, result.shape[3]]
             full = torch.empty(shape, dtype=result.dtype, device=result.device, memory_format=torch.channels_last)
-        full.narrow(dim, part.start, len(part)).copy_(result)
+        _rows(full, part).copy_(result)
         report(result)
     return full
 

@@ -171,9 +171,11 @@ class Arena:
             shutil.copytree(compiled, self.work / "cache_home/xyscannet", ignore=kept)
         # Compiles, where that is left to do, and builds the cache, which is not to count in the time.
         process = self.start("train")
-        first = f"epoch 1  step {STEPS // 4}/"  # its state is the previous one of that which the signal has saved
+        first = "epoch 1  step "  # its state is the previous one of that which the signal has saved
         self.wait_for(lambda: first in process.log.read_text() or process.poll() is not None, PATIENCE)
         self.end(process, signal.SIGTERM).check()
+        if not 0 < step_saved(self.work) < STEPS:
+            raise SystemExit(f"the training did not stop half way:\n{self.printed[-1]}")
         self._keep("half")
         shutil.rmtree(self.work / "results")
         self._keep("fresh")

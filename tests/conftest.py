@@ -4,7 +4,7 @@ import os
 from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each of these processes compiles the whole project again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each of them compiles the whole project again
 
 
 def pytest_collection_modifyitems(items):

@@ -157,7 +157,7 @@ def main() -> None:
     for name in PRELOADED:
         with suppress(ImportError):  # the script says so itself, if it needs it
             importlib.import_module(name)
-    inspect.getmodule(inspect.currentframe(), "no file")  # maps the files of all modules, which each fork needs
+    inspect.getmodule(inspect.currentframe(), "no file")  # fills its table of modules, or else each fork does
     gc.freeze()  # or else each fork walks, and so copies, all that was imported when it ends
     request, (out, err, report) = _serve(connection)
     _keep(report, out, err)

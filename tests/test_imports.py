@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workplace import ROOT, run
+from tests.workplace import ROOT, program, run
 
 CORE = ("models", "datasets", "losses", "metrics")
 LEAVES = ("analysis", "benchmarks", "tests")
@@ -44,11 +44,11 @@ def test_scripts_are_over_the_engine_and_short():
 
 def test_importing_needs_no_cuda_package(tmp_path):
     """The heavy optional extra is imported by nobody until it is asked for."""
-    (tmp_path / "program.py").write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import engine.train.trainer, engine.predict.predictor\n"
+    code = (
+        "import engine.train.trainer, engine.predict.predictor\n"
         "print(sorted({'mamba_ssm', 'causal_conv1d'} & set(sys.modules)))"
     )
-    assert run(tmp_path, str(tmp_path / "program.py")).strip() == "[]"
+    assert run(tmp_path, program(tmp_path, code)).strip() == "[]"
 
 
 @pytest.mark.parametrize(

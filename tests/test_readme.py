@@ -116,7 +116,8 @@ def made_small(line: str) -> list[str]:
     """A README command on small data with a small network, and two processes at most."""
     words = shlex.split(line)
     if words[0] == "torchrun":
-        forks = "--run-path --start_method=fork".split()  # ranks that need not import PyTorch again
+        # Ranks that need not import PyTorch again for training; for prediction, new interpreters.
+        forks = "--run-path --start_method=fork".split() if "train_XYScanNet" in line else []
         words = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *forks, *words[2:]]
     if "train_XYScanNet" in line:
         val = ["data.val=datasets/GoPro/test/sharp"] if "data.val" in line else []

@@ -42,4 +42,7 @@ def test_what_is_a_clean_end(ended):
 
 @pytest.mark.slow
 def test_nothing_is_lost_and_nothing_silently_wrong(capsys):
-    assert torture.main(["--attempts", "7"]) == 0, capsys.readouterr().out
+    """Each of these once; `python -m tests.torture` goes on with all kinds."""
+    kinds = ["killed training", "killed rank", "killed predict_GoPro", "full disk: training", "two at once"]
+    kinds += ["damaged last_", "damaged cache pixels"]
+    assert torture.main(["--attempts", "7", "--attack", *kinds]) == 0, capsys.readouterr().out

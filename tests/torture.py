@@ -1,7 +1,7 @@
 """Attacks real trainings, predictions and evaluations at random: nothing may be lost, nothing silently wrong.
 
     python -m tests.torture --minutes 20
-    python -m tests.torture --minutes 0.1 --attack "flipped bit: final_" --seed 17     (one attempt again)
+    python -m tests.torture --attempts 1 --attack "damaged final_" --seed 17     (one attempt again)
 
 Undisturbed commands are run once on tiny images. Then each attempt starts from a copy of their folder, kills a process,
 damages a file or fills the disk, and gives the same command again. Its outcome is one of

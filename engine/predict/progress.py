@@ -1,4 +1,4 @@
-"""A progress bar with the time left that moves within an image: by bands when streaming, by tiles, by layers."""
+"""A progress bar with the time left that moves within an image: by parts when streaming, by tiles, by layers."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def feed_forward_ref(x: torch.Tensor, hidden: HiddenWeights, W_out: torch.Tensor
     return x.add_(F.conv2d(F.silu(a) * b, W_out))
 
 
-def features(x: torch.Tensor, hidden: HiddenWeights, W: torch.Tensor) -> torch.Tensor:
+def branches(x: torch.Tensor, hidden: HiddenWeights, W: torch.Tensor) -> torch.Tensor:
     """W W_d W_in norm(x).
 
     Args:
@@ -66,11 +66,11 @@ def features(x: torch.Tensor, hidden: HiddenWeights, W: torch.Tensor) -> torch.T
     """
     batch, _, height, width = x.shape
     f = x.new_empty(batch, height, width, len(W)).movedim(-1, 1)
-    _run("features", x, hidden, W, f=f)
+    _run("branches", x, hidden, W, f=f)
     return f
 
 
-def features_ref(x: torch.Tensor, hidden: HiddenWeights, W: torch.Tensor) -> torch.Tensor:
+def branches_ref(x: torch.Tensor, hidden: HiddenWeights, W: torch.Tensor) -> torch.Tensor:
     """The same in plain PyTorch."""
     return F.conv2d(_hidden_ref(x, hidden), W)
 
@@ -128,7 +128,7 @@ def _run(
     _require(hidden.norm_weight, hidden.norm_bias, shape=(channels,))
     _require(hidden.W_in, shape=(both, channels, 1, 1))
     _require(hidden.W_d, shape=(both, 1, 3, 3))
-    _require(W_out, shape=(len(W_out) if name == "features" else channels, half, 1, 1))
+    _require(W_out, shape=(len(W_out) if name == "branches" else channels, half, 1, 1))
     if f is not None:
         _require_features(f, (batch, f_channels, height, width))
     if W_f is not None:

@@ -20,7 +20,7 @@ def s6(x: torch.Tensor, weights: dict[str, torch.Tensor], overwrite_x: bool = Fa
     Args:
         x: (B, slices, L, d_model), float32.
         weights: those of `models.mamba.S6` by name (its state dict); a convolution of width 4.
-        overwrite_x: whether the result may take x's memory.
+        overwrite_x: whether the result replaces x, if x's channels are adjacent.
     Returns:
         The same shape, and the order of dimensions in memory.
     Raises:

@@ -52,7 +52,10 @@ def test_time_is_bound_by_bytes_arithmetic_or_instructions():
 
 @pytest.fixture(scope="module")
 def shallow():
-    """Networks of one block a level, since each further one counts the same again, and each counted once."""
+    """Networks of one block a level, since each further one counts the same again, and each counted once.
+
+    From its first use to the end of this file.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("XYScanNet", "Baseline"):
             patch.setattr(traffic, name, partial(getattr(traffic, name), num_blocks=(1, 1, 1)))

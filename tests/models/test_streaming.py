@@ -1,4 +1,4 @@
-"""Streaming: the whole network's result, band by band, without whole maps of anything but the features."""
+"""Streaming: the whole network's result, band by band, without a map larger than the features."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_equals_the_whole_network_in_float32(variant, shape, band):
 def test_an_edited_module_runs_itself(kind, change, monkeypatch):
     """And only that, also if it is edited after the first image: the others run in C on."""
     called = []
-    for function in (streaming.feed_forward, streaming.s6):
+    for function in (streaming.feed_forward, streaming.s6, streaming.branches, streaming.gated_projection):
         name = function.__name__
         monkeypatch.setattr(streaming, name, lambda *a, f=function, name=name, **k: called.append(name) or f(*a, **k))
     network, images = network_of().float(), images_of(1, 3, 48, 40).float()
@@ -87,6 +87,7 @@ def test_an_edited_module_runs_itself(kind, change, monkeypatch):
     assert (stream(network, images, 8) - whole).abs().max() < 1e-4 * (whole - images).abs().max()
     assert ("feed_forward" in called) == (kind in (None, S6))
     assert ("s6" in called) == (kind is not S6)
+    assert {"branches", "gated_projection"} <= set(called)
 
 
 @needs_compiler
@@ -116,7 +117,6 @@ def test_an_edited_network_without_an_effect_yet_is_not_mistaken(monkeypatch):
         with torch.inference_mode():
             features = torch.randn(1, 16, 9, 40)
             whole = mamba(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            features = features.contiguous(memory_format=torch.channels_last)
             streaming._scan_rows(network.decoder_level1[0].intra, features, band=8)
             assert torch.allclose(features, whole, rtol=1e-4)
 

@@ -2,7 +2,7 @@
  * held for only a few rows of pixels at a time.
  *
  *     feed_forward       x += W_out (SiLU(a) b)       (a, b) = W_d W_in norm(x), W_d depth-wise 3x3
- *     features           f = W_out a                  a = W_d W_in norm(x)
+ *     branches           f = W_out a                  a = W_d W_in norm(x)
  *     gated_projection   x += W_out (SiLU(a) W_f f)   the same
  *
  * Features are Views of (image, row, column, channel); matrices are (outputs, inputs), as PyTorch keeps them.
@@ -13,10 +13,10 @@
 #define TILE 32                                     /* pixels whose intermediate features stay in the cache */
 #define MIN_SHARE 4                                 /* rows of a thread, which needs one more on each side */
 
-typedef enum { FEED_FORWARD, FEATURES, GATED_PROJECTION } Kind;
+typedef enum { FEED_FORWARD, BRANCHES, GATED_PROJECTION } Kind;
 
 typedef struct {
-    View x, f;
+    View x, f;                                      /* f: the result of `branches`, an input of `gated_projection` */
     int64_t batch, height, width, channels, f_channels;
     const float *norm_weight, *norm_bias, *W_in, *W_d, *W_f, *W_out;
     int64_t half, outputs;                          /* channels of a, and of W_out's result */
@@ -76,15 +76,15 @@ static void project_row(const Pass *p, Kind kind, const Share *s, const Weights 
     }
 }
 
-/* a of a tile, and its product with b or f, to s->pixels. */
-static void gate(const Pass *p, Kind kind, const Share *s, const Weights *weights, Window *window, const float *f) {
+/* To s->pixels, of a tile: a; or SiLU(a) times b or W_f f. */
+static void hidden_tile(const Pass *p, Kind kind, const Share *s, const Weights *weights, Window *window, const float *f) {
     int64_t half = padded(p->half), pixels = window->to - window->from;
     if (kind == GATED_PROJECTION) matmul(f, p->f.step, weights->f, pixels, p->f_channels, half, s->mixed, half);
     for (int64_t d = 0; d < half; d += LANES) {
         float *a = s->pixels + d, b[TILE * LANES];
         convolve(window, d, LANES, weights->taps, 0, a, half);
         if (kind == FEED_FORWARD) convolve(window, half + d, LANES, weights->taps, 0, b, LANES);
-        for (int64_t i = 0; kind != FEATURES && i < pixels; i++) {
+        for (int64_t i = 0; kind != BRANCHES && i < pixels; i++) {
             vec value = load(a + i * half, LANES);
             vec other = load(kind == FEED_FORWARD ? b + i * LANES : s->mixed + i * half + d, LANES);
             store(a + i * half, value * sigmoid(value) * other, LANES);
@@ -92,7 +92,7 @@ static void gate(const Pass *p, Kind kind, const Share *s, const Weights *weight
     }
 }
 
-/* (a, b) of the row h from its three rows of W_in norm(x), and all that follows. */
+/* What follows W_in norm(x), for the row h: it needs three rows of it. */
 static void finish_row(const Pass *p, Kind kind, const Share *s, const Weights *weights, int64_t image, int64_t h) {
     int64_t half = padded(p->half), outputs = padded(p->outputs);
     Window window = {.channels = hidden_channels(p, kind), .width = p->width};
@@ -101,14 +101,14 @@ static void finish_row(const Pass *p, Kind kind, const Share *s, const Weights *
     for (int64_t w = 0; w < p->width; w += TILE) {
         int64_t pixels = min64(TILE, p->width - w);
         window.from = w, window.to = w + pixels;
-        gate(p, kind, s, weights, &window, at(&p->f, image, h, w));
+        hidden_tile(p, kind, s, weights, &window, at(&p->f, image, h, w));
         matmul(s->pixels, half, weights->out, pixels, p->half, outputs, s->result, outputs);
         for (int64_t i = 0; i < pixels; i++) {
-            float *to = at(kind == FEATURES ? &p->f : &p->x, image, h, w + i);
+            float *to = at(kind == BRANCHES ? &p->f : &p->x, image, h, w + i);
             for (int64_t d = 0; d < p->outputs; d += LANES) {
                 int count = count_of(p->outputs, d);
                 vec value = load(s->result + i * outputs + d, LANES);
-                store(to + d, kind == FEATURES ? value : value + load(to + d, count), count);
+                store(to + d, kind == BRANCHES ? value : value + load(to + d, count), count);
             }
         }
     }
@@ -169,5 +169,5 @@ static int run(const Pass *p, Kind kind) {
 }
 
 int feed_forward(const Pass *p) { return run(p, FEED_FORWARD); }
-int features(const Pass *p) { return run(p, FEATURES); }
+int branches(const Pass *p) { return run(p, BRANCHES); }
 int gated_projection(const Pass *p) { return run(p, GATED_PROJECTION); }

@@ -58,7 +58,7 @@ def runner(model) -> Callable[..., list[torch.Tensor]]:
 
 @pytest.fixture(scope="module")
 def network():
-    """With weights that are exact in fp16, and far from the initial ones, by which its few scans change nothing."""
+    """With weights that are exact in fp16, and far from the initial ones, with which its few scans hardly count."""
     network = Thin(8, (1, 1, 1), unshuffle=2).eval()
     network.load_state_dict(fill(network.state_dict(), 0))
     formats.round_to_half(network)

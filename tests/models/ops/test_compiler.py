@@ -16,11 +16,10 @@ print(compiled("pairs.c").kl_forward)
 """
 
 
-def run(tmp_path, program: str = SCAN, **environment) -> str:
+def run(tmp_path, code: str = SCAN, **environment) -> str:
     """What a program prints, in a process of its own with a cache of its own."""
-    (tmp_path / "program.py").write_text(f"import sys; sys.path.insert(0, {str(workplace.ROOT)!r})\n{program}")
     env = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment}
-    return workplace.run(tmp_path, str(tmp_path / "program.py"), env=env).strip()
+    return workplace.run(tmp_path, workplace.program(tmp_path, code), env=env).strip()
 
 
 def can_compile():

@@ -50,12 +50,12 @@ def test_feed_forward_works_in_place(batch, channels, hidden, height, width):
 
 
 @SHAPES
-def test_features_leave_x_as_it_is(batch, channels, hidden, height, width):
+def test_branches_leave_x_as_it_is(batch, channels, hidden, height, width):
     x, weights, W = features(batch, channels, height, width), hidden_of(channels, hidden), matrix(5, hidden)
     before = x.clone()
-    ours = fused.features(x, weights, W)
+    ours = fused.branches(x, weights, W)
     assert ours.shape == (batch, 5, height, width) and torch.equal(x, before)
-    assert_same(ours, fused.features_ref(x, weights, W))
+    assert_same(ours, fused.branches_ref(x, weights, W))
 
 
 @SHAPES
@@ -125,7 +125,9 @@ def test_refuses_other_dtypes_and_layouts():
 def test_empty_batches():
     x, weights = features(0, 8, 3, 4), hidden_of(8, 12)
     assert fused.feed_forward(x, weights, matrix(8, 6)).shape == (0, 8, 3, 4)
-    assert fused.features(x, weights, matrix(5, 12)).shape == (0, 5, 3, 4)
+    assert fused.branches(x, weights, matrix(5, 12)).shape == (0, 5, 3, 4)
+    assert fused.gated_projection(x, x, weights, matrix(12, 8), matrix(8, 12)).shape == (0, 8, 3, 4)
+    assert s6(torch.randn(0, 2, 3, 8), S6(8).state_dict()).shape == (0, 2, 3, 8)
 
 
 def test_runs_in_float32_alone():

@@ -10,7 +10,7 @@ import torch
 from models.ops.kl_divergence import kl_divergence_ref
 from models.ops.native import compiler
 from models.ops.silu_gate import silu_gate_ref
-from tests.workplace import ROOT, run
+from tests.workplace import ROOT, program, run
 
 KERNELS = sorted(path.name for path in compiler.SOURCES.glob("*.c"))
 STRICT = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi")
@@ -21,8 +21,7 @@ needs_cross = pytest.mark.skipif(not shutil.which(CROSS), reason=f"no {CROSS} (D
 # The kernels' own tests, with libraries compiled for another instruction set. A length of 65 already crosses a chunk.
 CHOSEN = "not torch and not triton and not gradcheck and not 252 and not 320 and not 1280"
 RUN = f"""
-import sys, pytest
-sys.path.insert(0, {str(ROOT)!r})
+import pytest
 from models.ops.native import compiler
 compiler.FLAG_SETS = ((*compiler.BASIC, sys.argv[1], "-fopenmp"),)
 tests = ["tests/models/ops/test_%s.py" % name for name in ("convolution", "fused", "selective_scan")]
@@ -37,8 +36,7 @@ def test_older_x86_agrees_with_the_reference(march, tmp_path):
     flags = subprocess.run(["gcc", f"-march={march}", "-E", "-"], input="", text=True, capture_output=True)
     if flags.returncode or (march == "x86-64-v3" and not torch.backends.cpu.get_cpu_capability().startswith("AVX")):
         pytest.skip(f"this compiler or processor has no {march}")
-    (tmp_path / "program.py").write_text(RUN)
-    assert " passed" in run(ROOT, str(tmp_path / "program.py"), f"-march={march}")
+    assert " passed" in run(ROOT, program(tmp_path, RUN), f"-march={march}")
 
 
 @needs_cross
