@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import XYScanNet, streaming
 from models.blocks import Conv1x1, Depthwise3x3, GatedFFN
@@ -185,6 +186,17 @@ def test_no_map_is_larger_than_the_features():
         stream(network, images, 8)
     assert max(whole.seen.values()) >= 2 * features
     assert max(streamed.seen.values()) == features
+
+
+def test_without_halos_and_fusion_nothing_is_computed_twice():
+    """A band holds the whole image; KLFF's convolutions are computed twice, since its maps are not kept."""
+    torch.manual_seed(0)
+    network, images = XYScanNet(8, (1, 1, 1), fusion="none").double().eval(), images_of(1, 3, 24, 32)
+    with FlopCounterMode(display=False) as whole, torch.inference_mode():
+        network(images)
+    with FlopCounterMode(display=False) as streamed:
+        stream(network, images, 32)
+    assert streamed.get_total_flops() == whole.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("band", [0, -4, 6])
