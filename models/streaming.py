@@ -215,7 +215,7 @@ class _AroundScans:
         self.F, self.Y = slice(dim), slice(dim, None)  # in the channels of W_d W_p norm(x)
 
     def before(self, x: torch.Tensor) -> torch.Tensor:
-        """conv_input(F)."""
+        """Both branches, conv_input(F)."""
         return _map(lambda x: self.vssm.conv_input(self._part(x, self.F)), x, self.band)
 
     def after(self, x: torch.Tensor, scanned: torch.Tensor) -> None:

@@ -189,7 +189,7 @@ def test_no_map_is_larger_than_the_features():
 
 
 def test_without_halos_and_fusion_nothing_is_computed_twice():
-    """A band holds the whole image; KLFF's convolutions are computed twice, since its maps are not kept."""
+    """Here a band holds the full image. KLFF computes its convolutions twice, since their results are not kept."""
     torch.manual_seed(0)
     network, images = XYScanNet(8, (1, 1, 1), fusion="none").double().eval(), images_of(1, 3, 24, 32)
     with FlopCounterMode(display=False) as whole, torch.inference_mode():
