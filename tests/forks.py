@@ -1,12 +1,11 @@
 """Starts scripts from a process that has imported PyTorch: real processes and signals, without seconds of imports.
 
 A `Script` is a fork of a server: this file, run once for each process that starts scripts. From the fork on all is as
-in ``python SCRIPT``, to the end of the interpreter; what PyTorch's libraries destroy after that is left out, since it
-takes half a second of copying the server's memory. Linux only.
+in ``python SCRIPT``, to its exit handlers; modules are not destroyed after that, since it takes half a second of copying
+the server's memory. Linux only.
 """
 
 import atexit
-import ctypes
 import functools
 import gc
 import importlib
@@ -20,6 +19,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -115,41 +116,53 @@ def _server() -> socket.socket:
 
 
 def _serve(connection: socket.socket) -> tuple[dict, list[int]]:
-    """Forks for each request; returns it, with its files, in the process that is to run it."""
+    """Forks for each request, and tells how the forks end; returns in a fork, with its request and output files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of keepers, for whose end nobody waits
+    running: dict[int, tuple[int, int]] = {}  # by descriptors of processes
     while True:
+        ready = select.select([connection, *running], [], [])[0]
+        for process in set(ready) - {connection}:
+            pid, report = running.pop(process)
+            with suppress(BrokenPipeError):  # nobody reads it any more
+                os.write(report, f"{os.waitpid(pid, 0)[1]}\n".encode())
+            os.close(process), os.close(report)
+        if connection not in ready:
+            continue
         message, files, *_ = socket.recv_fds(connection, 1 << 18, 3)
         if not message:
             os._exit(0)
-        if os.fork() == 0:
+        *output, report = files
+        if (pid := os.fork()) == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             connection.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            return json.loads(message), files
-        for file in files:
+            for file in (report, *running, *(other for _, other in running.values())):
+                os.close(file)
+            return json.loads(message), output
+        for file in output:
             os.close(file)
-
-
-def _keep(report: int, *others: int) -> None:
-    """Forks the script's process; stays behind, without its other files, to tell its process ID and how it ended."""
-    if script := os.fork():
-        for file in others:
-            os.close(file)
-        with suppress(OSError):  # nobody reads it any more
-            os.write(report, f"{script}\n".encode())
-            os.write(report, f"{os.waitpid(script, 0)[1]}\n".encode())
-        os._exit(0)
-    os.close(report)
+        os.write(report, f"{pid}\n".encode())
+        running[os.pidfd_open(pid)] = pid, report
 
 
 def run(argv: list[str]) -> None:
-    """Run a script or module as the main program of this process."""
-    if argv[0] == "-m":
-        sys.argv, sys.path[0] = argv[1:], os.getcwd()
-        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv, sys.path[0] = argv, str(Path(argv[0]).resolve().parent)
-        runpy.run_path(argv[0], run_name="__main__")
+    """Run a script or module as the main program of this process, and end the process as multiprocessing does."""
+    code = None
+    try:
+        if argv[0] == "-m":
+            sys.argv, sys.path[0] = argv[1:], os.getcwd()
+            runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[0] = argv, str(Path(argv[0]).resolve().parent)
+            runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    gc.collect()
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(1 if isinstance(code, str) else code or 0)
 
 
 def main() -> None:
@@ -158,16 +171,13 @@ def main() -> None:
         with suppress(ImportError):  # the script says so itself, if it needs it
             importlib.import_module(name)
     inspect.getmodule(inspect.currentframe(), "no file")  # fills its table of modules, or else each fork does
+    weakref.finalize._registry.clear()  # or else each fork takes PyTorch's operators out of its tables when it ends
     gc.freeze()  # or else each fork walks, and so copies, all that was imported when it ends
-    request, (out, err, report) = _serve(connection)
-    _keep(report, out, err)
-    libc = ctypes.CDLL(None)
-    libc.on_exit(libc._exit, None)  # called with the status, before the libraries' destructors
+    request, (out, err) = _serve(connection)
     if request["start_new_session"]:
         os.setsid()
     os.dup2(out, 1), os.dup2(err, 2)
     os.close(out), os.close(err)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
