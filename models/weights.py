@@ -3,11 +3,13 @@
 import logging
 import math
 import re
+import threading
 import zipfile
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .xyscannet import XYScanNet
 
@@ -213,17 +215,43 @@ def build(kind: type[Network], options: dict, state: dict[str, torch.Tensor], pa
     Raises:
         WeightsError: options that make no network, or the first key that does not fit.
     """
+    network = _no_larger(kind, options, sum(value.numel() for value in state.values()))
     try:
-        # On the meta device first: one small tensor in the file can claim any width.
-        with torch.device("meta"):
-            _compare(state, kind(**options), path)
+        if network is None:
+            with torch.device("meta"):
+                _compare(state, kind(**options), path)
+            network = kind(**options)
+        else:
+            _compare(state, network, path)
     except WeightsError:
         raise
     except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(path, f"of a network that cannot be built here: {error}") from error
-    network = kind(**options)
     network.load_state_dict(state)
     return network.eval()
+
+
+def _no_larger(kind: type[Network], options: dict, most: int) -> Network | None:
+    """``kind(**options)``; None where it fails or has more than ``most`` parameters, without initialising more.
+
+    One small tensor in a file can claim any width.
+    """
+    found, thread = 0, threading.get_ident()
+
+    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+        nonlocal found
+        if threading.get_ident() == thread:
+            found += parameter.numel()
+            if found > most:
+                raise ValueError("more parameters than in the file")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        return kind(**options)
+    except (TypeError, KeyError, ValueError, RuntimeError):  # the last: no memory for it
+        return None
+    finally:
+        hook.remove()
 
 
 def _architecture(state: dict[str, torch.Tensor], path: str | Path) -> dict:
