@@ -1,8 +1,8 @@
 """Starts scripts from a process that has imported PyTorch: real processes and signals, without seconds of imports.
 
 A `Script` is a fork of a server: this file, run once for each process that starts scripts. From the fork on all is as
-in ``python SCRIPT``, to its exit handlers; modules are not destroyed after that, since it takes half a second of copying
-the server's memory. Linux only.
+in ``python SCRIPT``, to its exit handlers; modules are not destroyed after that, which takes half a second of copying the
+server's memory. Linux only.
 """
 
 import atexit
