@@ -65,6 +65,7 @@ def _keep(path: Path) -> None:
     except OSError:  # a file system without links: for a moment there is only the previous state
         os.replace(path, kept)
     os.replace(kept, previous(path))
+    kept.unlink(missing_ok=True)  # replacing does nothing where a crash has left both as names of one file
 
 
 def _write(content: object, temporary: Path, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training states on disk: never half-written, the last two kept, every random generator restored."""
 
+import itertools
 import random
 import signal
 
@@ -21,23 +22,28 @@ def test_the_last_two_states_are_kept(tmp_path):
     assert sorted(file.name for file in path.parent.iterdir()) == ["last.pth", "previous_last.pth"]
 
 
-@pytest.mark.parametrize("failing", ["save", "link", "replace"])
-def test_a_crash_at_any_point_leaves_a_state_to_go_on_from(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize("failing, call", [("save", 1), ("link", 1), ("replace", 1), ("replace", 2)])
+def test_a_crash_at_any_point_leaves_a_state_to_go_on_from(tmp_path, monkeypatch, failing, call):
     path = tmp_path / "last.pth"
     save_state({"step": 0}, path), save_state({"step": 1}, path)
+    module = torch if failing == "save" else checkpoint.os
+    original, calls = getattr(module, failing), itertools.count(1)
 
     def crash(*arguments, **options):
+        if next(calls) < call:
+            return original(*arguments, **options)
         if failing == "save":
             arguments[1].write(b"half a fi")
         raise SystemExit("killed")
 
-    monkeypatch.setattr(torch if failing == "save" else checkpoint.os, failing, crash)
+    monkeypatch.setattr(module, failing, crash)
     with pytest.raises(SystemExit):
         save_state({"step": 2}, path)
     monkeypatch.undo()
     assert load_state(path)["step"] == 1
     save_state({"step": 3}, path)
     assert load_state(path)["step"] == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pth", "previous_last.pth"]
 
 
 def test_no_links_on_this_file_system(tmp_path, monkeypatch):
