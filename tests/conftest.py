@@ -3,8 +3,16 @@
 import os
 from collections import Counter
 
+from tests import forks
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each of them compiles the whole project again
+
+
+def pytest_configure(config):
+    """Of several processes of pytest-xdist, this one starts the server of scripts for the others."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        forks.share_server()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,7 +1,7 @@
 """Starts scripts from a process that has imported PyTorch: real processes and signals, without seconds of imports.
 
-A `Script` is a fork of a server: this file, run once for each process that starts scripts. From the fork on all is as
-in ``python SCRIPT``, to its exit handlers; modules are not destroyed after that, which takes half a second of copying the
+A `Script` is a fork of a server: this file, run once for all processes of a test run. From the fork on all is as in
+``python SCRIPT``, to its exit handlers; modules are not destroyed after that, which takes half a second of copying the
 server's memory. Linux only.
 """
 
@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+ADDRESS = "TESTS_FORK_SERVER"  # the environment variable with the server's
 # The slow imports of the scripts, and none of this project's, of which a copy's scripts have their own.
 PRELOADED = "torch._dynamo torch.utils.tensorboard torchvision cv2 einops PIL.Image scipy.stats tqdm yaml".split()
 
@@ -105,43 +106,62 @@ def popen(command: list[str], stdin: None = None) -> Script:
         return Script(command[1:], Path.cwd(), output)
 
 
+def share_server() -> None:
+    """Start the server for this process and those that it starts."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind("")  # a free name of Linux's own
+    listener.listen()
+    os.environ[ADDRESS] = listener.getsockname().decode().replace("\0", "@")
+    ours, theirs = socket.socketpair()
+    with theirs, listener:
+        files = [theirs.fileno(), listener.fileno()]
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ  # scripts are as many as cores
+        subprocess.Popen([sys.executable, __file__, *map(str, files)], pass_fds=files, env=environment)
+    atexit.register(ours.close)  # its end comes with that of this socket
+
+
 @functools.cache
 def _server() -> socket.socket:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        # Its end comes with that of this socket.
-        subprocess.Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()])
-    atexit.register(ours.close)
-    return ours
+    if ADDRESS not in os.environ:
+        share_server()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(os.environ[ADDRESS].replace("@", "\0"))
+    return connection
 
 
-def _serve(connection: socket.socket) -> tuple[dict, list[int]]:
+def _serve(owner: socket.socket, listener: socket.socket) -> tuple[dict, list[int]]:
     """Forks for each request, and tells how the forks end; returns in a fork, with its request and output files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    clients: set[socket.socket] = set()
     running: dict[int, tuple[int, int]] = {}  # by descriptors of processes
     while True:
-        ready = select.select([connection, *running], [], [])[0]
-        for process in set(ready) - {connection}:
+        ready = set(select.select([owner, listener, *clients, *running], [], [])[0])
+        if owner in ready:
+            os._exit(0)
+        if listener in ready:
+            clients.add(listener.accept()[0])
+        for process in ready & running.keys():
             pid, report = running.pop(process)
             with suppress(BrokenPipeError):  # nobody reads it any more
                 os.write(report, f"{os.waitpid(pid, 0)[1]}\n".encode())
             os.close(process), os.close(report)
-        if connection not in ready:
-            continue
-        message, files, *_ = socket.recv_fds(connection, 1 << 18, 3)
-        if not message:
-            os._exit(0)
-        *output, report = files
-        if (pid := os.fork()) == 0:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            connection.close()
-            for file in (report, *running, *(other for _, other in running.values())):
+        for client in ready & clients:
+            message, files, *_ = socket.recv_fds(client, 1 << 18, 3)
+            if not message:
+                clients.remove(client), client.close()
+                continue
+            *output, report = files
+            if (pid := os.fork()) == 0:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                for connection in (owner, listener, *clients):
+                    connection.close()
+                for file in (report, *running, *(other for _, other in running.values())):
+                    os.close(file)
+                return json.loads(message), output
+            for file in output:
                 os.close(file)
-            return json.loads(message), output
-        for file in output:
-            os.close(file)
-        os.write(report, f"{pid}\n".encode())
-        running[os.pidfd_open(pid)] = pid, report
+            os.write(report, f"{pid}\n".encode())
+            running[os.pidfd_open(pid)] = pid, report
 
 
 def run(argv: list[str]) -> None:
@@ -166,14 +186,14 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    owner, listener = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
     for name in PRELOADED:
         with suppress(ImportError):  # the script says so itself, if it needs it
             importlib.import_module(name)
     inspect.getmodule(inspect.currentframe(), "no file")  # fills its table of modules, or else each fork does
     weakref.finalize._registry.clear()  # or else each fork takes PyTorch's operators out of its tables when it ends
     gc.freeze()  # or else each fork walks, and so copies, all that was imported when it ends
-    request, (out, err) = _serve(connection)
+    request, (out, err) = _serve(owner, listener)
     if request["start_new_session"]:
         os.setsid()
     os.dup2(out, 1), os.dup2(err, 2)
