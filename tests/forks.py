@@ -36,7 +36,8 @@ class Script:
     Args:
         argv: ``[path, …]`` or ``["-m", module, …]``.
         cwd: The folder that it runs in.
-        output: A file for what it prints, or `subprocess.PIPE` to read its standard error from `stderr`; or nowhere.
+        output: A file for what it prints; None for this process's; `subprocess.PIPE` to read its standard error from
+            `stderr`; by default nowhere.
         env: Its environment; by default this process's.
         nice: How much lower its priority is.
         file_limit: Bytes beyond which none of its files can grow.
@@ -47,7 +48,7 @@ class Script:
         self,
         argv: list[str],
         cwd: Path,
-        output: IO | int = subprocess.DEVNULL,
+        output: IO | int | None = subprocess.DEVNULL,
         env: dict[str, str] | None = None,
         nice: int = 0,
         file_limit: int | None = None,
@@ -55,7 +56,7 @@ class Script:
     ):
         self.args, self.returncode, self.stderr = argv, None, None
         with open(os.devnull, "w") as nowhere:
-            out, err = (nowhere.fileno(),) * 2 if isinstance(output, int) else (output.fileno(),) * 2
+            out, err = (1, 2) if output is None else ((nowhere if isinstance(output, int) else output).fileno(),) * 2
             if output == subprocess.PIPE:
                 reader, err = os.pipe()
                 self.stderr = os.fdopen(reader)
@@ -101,9 +102,18 @@ class Script:
 
 
 def popen(command: list[str], stdin: None = None) -> Script:
-    """In place of `subprocess.Popen([sys.executable, SCRIPT, …])`, with this process's output."""
-    with os.fdopen(os.dup(1)) as output:
-        return Script(command[1:], Path.cwd(), output)
+    """In place of `subprocess.Popen([sys.executable, SCRIPT, …])`."""
+    return Script(command[1:], Path.cwd(), output=None)
+
+
+def python(folder: Path) -> str:
+    """The path of an interpreter in ``folder`` for shell scripts: what it runs is a fork as well."""
+    _server()
+    path, here = folder / "forking_python", str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {here!r}); import forks; sys.exit(forks.popen(sys.argv).wait())"
+    path.write_text(f"#!{sys.executable} -SE\n{code}\n")
+    path.chmod(0o755)
+    return str(path)
 
 
 def share_server() -> None:
@@ -201,6 +211,7 @@ def main() -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    sys.path[1:1] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
     os.nice(request["nice"])
     if request["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from datasets.images import read_rgb, write_png
 from datasets.layouts import find_pairs
 from datasets.synthesize import synthesize_photos
 from datasets.tiles import cut_tiles
+from tests import forks
 
 SCRIPT = "configs/xyscannet_t/scenes.sh"
 APT_GET = """#!/bin/sh
@@ -127,7 +127,7 @@ def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
     photos = tmp_path / "photos.txt"  # beside the script
     photos.write_text("stand-in images/land/hill.jpg\nstand-in images/land/sea.jpg\n")
     environment = os.environ | {
-        "PYTHON": sys.executable,
+        "PYTHON": forks.python(tmp_path),
         "PYTHONPATH": str(repository),
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "PHOTOS": str(photos),

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from datasets.layouts import find_pairs
+from tests import forks
 from tests.datasets.test_scenes import small
 
 SCRIPT = "configs/xyscannet_t/data.sh"
@@ -42,7 +42,7 @@ def scenes(folder: Path, name: str, split: str) -> set[str]:
 
 @pytest.mark.slow
 def test_makes_the_folders_that_the_recipe_reads(tmp_path, repository):
-    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(repository)}
+    environment = os.environ | {"PYTHON": forks.python(tmp_path), "PYTHONPATH": str(repository)}
     script = Path(shutil.copy(repository / SCRIPT, tmp_path))
     script.write_text(small(script.read_text()))
     command = [str(script), *sources(tmp_path / "sources")]
