@@ -7,6 +7,7 @@ anything else in its own. Stops at the first command that ends with another stat
 import importlib.util
 import json
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -46,6 +47,8 @@ def run_main(path: str, spec: ModuleSpec | None = None) -> None:
 def main() -> int:
     todo = json.loads(Path(sys.argv[1]).read_text())
     sys.path.insert(0, os.getcwd())
+    # Benchmarks fork this process instead of a server that would import PyTorch again.
+    multiprocessing.context._concrete_contexts["forkserver"] = multiprocessing.get_context("fork")
     for argv, expected in todo:
         started = time.perf_counter()
         print(f"$ {' '.join(argv)}", flush=True)
