@@ -93,7 +93,7 @@ def distinct(lines: list[str]) -> list[str]:
 def copy(tmp_path_factory):
     """The repository, with small data sets and small "released" weights where the README puts them."""
     place = tmp_path_factory.mktemp("copy") / "repository"
-    left_out = ".git .venv results restored vgg19*.pth __pycache__ GoPro HIDE RealBlur* RWBI .cache .mypy_cache"
+    left_out = ".git .venv results restored vgg19*.pth *.pyc.* GoPro HIDE RealBlur* RWBI .cache .mypy_cache"
     shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(*left_out.split()))
     for name in ("GoPro", "RealBlur_J", "RealBlur_R"):
         make_pairs(place / "datasets" / name)
