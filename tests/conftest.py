@@ -1,6 +1,7 @@
 """Small tensors gain nothing from threads, and two processes' threads stand in each other's way."""
 
 import os
+import sys
 from collections import Counter
 
 from tests import forks
@@ -11,7 +12,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each of them compiles
 
 def pytest_configure(config):
     """Of several processes of pytest-xdist, this one starts the server of scripts for the others."""
-    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+    alone = not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput")
+    if not alone and sys.platform == "linux":
         forks.share_server()
 
 
