@@ -122,7 +122,8 @@ def test_why_matlab_says_0_9845_of_peppers():
     soft = soften(sharp)
     volume, per_channel = ssim_matlab_rgb(soft, sharp), ssim_per_channel(soft, sharp)
     assert volume == pytest.approx(0.9845, abs=1e-3) and per_channel == pytest.approx(0.917, abs=3e-3)
-    assert volume == pytest.approx(brute_force_volume(soft, sharp), abs=1e-11)
+    part = soft[:40, :50], sharp[:40, :50]
+    assert ssim_matlab_rgb(*part) == pytest.approx(brute_force_volume(*part), abs=1e-11)
     # A volume's window takes in the differences between the colours of a pixel. They are large, blur leaves them as
     # they are, and beside them the lost texture weighs little. Without colours there is nothing to take in.
     grey = peppers_twin(texture=2.5, saturation=0)
