@@ -4,9 +4,12 @@ import contextlib
 import functools
 import importlib
 import io
+import multiprocessing
+import pickle
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -27,6 +30,27 @@ def known_rates(monkeypatch):
     """Large copies and products take seconds; test_measure.py measures them."""
     monkeypatch.setattr(measure, "copy_rate", usual_rate)
     monkeypatch.setattr(measure, "matmul_rate", usual_rate)
+
+
+@pytest.fixture(autouse=True)
+def forks(monkeypatch):
+    """A measurement's process is a fork of this one: it has nothing of this one but its imports, as from a server."""
+    if torch.get_num_threads() > 1:  # a fork lacks this process's threads, and would wait for them
+        return
+    fork = multiprocessing.get_context("fork")
+
+    def process(target, args, daemon):
+        sender, *others = args
+        return fork.Process(target=answer, args=(sender, pickle.dumps((target, others))), daemon=daemon)
+
+    monkeypatch.setattr(measure, "_context", lambda: SimpleNamespace(Pipe=fork.Pipe, Process=process))
+
+
+def answer(sender, pickled: bytes) -> None:
+    for name in [name for name in sys.modules if name.startswith("benchmarks.")]:
+        del sys.modules[name]  # imported anew, without what this process has changed in it
+    target, others = pickle.loads(pickled)
+    target(sender, *others)
 
 
 def run(name: str, *arguments: str, code: int = 0) -> str:
