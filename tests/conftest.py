@@ -1,5 +1,6 @@
 """Small tensors gain nothing from threads, and two processes' threads stand in each other's way."""
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -7,6 +8,7 @@ from collections import Counter
 from tests import forks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
+gc.set_threshold(20_000, 20, 50)  # or else a tenth of the time is garbage collection
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each of them compiles the whole project again
 
 
