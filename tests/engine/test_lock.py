@@ -13,7 +13,7 @@ from engine import lock
 from engine.lock import BusyError, run_lock
 from tests.workplace import make_config, make_pairs, run, start, train
 
-STAGE1 = "train_XYScanNet_stage1.py"
+SCRIPT = "tests/thin_training.py"
 
 
 def hold(folder: Path, held: Event) -> None:
@@ -59,7 +59,7 @@ def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, pro
     if processes == 1:
         out = train(tmp_path, "--job_name", "tiny", code=2)
     else:
-        out = run(tmp_path, STAGE1, "--job_name", "tiny", "--device", "cpu", processes=processes, code=2)
+        out = run(tmp_path, SCRIPT, "--job_name", "tiny", "--device", "cpu", processes=processes, code=2)
     assert out.count(f"process {holder.pid} on ") == 1 and "engine/lock.py" not in out
     assert not (tmp_path / "results" / "tiny" / "models").exists()
 
@@ -67,5 +67,5 @@ def test_a_training_of_the_same_job_is_refused_in_one_line(holder, tmp_path, pro
 def test_two_trainings_started_at_once_are_one(tmp_path):
     make_pairs(tmp_path / "datasets" / "GoPro")
     make_config(tmp_path)
-    both = [start(tmp_path, STAGE1, "--job_name", "tiny", "--device", "cpu", "train.epochs=10") for _ in range(2)]
+    both = [start(tmp_path, SCRIPT, "--job_name", "tiny", "--device", "cpu", "train.epochs=10") for _ in range(2)]
     assert sorted(process.wait(120) for process in both) == [0, 2]

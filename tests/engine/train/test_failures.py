@@ -27,7 +27,7 @@ from tests import workplace
 from tests.thin import Thin
 from tests.workplace import make_config, make_pairs, start, weights
 
-STAGE1 = "train_XYScanNet_stage1.py"
+SCRIPT = "tests/thin_training.py"
 LAST = Path("results/tiny/models/last_XYScanNet_stage1.pth")
 VALIDATED_TWICE = ("train.epochs=2", "train.validate_every=1")
 ENDLESS = ("train.epochs=50000", "train.save_every=50000", "train.validate_every=50000")
@@ -62,7 +62,7 @@ def damage(image: Path) -> bytes:
 def under_way(place, *overrides: str, torchrun: int = 0):
     """A training that has made some steps."""
     words = ("--job_name", "tiny", "--device", "cpu", *ENDLESS, *overrides)
-    process = start(place, STAGE1, *words, torchrun=torchrun, output=subprocess.PIPE)
+    process = start(place, SCRIPT, *words, torchrun=torchrun, output=subprocess.PIPE)
     try:
         next(line for line in process.stderr if line.startswith("epoch 2/"))
         yield process
@@ -135,12 +135,13 @@ def test_ranks_save_and_end_when_their_launcher_does(place, number):
     assert (place / "results/tiny/.stopped_stage1").exists()
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_state_before_kept(place):
     train(place, "data.val=null", "train.epochs=2")
     before = {path: path.read_bytes() for path in (place / "results/tiny/models").iterdir()}
     limit = len(before[place / LAST]) // 2
-    longer = (STAGE1, "--job_name", "tiny", "--device", "cpu", "data.val=null", "train.epochs=4")
+    longer = (SCRIPT, "--job_name", "tiny", "--device", "cpu", "data.val=null", "train.epochs=4")
     out = workplace.run(place, *longer, code=2, file_limit=limit)
     assert re.search(r"[\d.]+ MB are needed and [\d.,]+ MB are free", one_line(out))
     assert before == {path: path.read_bytes() for path in (place / "results/tiny/models").iterdir()}
@@ -245,6 +246,7 @@ def test_a_run_that_fails_in_its_first_step_can_start_again_from_weights_in_its_
     assert "kept as" not in train(place, best, "train.epochs=1")
 
 
+@pytest.mark.usefixtures("thin")
 def test_too_little_memory_for_validation_has_advice_of_its_own(place, monkeypatch):
     def fail(*_, **__):
         raise MemoryError

@@ -17,7 +17,6 @@ def place(tmp_path, monkeypatch):
     make_pairs(tmp_path / "datasets" / "GoPro")
     make_config(tmp_path)
     make_config(tmp_path, stage=2)
-    make_vgg19(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -27,6 +26,7 @@ def problems(printed: str) -> list[str]:
 
 
 def test_a_run_that_can_start_has_no_problems(place):
+    make_vgg19(place)
     printed = train(place, "--job_name", "tiny", "--dry_run", "loss.contrast_weight=0.1", "data.cache=memmap")
     assert not problems(printed) and "also training images" not in printed
     for line in ("start: random weights", "cache: 0.00 GB", "step: ", "memory: ", "disk: "):
@@ -35,6 +35,7 @@ def test_a_run_that_can_start_has_no_problems(place):
     assert not (place / "results").exists() and not (place / "datasets" / ".cache").exists()
 
 
+@pytest.mark.usefixtures("thin")
 def test_missing_weights_of_stage_1(place):
     (problem,) = problems(train(place, "--job_name", "tiny", "--dry_run", stage=2, code=1))
     assert problem.startswith("results/tiny/models/final_XYScanNet_stage1.pth") and "run stage 1" in problem
@@ -57,12 +58,14 @@ def test_what_would_stop_the_run_at_its_start(place):
     assert "optim.name adam, this run has muon" in forbidden
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_cache_or_states_that_do_not_fit(place, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     cache, states = problems(train(place, "--job_name", "tiny", "--dry_run", "data.cache=memmap", code=1))
     assert "data.cache_dir" in cache and "too little disk space" in states
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_step_that_does_not_fit(place, monkeypatch):
     monkeypatch.setattr(preview, "free_memory", lambda device: 2**20)
     (problem,) = problems(train(place, "--job_name", "tiny", "--dry_run", code=1))
@@ -80,6 +83,7 @@ def test_a_damaged_state_is_reported_and_stays_where_it_is(place):
     assert sorted(path.name for path in last.parent.iterdir()) == before and last.read_bytes() == b"cut short"
 
 
+@pytest.mark.usefixtures("thin")
 def test_missing_vgg19_is_said_and_left_out(place, monkeypatch):
     monkeypatch.setattr(preview, "find_vgg19", lambda: None)
     printed = train(place, "--job_name", "tiny", "--dry_run", "loss.contrast_weight=0.1")
@@ -111,6 +115,7 @@ def test_start_weights_lie_where_the_released_code_looks(place):
     assert start() == named
 
 
+@pytest.mark.usefixtures("thin")
 def test_validation_images_that_are_trained_on_are_told(place):
     out = train(place, "--job_name", "tiny", "--dry_run", "data.val=datasets/GoPro/train", code=0)
     assert "data.val: 5 of 5 validation images are also training images" in out

@@ -28,7 +28,7 @@ from models import XYScanNet
 from tests import workplace
 from tests.workplace import make_config, make_pairs, make_vgg19, run, start, train, weights
 
-STAGE1 = "train_XYScanNet_stage1.py"
+STAGE1, THIN = "train_XYScanNet_stage1.py", "tests/thin_training.py"
 
 
 @pytest.fixture
@@ -195,6 +195,7 @@ def test_a_step_that_is_not_finite_is_never_applied_and_neither_are_those_after_
     assert kept["iteration"] == 2 and kept["names"] == names
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_path_factory):
     overrides = [
@@ -213,8 +214,8 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
     (place / "results").rename(tmp_path_factory.mktemp("undisturbed") / "results")
     last = place / "results" / "tiny" / "models" / "last_XYScanNet_stage1.pth"
     kills = 0
-    for delay in (0.0, 0.25, 0.12, 0.02):  # after a new state has been seen: during steps, saves, scoring
-        process = start(place, STAGE1, *overrides)
+    for delay in (0.0, 0.1, 0.05, 0.02):  # after a new state has been seen: during steps, saves, scoring
+        process = start(place, THIN, *overrides)
         before = last.stat().st_mtime_ns if last.exists() else 0
         while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
             time.sleep(0.005)
@@ -228,6 +229,7 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
     assert equal(weights(place), undisturbed) and equal(weights(place, kind="best"), best)
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.slow
 def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_validation(place):
     """In float64, with the contrast term, whose mask differs from share to share."""
@@ -239,7 +241,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
         make_config(place, job)
     outs = [
         train(place, "--job_name", "one", *overrides),
-        run(place, STAGE1, "--job_name", "two", "--device", "cpu", *overrides, processes=2),
+        run(place, THIN, "--job_name", "two", "--device", "cpu", *overrides, processes=2),
     ]
     train(place, "--job_name", "micro", *overrides, "train.accumulate=4", "data.val=null")
     lines = [[line for line in out.splitlines() if "validation PSNR" in line] for out in outs]
@@ -252,6 +254,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
         assert f"was made with {change.split('=')[0]} " in out
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_request_to_stop_saves_and_ends_cleanly_and_the_run_goes_on(place, number):
     """Sent to the whole group of processes, as a terminal and Slurm do: the data workers must outlive it too."""
@@ -263,7 +266,7 @@ def test_a_request_to_stop_saves_and_ends_cleanly_and_the_run_goes_on(place, num
         "train.validate_every=5000",
         "data.workers=2",
     ]
-    process = start(place, STAGE1, *arguments, output=subprocess.PIPE, start_new_session=True)
+    process = start(place, THIN, *arguments, output=subprocess.PIPE, start_new_session=True)
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break
