@@ -27,9 +27,9 @@ MODELS = Path("results/tiny/models")
 WEIGHTS = ("--weights", str(MODELS / "final_XYScanNet_stage1.pth"), "--device", "cpu")
 TRAIN = ("train_XYScanNet_stage1.py", "--job_name", "tiny", "--device", "cpu")
 SCORES = ("name", "psnr", "ssim_matlab_rgb", "ssim_per_channel", "blurred_psnr")
-STEPS = 8
+STEPS = 6
 RECIPE = {
-    "data": {"batch_size": 2, "workers": 1, "cache": "memmap", "cache_dir": "cache"},
+    "data": {"patch_size": 16, "batch_size": 2, "workers": 1, "cache": "memmap", "cache_dir": "cache"},
     "train": {"epochs": None, "iterations": STEPS, "validate_every": 2, "save_every": 1, "ema_decay": 0.9},
 }
 
@@ -163,7 +163,7 @@ class Arena:
 
     def prepare(self) -> None:
         """Runs every command undisturbed; keeps the folder half way, before training, and when all is done."""
-        make_pairs(self.work / "datasets/GoPro", train=6, test=4)
+        make_pairs(self.work / "datasets/GoPro", train=4, test=4)
         make_config(self.work, **RECIPE)
         compiled = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xyscannet"
         if compiled.is_dir():  # the kernels in C

@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import json
+import pickle
 import re
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -10,8 +13,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analysis.complexity import COLUMNS, cell, main
-from analysis.macs import WHOLE, _causal_conv_silu, count, count_network, paper_fusion_macs, scan_macs
+from analysis.macs import WHOLE, Counts, _causal_conv_silu, count, count_network, paper_fusion_macs, scan_macs
 from analysis.variants import TABLES
+from benchmarks import measure
 from benchmarks.baseline import Baseline
 from benchmarks.roofline import count as count_plainly
 from metrics.paper import paper_table
@@ -35,6 +39,22 @@ VARIANTS = {
     "aff": {"fusion": "aff"},
     "no_fusion": {"fusion": "none"},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def counted_once():
+    """A network that several tests count is counted once."""
+    known: dict[str, Counts] = {}
+
+    def remembered(network: XYScanNet, size: int) -> Counts:
+        key = json.dumps([network.description, size])
+        if key not in known:
+            known[key] = count_network(network, size)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.macs.count_network", remembered)
+        yield remembered
 
 
 class WithNorm(nn.Module):
@@ -148,9 +168,9 @@ def test_a_causal_convolution_counts_its_own_multiplications():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_modules_sum_up_to_the_whole(variant):
+def test_modules_sum_up_to_the_whole(variant, counted_once):
     network = XYScanNet(8, (1, 1, 1), **VARIANTS[variant])
-    counted = count_network(network, 32)
+    counted = counted_once(network, 32)
     assert sum(counted.macs.of.get(module, 0) for module in counted.parameters) == counted.macs.of[WHOLE]
     assert sum(counted.parameters.values()) == sum(parameter.numel() for parameter in network.parameters())
     assert 0 < counted.macs.in_scans[WHOLE] < counted.state_space < counted.macs.of[WHOLE]
@@ -307,7 +327,15 @@ def test_a_job_s_own_size_is_counted_unless_another_is_given(capsys, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_command_measures(capsys):
+def test_the_command_measures(capsys, monkeypatch):
+    isolated = measure.isolated
+
+    def from_here(*work, **options):
+        """Pickles its work like the server that it usually forks, which would import PyTorch again."""
+        return isolated(*pickle.loads(pickle.dumps(work)), **options)
+
+    monkeypatch.setattr(measure, "_context", lambda: get_context("fork"))
+    monkeypatch.setattr(measure, "isolated", from_here)
     sizes = "--dim 16 --num_blocks 1 1 1 --size 64 --batch 2 --train_size 16 --test_size 16 24 --repeats 1"
     output = run(f"--table 6 --variants bidirectional --measure {sizes}", capsys)
     assert cells(output, "bidirectional (paper)") == ["–", "19.51", "5.18"]

@@ -181,6 +181,7 @@ def test_weights_without_a_recipe_follow_that_of_the_job_they_are_named_after(fo
     monkeypatch.chdir(folder)
     (folder / "configs" / "my" / "job").mkdir(parents=True)
     (folder / "configs" / "my" / "job" / "config_stage1.yaml").write_text("model: {scan: bidirectional}")
+    monkeypatch.setattr(features, "save", lambda figure, path: None)
     assert main(arguments(folder, "--weights", "my/job=plain_stage1.pth")) == 0
     assert "my/job: dim 8, blocks 1-1-1, bidirectional" in capsys.readouterr().out
 

@@ -374,7 +374,7 @@ def test_ctrl_c_ends_it_with_one_line_and_nothing_half_written(tmp_path):
     save_weights(tmp_path / "tiny.pth")
     for number in range(40):
         path = photo(tmp_path / "photos" / f"{number:02}.png", number)
-        Image.open(path).resize((400, 300)).save(path)
+        Image.open(path).resize((200, 150)).save(path)
     process = start(
         tmp_path, "predict.py", "photos", "--weights", "tiny.pth", "--device", "cpu", output=subprocess.PIPE
     )
@@ -386,4 +386,4 @@ def test_ctrl_c_ends_it_with_one_line_and_nothing_half_written(tmp_path):
     lines = [line for line in errors.splitlines() if not line.startswith("selective scan on ")]
     assert process.wait(60) == 130 and len(lines) == 1, errors
     results = list((tmp_path / "restored").iterdir())
-    assert 0 < len(results) < 40 and all(cv2.imread(str(path)).shape == (300, 400, 3) for path in results)
+    assert 0 < len(results) < 40 and all(cv2.imread(str(path)).shape == (150, 200, 3) for path in results)

@@ -369,7 +369,7 @@ def test_a_result_that_is_not_finite_is_not_written(place, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
-    make_pairs(place / "datasets" / "GoPro", train=0, test=12, size=(160, 240))
+    make_pairs(place / "datasets" / "GoPro", train=0, test=12, size=(112, 160))
     process = start(place, SCRIPT, *JOB, output=subprocess.PIPE)
     until, images = time.monotonic() + 120, place / "results" / "tiny" / "images"
     while time.monotonic() < until and not (images / "001.png").exists():
@@ -378,7 +378,7 @@ def test_ctrl_c_ends_the_script_and_the_same_command_goes_on(place):
     errors = process.stderr.read()
     assert process.wait(60) == 130 and "Traceback" not in errors, errors
     made = {path.name: path.stat().st_mtime_ns for path in images.iterdir()}
-    assert 0 < len(made) < 12 and all(read_rgb(images / name).shape == (160, 240, 3) for name in made)
+    assert 0 < len(made) < 12 and all(read_rgb(images / name).shape == (112, 160, 3) for name in made)
     predict(argv=list(JOB))
     assert len(table(place)) == 12
     assert sum((images / name).stat().st_mtime_ns == when for name, when in made.items()) >= len(made) - 1
