@@ -94,9 +94,7 @@ EDITS = {
 def copy(tmp_path):
     """The repository, with a data set of a few small images and a small recipe."""
     for name in PACKAGES:
-        shutil.copytree(
-            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc.*", "samples*", ".cache")
-        )
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc.*", "samples*", ".cache"))
     for script in ROOT.glob("*.py"):
         shutil.copy(script, tmp_path)
     make_pairs(tmp_path / "datasets" / "GoPro")
