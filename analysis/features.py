@@ -147,10 +147,8 @@ def find_module(network: NamedNetwork, level: int, block: int, module: str) -> n
 
     blocks = getattr(network.network, f"decoder_level{level}")
     if not 1 <= block <= len(blocks):
-        raise InputError(
-            f"--block {block}: decoder level {level} of {network.label} has "
-            f"{f'blocks 1 to {len(blocks)}' if len(blocks) > 1 else 'block 1 alone'}"
-        )
+        count = f"{len(blocks)} block{'s' if len(blocks) != 1 else ''}"
+        raise InputError(f"--block {block}: decoder level {level} of {network.label} has {count}")
     found = getattr(blocks[block - 1], module)
     if not isinstance(getattr(found, "mamba", None), S6):
         raise InputError(

@@ -37,7 +37,7 @@ class ModelConfig:
         except ValueError as error:
             raise ImpossibleValue("vssm", str(error)) from None
         require(self.dim >= 2 and self.dim % 2 == 0, "dim", "must be even, at least 2")
-        require(min(self.num_blocks) >= 1, "num_blocks", "must be at least 1 at each level")
+        require(min(self.num_blocks) >= 0 < max(self.num_blocks), "num_blocks", "must be 0 or more, not all 0")
         require(self.unshuffle in (1, 2), "unshuffle", "must be 1 or 2")
 
 

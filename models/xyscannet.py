@@ -22,7 +22,7 @@ class XYScanNet(nn.Module):
 
     Args:
         dim: channels at level 1; 2 dim and 4 dim at the two levels below. A multiple of 2.
-        num_blocks: blocks at levels 1, 2, 3, in both encoder and decoder.
+        num_blocks: blocks at levels 1, 2, 3, in both encoder and decoder; 0 for none.
         kl_gate: over what KLFF averages the divergence: elementwise | image | batch, see ``fusion.KLFF``.
         scan_backend: see ``selective_scan``.
         checkpoint_activations: keep only each block's input for the backward pass and recompute the rest: less memory,
@@ -124,8 +124,8 @@ def decoder(width: int, depth: int, modules: list, options: Options, checkpoint_
 
 
 def _check(dim: int, num_blocks: Sequence[int], fusion: str, unshuffle: int) -> None:
-    if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 1:
-        raise ValueError(f"dim must be even and num_blocks three positive numbers, got dim={dim}, {num_blocks=}")
+    if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 0 or not any(num_blocks):
+        raise ValueError(f"dim must be even and num_blocks three numbers, not all 0, got dim={dim}, {num_blocks=}")
     if unshuffle not in (1, 2):
         raise ValueError(f"unshuffle must be 1 or 2, got {unshuffle}")
     if fusion not in FUSIONS:

@@ -98,7 +98,7 @@ def copy(tmp_path):
     for script in ROOT.glob("*.py"):
         shutil.copy(script, tmp_path)
     make_pairs(tmp_path / "datasets" / "GoPro")
-    make_config(tmp_path, train={"epochs": None, "iterations": 2, "validate_every": 1})
+    make_config(tmp_path, model={"num_blocks": [1, 1, 1]}, train={"epochs": None, "iterations": 2, "validate_every": 1})
     return tmp_path
 
 

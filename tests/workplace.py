@@ -22,7 +22,7 @@ from tests.forks import Script
 
 ROOT = Path(__file__).parents[1]
 TINY = {
-    "model": {"dim": 8, "num_blocks": [1, 1, 1]},
+    "model": {"dim": 8, "num_blocks": [0, 0, 1]},
     "data": {"train": "datasets/GoPro", "val": "datasets/GoPro", "patch_size": 32, "batch_size": 4, "workers": 0},
     "loss": {"contrast_weight": 0},
     "optim": {"lr": 1e-3},

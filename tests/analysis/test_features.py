@@ -210,14 +210,14 @@ def test_the_patch_begins_at_the_corner_asked_for(folder, monkeypatch, capsys):
 
 
 def no_block(folder):
-    return ["--block", "2"], ["--block 2: decoder level 1 of two has block 1 alone"]
+    return ["--block", "2"], ["--block 2: decoder level 1 of two has 1 block"]
 
 
 def block_zero(folder):
     torch.save(tiny(blocks=(1, 2, 1)).state_dict(), folder / "deep.pth")
     return (
         ["--weights", f"deep={folder / 'deep.pth'}", "--level", "2", "--block", "0"],
-        ["--block 0: decoder level 2 of deep has blocks 1 to 2"],
+        ["--block 0: decoder level 2 of deep has 2 blocks"],
     )
 
 

@@ -13,7 +13,7 @@ from engine import lock
 from engine.lock import BusyError, run_lock
 from tests.workplace import make_config, make_pairs, run, start, train
 
-SCRIPT = "tests/thin_training.py"
+SCRIPT = "train_XYScanNet_stage1.py"
 
 
 def hold(folder: Path, held: Event) -> None:

@@ -49,12 +49,14 @@ def test_equals_the_whole_network(kl_gate, unshuffle, shape, band):
     assert (streamed - whole).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("variant", [{}, {"unshuffle": 2}, {"scan": "bidirectional"}, {"slices": "inter"}])
+@pytest.mark.parametrize(
+    "variant", [{}, {"unshuffle": 2}, {"scan": "bidirectional"}, {"slices": "inter"}, {"num_blocks": (0, 0, 1)}]
+)
 @pytest.mark.parametrize("shape, band", [((2, 3, 30, 53), 8), ((1, 3, 65, 31), 32)])
 def test_equals_the_whole_network_in_float32(variant, shape, band):
     """Parts of it run in C."""
     torch.manual_seed(0)
-    network, images = XYScanNet(12, num_blocks=(1, 2, 1), **variant).eval(), images_of(*shape).float()
+    network, images = XYScanNet(12, **{"num_blocks": (1, 2, 1), **variant}).eval(), images_of(*shape).float()
     with torch.no_grad():
         for weight in network.parameters():
             weight.mul_(1.5 if weight.dim() > 1 else 1)

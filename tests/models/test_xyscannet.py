@@ -12,7 +12,6 @@ from engine.predict.formats import faster_tracing
 from models import XYScanNet, xyscannet, xyscannet_s, xyscannet_t, xyscannetp
 from models.ops.selective_scan import cpu
 from tests.parity import fill, image
-from tests.thin import Thin
 
 PARITY = np.load(Path(__file__).parents[1] / "fixtures" / "parity" / "model_parity.npz")
 CASES = json.loads(str(PARITY["meta"]))
@@ -195,7 +194,7 @@ def test_checkpointed_activations_give_the_same_numbers_and_keep_less():
 @pytest.mark.slow
 def test_compiles_to_one_graph():
     """Nothing in the network breaks torch.compile's graph; the scan is one opaque operation in it."""
-    network, x = Thin(8, (1, 1, 1)), torch.rand(1, 3, 16, 12) - 0.5
+    network, x = XYScanNet(8, (0, 0, 1)), torch.rand(1, 3, 16, 12) - 0.5
     with torch.inference_mode(), faster_tracing:
         expected = network(x)
         torch.testing.assert_close(torch.compile(network, backend="eager", fullgraph=True)(x), expected)
@@ -207,7 +206,9 @@ def test_images_of_another_shape_are_refused(small, bad):
         small(torch.zeros(bad, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("options", [{"dim": 7}, {"num_blocks": (1, 1)}, {"num_blocks": (0, 1, 1)}])
+@pytest.mark.parametrize(
+    "options", [{"dim": 7}, {"num_blocks": (1, 1)}, {"num_blocks": (-1, 1, 1)}, {"num_blocks": (0, 0, 0)}]
+)
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(ValueError, match="dim must be even"):
         XYScanNet(**options)

@@ -19,7 +19,6 @@ from models.registry import Options
 from models.ss2d import SS2D
 from models.weights import described_state, read_weights
 from tests.parity import fill
-from tests.thin import Thin
 from tests.workplace import ROOT
 
 needs_onnx = pytest.mark.skipif(
@@ -59,7 +58,7 @@ def runner(model) -> Callable[..., list[torch.Tensor]]:
 @pytest.fixture(scope="module")
 def network():
     """With weights that are exact in fp16, and far from the initial ones, with which its few scans hardly count."""
-    network = Thin(8, (1, 1, 1), unshuffle=2).eval()
+    network = XYScanNet(8, (0, 0, 1), unshuffle=2).eval()
     network.load_state_dict(fill(network.state_dict(), 0))
     formats.round_to_half(network)
     return network

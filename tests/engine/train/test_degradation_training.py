@@ -45,7 +45,6 @@ def test_two_steps_of_each_and_its_test_set_predicted(place, text, monkeypatch, 
     assert float(re.search(r"restored +(\d+\.\d+)", done)[1]) == pytest.approx(validated, abs=0.01)
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_resumed_run_ends_bit_for_bit_the_same_with_other_readers(place):
     make_config(place, data={**DATA, "degradation": "noise:15-50"}, train={"epochs": 3})
     arguments = ["--job_name", "tiny"]

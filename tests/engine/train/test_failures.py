@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -24,10 +23,9 @@ from engine.train.trainer import Trainer
 from engine.train.validation import validate
 from losses import DeblurLoss
 from tests import workplace
-from tests.thin import Thin
 from tests.workplace import make_config, make_pairs, start, weights
 
-SCRIPT = "tests/thin_training.py"
+SCRIPT = "train_XYScanNet_stage1.py"
 LAST = Path("results/tiny/models/last_XYScanNet_stage1.pth")
 VALIDATED_TWICE = ("train.epochs=2", "train.validate_every=1")
 ENDLESS = ("train.epochs=50000", "train.save_every=50000", "train.validate_every=50000")
@@ -77,8 +75,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     make_pairs(folder / "datasets" / "GoPro")
     make_config(folder)
-    with mock.patch("engine.train.run.XYScanNet", Thin):
-        train(folder, *VALIDATED_TWICE)
+    train(folder, *VALIDATED_TWICE)
     return [weights(folder), weights(folder, kind="best")]
 
 
@@ -89,7 +86,6 @@ def same_as(undisturbed, place) -> bool:
     )
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_failed_validation_loses_no_step_and_is_made_up_for(place, undisturbed):
     overrides = (*VALIDATED_TWICE, "train.save_every=2")
     image = place / "datasets/GoPro/test/blur/001.png"
@@ -104,7 +100,6 @@ def test_a_failed_validation_loses_no_step_and_is_made_up_for(place, undisturbed
     assert same_as(undisturbed, place)
 
 
-@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("epochs", [1, 2])  # the first validation, and the last
 def test_a_request_to_stop_ends_a_validation_which_is_made_up_for(place, monkeypatch, undisturbed, epochs):
     calls = []
@@ -135,7 +130,6 @@ def test_ranks_save_and_end_when_their_launcher_does(place, number):
     assert (place / "results/tiny/.stopped_stage1").exists()
 
 
-@pytest.mark.usefixtures("thin")
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_state_before_kept(place):
     train(place, "data.val=null", "train.epochs=2")
@@ -234,7 +228,6 @@ def test_too_little_memory_comes_with_advice(place, monkeypatch, error):
         Trainer(TrainingRun(load_config("tiny", 1), "cpu")).fit()
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_run_that_fails_in_its_first_step_can_start_again_from_weights_in_its_own_folder(place, monkeypatch):
     train(place, "train.epochs=1")
     (place / LAST).unlink()
@@ -246,7 +239,6 @@ def test_a_run_that_fails_in_its_first_step_can_start_again_from_weights_in_its_
     assert "kept as" not in train(place, best, "train.epochs=1")
 
 
-@pytest.mark.usefixtures("thin")
 def test_too_little_memory_for_validation_has_advice_of_its_own(place, monkeypatch):
     def fail(*_, **__):
         raise MemoryError

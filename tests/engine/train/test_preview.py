@@ -35,13 +35,11 @@ def test_a_run_that_can_start_has_no_problems(place):
     assert not (place / "results").exists() and not (place / "datasets" / ".cache").exists()
 
 
-@pytest.mark.usefixtures("thin")
 def test_missing_weights_of_stage_1(place):
     (problem,) = problems(train(place, "--job_name", "tiny", "--dry_run", stage=2, code=1))
     assert problem.startswith("results/tiny/models/final_XYScanNet_stage1.pth") and "run stage 1" in problem
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_run_that_resumes_needs_no_initial_weights(place):
     for stage in (1, 2):
         train(place, "--job_name", "tiny", "train.epochs=1", "data.val=null", stage=stage)
@@ -49,7 +47,6 @@ def test_a_run_that_resumes_needs_no_initial_weights(place):
     assert "start: resumes from results/tiny" in train(place, "--job_name", "tiny", "--dry_run", stage=2)
 
 
-@pytest.mark.usefixtures("thin")
 def test_what_would_stop_the_run_at_its_start(place):
     (small,) = problems(train(place, "--job_name", "tiny", "--dry_run", "data.patch_size=200", code=1))
     assert "200" in small
@@ -58,21 +55,18 @@ def test_what_would_stop_the_run_at_its_start(place):
     assert "optim.name adam, this run has muon" in forbidden
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_cache_or_states_that_do_not_fit(place, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     cache, states = problems(train(place, "--job_name", "tiny", "--dry_run", "data.cache=memmap", code=1))
     assert "data.cache_dir" in cache and "too little disk space" in states
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_step_that_does_not_fit(place, monkeypatch):
     monkeypatch.setattr(preview, "free_memory", lambda device: 2**20)
     (problem,) = problems(train(place, "--job_name", "tiny", "--dry_run", code=1))
     assert "train.accumulate" in problem
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_damaged_state_is_reported_and_stays_where_it_is(place):
     train(place, "--job_name", "tiny", "train.epochs=2", "train.save_every=1", "data.val=null")
     last = place / "results/tiny/models/last_XYScanNet_stage1.pth"
@@ -83,7 +77,6 @@ def test_a_damaged_state_is_reported_and_stays_where_it_is(place):
     assert sorted(path.name for path in last.parent.iterdir()) == before and last.read_bytes() == b"cut short"
 
 
-@pytest.mark.usefixtures("thin")
 def test_missing_vgg19_is_said_and_left_out(place, monkeypatch):
     monkeypatch.setattr(preview, "find_vgg19", lambda: None)
     printed = train(place, "--job_name", "tiny", "--dry_run", "loss.contrast_weight=0.1")
@@ -115,7 +108,6 @@ def test_start_weights_lie_where_the_released_code_looks(place):
     assert start() == named
 
 
-@pytest.mark.usefixtures("thin")
 def test_validation_images_that_are_trained_on_are_told(place):
     out = train(place, "--job_name", "tiny", "--dry_run", "data.val=datasets/GoPro/train", code=0)
     assert "data.val: 5 of 5 validation images are also training images" in out

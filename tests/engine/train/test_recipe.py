@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-from unittest import mock
 
 import pytest
 import yaml
@@ -12,7 +11,6 @@ from engine.train.checkpoint import CheckpointError
 from engine.train.recipe import MAY_CHANGE, differences, recipe_in, recipe_of
 from engine.train.run import TrainingRun
 from engine.train.trainer import Trainer
-from tests.thin import Thin
 from tests.workplace import make_config, make_pairs, train
 
 LAST, RECORD = "results/tiny/models/last_XYScanNet_stage1.pth", "results/tiny/config_stage1.yaml"
@@ -20,13 +18,12 @@ LAST, RECORD = "results/tiny/models/last_XYScanNet_stage1.pth", "results/tiny/co
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a short run of a thin network, as all here are, at step 3 of 3."""
+    """A folder with a short run, at step 3 of 3."""
     place = tmp_path_factory.mktemp("trained")
     make_pairs(place / "datasets" / "GoPro")
     make_config(place)
-    with mock.patch("engine.train.run.XYScanNet", Thin):
-        train(place, "--job_name", "tiny", "train.validate_every=9")
-        yield place
+    train(place, "--job_name", "tiny", "train.validate_every=9")
+    return place
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch):
         make_config(
             tmp_path,
             job,
-            model={"dim": 2, "fusion": "none", "slices": "intra"},
+            model={"dim": 2, "num_blocks": [1, 1, 1], "fusion": "none", "slices": "intra"},
             data={"val": None},
             optim={"cosine_length": 4},
             train={"epochs": None, "iterations": 4},

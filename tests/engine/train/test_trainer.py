@@ -28,7 +28,7 @@ from models import XYScanNet
 from tests import workplace
 from tests.workplace import make_config, make_pairs, make_vgg19, run, start, train, weights
 
-STAGE1, THIN = "train_XYScanNet_stage1.py", "tests/thin_training.py"
+STAGE1 = "train_XYScanNet_stage1.py"
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def test_a_run_learns_scores_and_leaves_everything_behind(place):
         STAGE1,
         "--job_name",
         "tiny",
+        "model.num_blocks=[1,1,1]",
         "train.epochs=6",
         "train.validate_every=3",
         "train.snapshot_every=4",
@@ -76,7 +77,6 @@ def test_a_run_learns_scores_and_leaves_everything_behind(place):
     assert equal(average, weights(place))
 
 
-@pytest.mark.usefixtures("thin")
 def test_the_recipes_pixel_term_is_the_one_trained_with(place, monkeypatch):
     monkeypatch.chdir(place)
     overrides = ["loss.pixel=mse", "loss.edge_weight=0", "train.epochs=1"]
@@ -90,7 +90,6 @@ def trainer(*overrides: str) -> Trainer:
     return Trainer(TrainingRun(load_config("tiny", 1, ["data.val=null", "train.epochs=null", *overrides]), "cpu"))
 
 
-@pytest.mark.usefixtures("thin")
 def test_the_logged_learning_rate_is_the_steps_own(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr("engine.train.trainer.LOG_EVERY", 1)
@@ -100,7 +99,6 @@ def test_the_logged_learning_rate_is_the_steps_own(place, monkeypatch):
     assert [point.value for point in logged] == pytest.approx([cosine(k, 4, 1e-3, 0) for k in range(4)])
 
 
-@pytest.mark.usefixtures("thin")
 def test_weights_without_a_state_are_kept(place):
     """Released ones, put there to be restored with, or a run's whose state was deleted."""
     models = place / "results" / "tiny" / "models"
@@ -172,7 +170,6 @@ def bad_loss(monkeypatch, step: int, batch: torch.Tensor) -> None:
     monkeypatch.setattr(DeblurLoss, "forward", infinite)
 
 
-@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_step_that_is_not_finite_is_never_applied_and_neither_are_those_after_it(place, monkeypatch, request, fused):
     if fused:
@@ -195,7 +192,6 @@ def test_a_step_that_is_not_finite_is_never_applied_and_neither_are_those_after_
     assert kept["iteration"] == 2 and kept["names"] == names
 
 
-@pytest.mark.usefixtures("thin")
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_path_factory):
     overrides = [
@@ -215,7 +211,7 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
     last = place / "results" / "tiny" / "models" / "last_XYScanNet_stage1.pth"
     kills = 0
     for delay in (0.0, 0.1, 0.05, 0.02):  # after a new state has been seen: during steps, saves, scoring
-        process = start(place, THIN, *overrides)
+        process = start(place, STAGE1, *overrides)
         before = last.stat().st_mtime_ns if last.exists() else 0
         while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
             time.sleep(0.005)
@@ -229,7 +225,6 @@ def test_killed_at_any_moment_and_resumed_ends_bit_for_bit_the_same(place, tmp_p
     assert equal(weights(place), undisturbed) and equal(weights(place, kind="best"), best)
 
 
-@pytest.mark.usefixtures("thin")
 @pytest.mark.slow
 def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_validation(place):
     """In float64, with the contrast term, whose mask differs from share to share."""
@@ -241,7 +236,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
         make_config(place, job)
     outs = [
         train(place, "--job_name", "one", *overrides),
-        run(place, THIN, "--job_name", "two", "--device", "cpu", *overrides, processes=2),
+        run(place, STAGE1, "--job_name", "two", "--device", "cpu", *overrides, processes=2),
     ]
     train(place, "--job_name", "micro", *overrides, "train.accumulate=4", "data.val=null")
     lines = [[line for line in out.splitlines() if "validation PSNR" in line] for out in outs]
@@ -254,7 +249,6 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
         assert f"was made with {change.split('=')[0]} " in out
 
 
-@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_request_to_stop_saves_and_ends_cleanly_and_the_run_goes_on(place, number):
     """Sent to the whole group of processes, as a terminal and Slurm do: the data workers must outlive it too."""
@@ -266,7 +260,7 @@ def test_a_request_to_stop_saves_and_ends_cleanly_and_the_run_goes_on(place, num
         "train.validate_every=5000",
         "data.workers=2",
     ]
-    process = start(place, THIN, *arguments, output=subprocess.PIPE, start_new_session=True)
+    process = start(place, STAGE1, *arguments, output=subprocess.PIPE, start_new_session=True)
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break
@@ -297,7 +291,6 @@ def raise_as_a_reader(number: int) -> None:
     signal.raise_signal(number)
 
 
-@pytest.mark.usefixtures("thin")
 def test_stage_2_starts_from_stage_1s_final_weights(place):
     make_config(place, stage=2, train={"epochs": None, "iterations": 1}, optim={"lr": 1e-12, "min_lr": 0.0})
     out = train(place, "--job_name", "tiny", stage=2, code=2)
@@ -319,7 +312,6 @@ def test_stage_2_starts_from_stage_1s_final_weights(place):
     assert f"{best}: not the weights that this run started from" in out
 
 
-@pytest.mark.usefixtures("thin")
 def test_a_damaged_newest_state_falls_back_to_the_one_before(place):
     train(place, "--job_name", "tiny", "train.epochs=4")
     models = place / "results" / "tiny" / "models"
@@ -330,12 +322,12 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(place):
 
 
 def test_a_number_that_is_none_stops_the_run_and_names_the_module(place):
-    state = XYScanNet(8, (1, 1, 1)).state_dict()
-    state["decoder_level2.0.intra.mamba.in_proj.weight"][:] = 3e38  # finite, but its products are not
+    state = XYScanNet(8, (0, 0, 1)).state_dict()
+    state["decoder_level3.0.intra.mamba.in_proj.weight"][:] = 3e38  # finite, but its products are not
     torch.save(state, place / "bad.pth")
     make_config(place, "bad", stage=1)
     out = train(place, "--job_name", "bad", "train.start_from=bad.pth", code=2)
-    assert "not finite" in out and "the output of decoder_level2.0.intra" in out
+    assert "not finite" in out and "the output of decoder_level3.0.intra" in out
     kept = torch.load(place / "results" / "bad" / "nonfinite_stage1_rank0.pt", weights_only=True)
     assert kept["blurred"].shape == (4, 3, 32, 32) and len(kept["names"]) == 4 and kept["iteration"] == 0
 
@@ -353,7 +345,6 @@ def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(pl
     assert "nobody expected this" in out
 
 
-@pytest.mark.usefixtures("thin")
 def test_muon_trains_and_resumes_bit_for_bit(place):
     overrides = ["optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
     make_config(place, "whole"), make_config(place, "parts")
