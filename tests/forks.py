@@ -152,8 +152,7 @@ def _serve(owner: socket.socket, listener: socket.socket) -> tuple[dict, list[in
             clients.add(listener.accept()[0])
         for process in ready & running.keys():
             pid, report = running.pop(process)
-            with suppress(BrokenPipeError):  # nobody reads it any more
-                os.write(report, f"{os.waitpid(pid, 0)[1]}\n".encode())
+            _tell(report, os.waitpid(pid, 0)[1])
             os.close(process), os.close(report)
         for client in ready & clients:
             message, files, *_ = socket.recv_fds(client, 1 << 18, 3)
@@ -170,8 +169,13 @@ def _serve(owner: socket.socket, listener: socket.socket) -> tuple[dict, list[in
                 return json.loads(message), output
             for file in output:
                 os.close(file)
-            os.write(report, f"{pid}\n".encode())
+            _tell(report, pid)
             running[os.pidfd_open(pid)] = pid, report
+
+
+def _tell(report: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # nobody reads it any more
+        os.write(report, f"{number}\n".encode())
 
 
 def run(argv: list[str]) -> None:
