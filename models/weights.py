@@ -236,22 +236,27 @@ def _no_larger(kind: type[Network], options: dict, most: int) -> Network | None:
 
     One small tensor in a file can claim any width.
     """
-    found, thread = 0, threading.get_ident()
-
-    def count(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
-        nonlocal found
-        if threading.get_ident() == thread:
-            found += parameter.numel()
-            if found > most:
-                raise ValueError("more parameters than in the file")
-
-    hook = register_module_parameter_registration_hook(count)
+    _budget.left = most
     try:
         return kind(**options)
     except (TypeError, KeyError, ValueError, RuntimeError):  # the last: no memory for it
         return None
     finally:
-        hook.remove()
+        vars(_budget).pop("left", None)  # a network may have loaded another one meanwhile
+
+
+_budget = threading.local()  # parameters that this thread may still add to modules; without a limit by default
+
+
+def _spend(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> None:
+    if hasattr(_budget, "left"):
+        _budget.left -= parameter.numel()
+        if _budget.left < 0:
+            raise ValueError("more parameters than in the file")
+
+
+# Once for all: adding or removing a hook would disturb modules under construction in other threads.
+register_module_parameter_registration_hook(_spend)
 
 
 def _architecture(state: dict[str, torch.Tensor], path: str | Path) -> dict:
@@ -260,11 +265,11 @@ def _architecture(state: dict[str, torch.Tensor], path: str | Path) -> dict:
     depths = [
         len({name.split(".")[1] for name in state if name.startswith(f"decoder_level{level}.")}) for level in (1, 2, 3)
     ]
-    if embedding is None or not all(depths):
+    if embedding is None or not any(depths):
         raise WeightsError(
             path,
             f"not XYScanNet weights; its first key is {next(iter(state))}, "
-            "and patch_embed.proj.weight or a decoder level is missing",
+            "and patch_embed.proj.weight or every decoder level is missing",
         )
     if embedding.dim() != 4 or len(embedding) < 2 or len(embedding) % 2:
         raise WeightsError(
@@ -272,7 +277,7 @@ def _architecture(state: dict[str, torch.Tensor], path: str | Path) -> dict:
             f"not XYScanNet weights; patch_embed.proj.weight is {tuple(embedding.shape)}; "
             "expected (dim, 3 or 12, 3, 3) with an even dim",
         )
-    vssm = "ss2d" if "decoder_level1.0.intra.in_proj.weight" in state else "xyscan"
+    vssm = "ss2d" if any(name.endswith(".0.intra.in_proj.weight") for name in state) else "xyscan"
     fusion = "klff" if "clff_level1.conv.weight" in state else "aff" if "clff_level1.conv1.weight" in state else "none"
     return {
         "dim": len(embedding),

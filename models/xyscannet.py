@@ -125,7 +125,7 @@ def decoder(width: int, depth: int, modules: list, options: Options, checkpoint_
 
 def _check(dim: int, num_blocks: Sequence[int], fusion: str, unshuffle: int) -> None:
     if dim < 2 or dim % 2 or len(num_blocks) != 3 or min(num_blocks) < 0 or not any(num_blocks):
-        raise ValueError(f"dim must be even and num_blocks three numbers, not all 0, got dim={dim}, {num_blocks=}")
+        raise ValueError(f"dim must be even, num_blocks three numbers from 0, not all 0; got {dim=}, {num_blocks=}")
     if unshuffle not in (1, 2):
         raise ValueError(f"unshuffle must be 1 or 2, got {unshuffle}")
     if fusion not in FUSIONS:

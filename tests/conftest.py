@@ -5,8 +5,6 @@ import os
 import sys
 from collections import Counter
 
-from tests import forks
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in the processes of tests
 gc.set_threshold(20_000, 20, 50)  # or else a tenth of the time is garbage collection
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or else each of them compiles the whole project again
@@ -16,7 +14,9 @@ def pytest_configure(config):
     """Of several processes of pytest-xdist, this one starts the server of scripts for the others."""
     alone = not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput")
     if not alone and sys.platform == "linux":
-        forks.share_server()
+        from tests.forks import share_server
+
+        share_server()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,8 +1,8 @@
 """Starts scripts from a process that has imported PyTorch: real processes and signals, without seconds of imports.
 
 A `Script` is a fork of a server: this file, run once for all processes of a test run. From the fork on all is as in
-``python SCRIPT``, to its exit handlers; modules are not destroyed after that, which takes half a second of copying the
-server's memory. Linux only.
+``python SCRIPT``, to its exit handlers. Modules are not destroyed after that, unless an exception ends it, to save
+half a second of copying the server's memory. Linux only.
 """
 
 import atexit
@@ -17,6 +17,7 @@ import runpy
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -110,8 +111,8 @@ def python(folder: Path) -> str:
     """The path of an interpreter in ``folder`` for shell scripts: what it runs is a fork as well."""
     _server()
     path, here = folder / "forking_python", str(Path(__file__).parent)
-    code = f"import sys; sys.path.insert(0, {here!r}); import forks; sys.exit(forks.popen(sys.argv).wait())"
-    path.write_text(f"#!{sys.executable} -SE\n{code}\n")
+    code = f"import sys; sys.path.insert(0, {here!r}); import forks; status = forks.popen(sys.argv).wait()"
+    path.write_text(f"#!{sys.executable} -SE\n{code}\nsys.exit(status if status >= 0 else 128 - status)\n")
     path.chmod(0o755)
     return str(path)
 
@@ -149,7 +150,9 @@ def _serve(owner: socket.socket, listener: socket.socket) -> tuple[dict, list[in
         if owner in ready:
             os._exit(0)
         if listener in ready:
-            clients.add(listener.accept()[0])
+            client = listener.accept()[0]
+            _, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            clients.add(client) if user == os.getuid() else client.close()  # anybody can find the address
         for process in ready & running.keys():
             pid, report = running.pop(process)
             _tell(report, os.waitpid(pid, 0)[1])
@@ -179,7 +182,7 @@ def _tell(report: int, number: int) -> None:
 
 
 def run(argv: list[str]) -> None:
-    """Run a script or module as the main program of this process, and end the process as multiprocessing does."""
+    """Run a script or module as the main program of this process, and end the process without destroying modules."""
     code = None
     try:
         if argv[0] == "-m":
@@ -190,13 +193,14 @@ def run(argv: list[str]) -> None:
             runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
-    if isinstance(code, str):
+    if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
+        code = 1
     gc.collect()
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush(), sys.stderr.flush()
-    os._exit(1 if isinstance(code, str) else code or 0)
+    os._exit(code or 0)
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ import types
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import torch
+
 
 def run(argv: list[str]) -> int:
     """The exit status of a command."""
@@ -47,8 +49,9 @@ def run_main(path: str, spec: ModuleSpec | None = None) -> None:
 def main() -> int:
     todo = json.loads(Path(sys.argv[1]).read_text())
     sys.path.insert(0, os.getcwd())
-    # Benchmarks fork this process instead of a server that would import PyTorch again.
-    multiprocessing.context._concrete_contexts["forkserver"] = multiprocessing.get_context("fork")
+    # Benchmarks fork this process, if it has no threads, instead of a server that would import PyTorch again.
+    if torch.get_num_threads() == 1:
+        multiprocessing.context._concrete_contexts["forkserver"] = multiprocessing.get_context("fork")
     for argv, expected in todo:
         started = time.perf_counter()
         print(f"$ {' '.join(argv)}", flush=True)

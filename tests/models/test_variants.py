@@ -155,6 +155,14 @@ def test_weights_tell_their_modules(variant, tmp_path):
     assert torch.allclose(load_network(path, **untold).double()(image), network(image), atol=1e-12)
 
 
+@pytest.mark.parametrize("vssm", ["xyscan", "ss2d"])
+@pytest.mark.parametrize("num_blocks", [(0, 0, 1), (1, 0, 0)])
+def test_weights_tell_levels_without_blocks(num_blocks, vssm, tmp_path):
+    torch.save(XYScanNet(4, num_blocks, vssm=vssm).state_dict(), tmp_path / "weights.pth")
+    network = load_network(tmp_path / "weights.pth")
+    assert network.num_blocks == num_blocks and network.description["vssm"] == vssm
+
+
 def test_weights_of_another_variant_are_refused(tmp_path):
     state = small(fusion="aff").state_dict()
     del state["clff_level1.conv1.weight"]

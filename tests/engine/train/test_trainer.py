@@ -233,7 +233,7 @@ def test_two_processes_and_accumulation_give_the_parameters_of_one_and_two_its_v
     blurred.write_bytes(sharp.read_bytes())  # a pair without blur
     overrides = ["data.patch_size=16", "train.precision=fp64", "loss.contrast_weight=0.05", "train.epochs=2"]
     for job in ("one", "two", "micro"):
-        make_config(place, job)
+        make_config(place, job, model={"num_blocks": [1, 1, 1]})
     outs = [
         train(place, "--job_name", "one", *overrides),
         run(place, STAGE1, "--job_name", "two", "--device", "cpu", *overrides, processes=2),
@@ -346,7 +346,13 @@ def test_an_unexpected_error_ends_the_run_although_its_readers_ignore_signals(pl
 
 
 def test_muon_trains_and_resumes_bit_for_bit(place):
-    overrides = ["optim.name=muon", "model.unshuffle=2", "data.val=null", "train.epochs=null"]
+    overrides = [
+        "optim.name=muon",
+        "model.num_blocks=[1,1,1]",
+        "model.unshuffle=2",
+        "data.val=null",
+        "train.epochs=null",
+    ]
     make_config(place, "whole"), make_config(place, "parts")
     train(place, "--job_name", "whole", *overrides, "train.iterations=4", "optim.cosine_length=4")
     for iterations in (2, 4):
