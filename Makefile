@@ -1,5 +1,5 @@
 # make demo   the whole job in miniature on the sample photographs, ending in a picture (minutes on two cores)
-# make test   the whole test suite (four minutes on two cores)
+# make test   the whole test suite (four to five minutes on two cores)
 # make quick  the tests without those marked slow
 # make lint   ruff, codespell and mypy
 # make page   a page in the browser that deblurs photographs (needs Node.js)
