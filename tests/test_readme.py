@@ -128,9 +128,8 @@ def made_small(line: str) -> list[str]:
             return [*words, *small.split()]
     for name, small in SMALL_BENCHMARKS.items():
         if f"benchmarks.{name}" in line:
-            words[0] = (
-                sys.executable if name == "scan" else "python"
-            )  # one in a new interpreter, with a server of forks
+            if name == "scan":  # one in an interpreter of its own, with a server of forks
+                words[0] = sys.executable
             return [*words, *small.split(), "--repeats", "1", "--device", "cpu"]
     if "datasets.synthesize" in line:
         return [*words, "--pairs_per_photo", "1"]

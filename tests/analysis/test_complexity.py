@@ -3,9 +3,7 @@
 import contextlib
 import io
 import json
-import pickle
 import re
-from multiprocessing import get_context
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from analysis.complexity import COLUMNS, cell, main
 from analysis.macs import WHOLE, Counts, _causal_conv_silu, count, count_network, paper_fusion_macs, scan_macs
 from analysis.variants import TABLES
-from benchmarks import measure
 from benchmarks.baseline import Baseline
 from benchmarks.roofline import count as count_plainly
 from metrics.paper import paper_table
@@ -27,6 +24,7 @@ from models.ops.selective_scan.reference import selective_scan_ref
 from models.registry import FUSIONS, STATE_SPACES, Options
 from models.ss2d import SS2D
 from models.vssm import InterVSSM, IntraVSSM
+from tests.measurements import fork_measurements
 from tests.workplace import ROOT
 
 H, W = 12, 20
@@ -328,15 +326,7 @@ def test_a_job_s_own_size_is_counted_unless_another_is_given(capsys, monkeypatch
 
 @pytest.mark.slow
 def test_the_command_measures(capsys, monkeypatch):
-    isolated = measure.isolated
-
-    def from_here(*work, **options):
-        """Pickles its work like the server that it usually forks, which would import PyTorch again."""
-        return isolated(*pickle.loads(pickle.dumps(work)), **options)
-
-    if torch.get_num_threads() == 1:  # a fork would wait for the others
-        monkeypatch.setattr(measure, "_context", lambda: get_context("fork"))
-    monkeypatch.setattr(measure, "isolated", from_here)
+    fork_measurements(monkeypatch)
     sizes = "--dim 16 --num_blocks 1 1 1 --size 64 --batch 2 --train_size 16 --test_size 16 24 --repeats 1"
     output = run(f"--table 6 --variants bidirectional --measure {sizes}", capsys)
     assert cells(output, "bidirectional (paper)") == ["–", "19.51", "5.18"]

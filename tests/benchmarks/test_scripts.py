@@ -4,12 +4,9 @@ import contextlib
 import functools
 import importlib
 import io
-import multiprocessing
-import pickle
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -18,6 +15,7 @@ import torch
 from benchmarks import growth, measure, prediction
 from tests.benchmarks.rates import usual_rate
 from tests.forks import Script
+from tests.measurements import fork_measurements
 from tests.workplace import ROOT, make_pairs
 
 RATIO = r"\d+\.\d\dx"
@@ -34,24 +32,7 @@ def known_rates(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def forks(monkeypatch):
-    """A measurement's process is a fork of this one: it has nothing of this one but its imports, as from a server."""
-    if torch.get_num_threads() > 1:  # a fork lacks this process's threads, and would wait for them
-        return
-    fork = multiprocessing.get_context("fork")
-
-    def process(target, args, daemon):
-        sender, *others = args
-        return fork.Process(target=answer, args=(sender, pickle.dumps((target, others))), daemon=daemon)
-
-    monkeypatch.setattr(measure, "_context", lambda: SimpleNamespace(Pipe=fork.Pipe, Process=process))
-
-
-def answer(sender, pickled: bytes) -> None:
-    for name in [name for name in sys.modules if name.startswith("benchmarks.")]:
-        del sys.modules[name]  # imported anew, without what this process has changed in it
-        vars(sys.modules["benchmarks"]).pop(name.split(".")[1], None)
-    target, others = pickle.loads(pickled)
-    target(sender, *others)
+    fork_measurements(monkeypatch)
 
 
 def run(name: str, *arguments: str, code: int = 0) -> str:
